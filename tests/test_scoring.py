@@ -1,0 +1,98 @@
+"""Aggregation and imputation against naive loops."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xtrrep.console import DataError
+from xtrrep.scoring import imputation
+from xtrrep.scoring.aggregate import top, xtr_rank
+from xtrrep.scoring.maxsim import document_maxima
+
+
+def naive_xtr(documents: np.ndarray, scores: np.ndarray) -> dict[int, float]:
+    """XTR with min imputation, word for word: dictionaries and loops."""
+    total: dict[int, float] = {}
+    best: list[dict[int, float]] = []
+    lowest = []
+    for row, row_scores in zip(documents, scores, strict=True):
+        found: dict[int, float] = {}
+        for d, s in zip(row.tolist(), row_scores.tolist(), strict=True):
+            if not np.isnan(s):
+                found[d] = max(s, found.get(d, -np.inf))
+        best.append(found)
+        hits = [s for s in row_scores.tolist() if not np.isnan(s)]
+        lowest.append(min(hits) if hits else 0.0)
+    for document in {d for found in best for d in found}:
+        total[document] = sum(found.get(document, low) for found, low in zip(best, lowest, strict=True))
+    return total
+
+
+@st.composite
+def hits(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    rows, width, size = draw(st.integers(1, 5)), draw(st.integers(1, 12)), draw(st.integers(1, 9))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    grid = draw(st.sampled_from([0.25, 1e-3]))  # a coarse grid makes ties
+    scores = np.sort(np.round(rng.normal(size=(rows, width)) / grid) * grid, axis=1)[:, ::-1].astype(np.float32)
+    documents = rng.integers(0, size, (rows, width))
+    for i in range(rows):
+        empty = int(rng.integers(0, width + 1)) if draw(st.booleans()) else 0
+        scores[i, width - empty :] = np.nan
+        documents[i, width - empty :] = draw(st.sampled_from([0, -1, 10**9]))  # whatever stands in an empty slot
+    return documents, scores
+
+
+@settings(max_examples=300, deadline=None)
+@given(hits())
+def test_xtr_rank_is_the_naive_loop(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    documents, scores = pair
+    expected = naive_xtr(documents, scores)
+    found, values = xtr_rank(documents, scores, top_k=10**6)
+    assert set(found.tolist()) == set(expected)
+    for document, value in zip(found.tolist(), values.tolist(), strict=True):
+        assert value == pytest.approx(expected[document], abs=1e-5)
+    order = sorted(zip((-values).tolist(), found.tolist(), strict=True))
+    assert [d for _, d in order] == found.tolist()  # best first, ties by document number
+
+
+def test_by_hand() -> None:
+    """Two query tokens, three documents: 0 hit by both, 1 by the first, 2 by the second."""
+    documents = np.array([[0, 1, 0], [2, 0, 2]])
+    scores = np.array([[0.9, 0.8, 0.7], [0.6, 0.5, 0.4]], np.float32)
+    found, values = xtr_rank(documents, scores)
+    assert found.tolist() == [0, 2, 1]
+    np.testing.assert_allclose(values, [0.9 + 0.5, 0.7 + 0.6, 0.8 + 0.4], atol=1e-6)
+
+
+def test_nothing_retrieved() -> None:
+    found, values = xtr_rank(np.zeros((2, 3), int), np.full((2, 3), np.nan, np.float32))
+    assert len(found) == len(values) == 0
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=1, max_size=30), st.integers(1, 35))
+def test_top_is_a_sort(values: list[float], k: int) -> None:
+    numbers = np.arange(len(values)) * 3
+    scores = np.array(values, np.float32)
+    found, best = top(numbers, scores, k)
+    expected = sorted(zip(-scores, numbers, strict=True))[:k]
+    assert found.tolist() == [n for _, n in expected]
+    assert best.tolist() == [-s for s, _ in expected]
+
+
+def test_min_imputation() -> None:
+    scores = np.array([[3.0, 2.0, 1.0], [3.0, np.nan, np.nan], [np.nan] * 3, [-1.0, -2.0, np.nan]])
+    assert imputation.get("min")(scores).tolist() == [1.0, 3.0, 0.0, -2.0]
+    assert imputation.get("min")(np.empty((2, 0))).tolist() == [0.0, 0.0]
+    with pytest.raises(DataError, match="powerlaw") as caught:
+        imputation.get("powerlaw")
+    assert "min" in str(caught.value.hint)
+
+
+def test_document_maxima_is_the_naive_loop() -> None:
+    rng = np.random.default_rng(0)
+    query = rng.normal(size=(5, 8)).astype(np.float32)
+    documents = [rng.normal(size=(n, 8)).astype(np.float32) for n in (3, 1, 7, 2)]
+    maxima = document_maxima(query @ np.concatenate(documents).T, np.cumsum([0, 3, 1, 7]))
+    expected = [[max(float(q @ t) for t in d) for d in documents] for q in query]
+    np.testing.assert_allclose(maxima, expected, rtol=1e-5)

@@ -1,0 +1,5 @@
+"""`python -m xtrrep`."""
+
+from xtrrep.cli import main
+
+main()

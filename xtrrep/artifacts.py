@@ -1,0 +1,192 @@
+"""Stage folders: identity by content, written atomically, complete if and only if `manifest.json` is there.
+
+A stage's output lies in `ROOT/STAGE/LABEL-FINGERPRINT/`. The fingerprint hashes the resolved semantic config,
+the fingerprints of what it was made from, hashes of its input data, and a schema number; paths, devices and
+worker counts are not part of it. While a stage runs, its folder is called `.partial-LABEL-FINGERPRINT`: a
+stage that can resume finds its own shards and checkpoints there. Last, the manifest is written and the
+folder renamed, so a killed process leaves nothing that looks complete.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xtrrep.console import DataError, say
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a stage is about to make; its fingerprint is its identity.
+
+    `label` is for people and not part of the identity: two configs that mean the same share an artifact.
+    """
+
+    stage: str
+    label: str
+    schema: int
+    config: dict[str, Any]
+    upstream: dict[str, str] = field(default_factory=dict)
+    content: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {
+            "stage": self.stage,
+            "schema": self.schema,
+            "config": self.config,
+            "upstream": self.upstream,
+            "content": self.content,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(self.identity)
+
+
+def digest(value: Any) -> str:
+    """First 12 hex digits of the SHA-256 of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hex."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def write_atomic(path: Path, write: Callable[[Any], None]) -> None:
+    """Write a file through a temporary neighbour: readers see all of it or nothing.
+
+    `write` receives the open binary file.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically (UTF-8, sorted keys, no NaN)."""
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a complete artifact. Raises DataError where there is none or it is not JSON."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    except FileNotFoundError:
+        raise DataError(f"{folder} is not a complete artifact: it has no {MANIFEST}") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{folder / MANIFEST} is not JSON ({error})", hint=f"rm -r {folder} and run again") from None
+    return manifest
+
+
+def folder_of(spec: Spec, root: Path) -> Path:
+    """Where the artifact lies, finished or not yet made.
+
+    The label in the folder name is the one it was first made under, so look by fingerprint.
+    """
+    parent = root / spec.stage
+    for found in sorted(parent.glob(f"*-{spec.fingerprint}")):
+        if not found.name.startswith(".") and (found / MANIFEST).exists():
+            return found
+    return parent / f"{spec.label}-{spec.fingerprint}"
+
+
+def is_complete(spec: Spec, root: Path) -> bool:
+    return (folder_of(spec, root) / MANIFEST).exists()
+
+
+def check(folder: Path, fingerprint: str | None = None) -> dict[str, Any]:
+    """The manifest, after checking that the artifact is the one meant and that all its files are there.
+
+    Compares the recorded fingerprint and every file's size. Raises DataError naming the file at fault.
+    """
+    manifest = read_manifest(folder)
+    hint = f"rm -r {folder} and run again to rebuild it"
+    if fingerprint is not None and manifest["fingerprint"] != fingerprint:
+        raise DataError(
+            f"{folder} holds another artifact ({manifest['stage']} {manifest['label']}, fingerprint "
+            f"{manifest['fingerprint']}) than the one asked for ({fingerprint})",
+            hint=hint,
+        )
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        if not path.exists():
+            raise DataError(f"{path} is missing", hint=hint)
+        if path.stat().st_size != entry["bytes"]:
+            raise DataError(f"{path} has {path.stat().st_size} bytes, its manifest says {entry['bytes']}", hint=hint)
+    return manifest
+
+
+@contextmanager
+def lock(path: Path, what: str) -> Iterator[None]:
+    """Hold an exclusive lock file; the kernel lets go of it when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting: another process is making {what}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def make(spec: Spec, root: Path, run: Callable[[Path], dict[str, Any]]) -> Path:
+    """Run a stage into its folder, unless a concurrent process just did. Returns the finished folder.
+
+    `run` gets the partial folder (which may hold an interrupted run's files) and returns facts for the manifest.
+    """
+    final = folder_of(spec, root)
+    with lock(final.parent / f".{spec.fingerprint}.lock", f"{spec.stage}/{final.name}"):
+        final = folder_of(spec, root)
+        if (final / MANIFEST).exists():
+            return final
+        partial = final.with_name(f".partial-{final.name}")
+        for stale in final.parent.glob(f".partial-*-{spec.fingerprint}"):
+            partial = stale
+        partial.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        facts = run(partial)
+        seconds = time.monotonic() - start
+        files = {
+            str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+            for path in sorted(partial.rglob("*"))
+            if path.is_file()
+        }
+        manifest = {
+            "fingerprint": spec.fingerprint,
+            "label": spec.label,
+            "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "seconds": round(seconds, 3),
+            "facts": facts,
+            "files": files,
+            **spec.identity,
+        }
+        write_json(partial / MANIFEST, manifest)
+        os.replace(partial, final)
+    return final
+
+
+def complete(root: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Every complete artifact under `root`, oldest first, with its manifest."""
+    found = [(path.parent, read_manifest(path.parent)) for path in root.glob(f"[!.]*/[!.]*/{MANIFEST}")]
+    return sorted(found, key=lambda item: item[1]["made"])

@@ -1,0 +1,452 @@
+"""The configuration: a typed schema in the paper's symbols, composed by Hydra, refused when anything is unknown.
+
+Groups live in `configs/` and are merged in the order `configs/root.yaml` lists. Everything in the schema is part
+of a result's identity except `machine`. Symbols: `k_train` is k in training, `k_prime` is k' at retrieval.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING as REQUIRED
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from xtrrep.console import DataError, UsageError, suggest
+
+
+class Source(Enum):
+    trained = "trained"  # our training from the backbone
+    untrained = "untrained"  # the backbone and its fresh projection, before any step
+    checkpoint = "checkpoint"  # a multi-vector model as it is, from model.checkpoint
+
+
+class Projection(Enum):
+    random = "random"  # nn.Linear's own initialisation, as in the paper
+    orthonormal = "orthonormal"  # orthonormal rows: similarities survive the projection from step 0
+
+
+class Precision(Enum):
+    auto = "auto"  # bf16 where the processor or GPU has it, else fp32
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Scorer(Enum):
+    colbert = "colbert"  # MaxSim
+    xtr = "xtr"  # retrieved tokens only
+
+
+class Scoring(Enum):
+    model = "model"  # as the model was trained
+    colbert = "colbert"
+    xtr = "xtr"
+
+
+class Missing(Enum):
+    drop = "drop"  # a slot the engine could not fill is no hit
+    zero = "zero"  # the study's code: score 0, credited to the first document
+
+
+class SelfMatch(Enum):
+    collection = "collection"  # drop the query's own document where data.drop_self says so
+    keep = "keep"
+
+
+@dataclass
+class Model:
+    """The encoder. Lengths are in tokens, special tokens included."""
+
+    source: Source = Source.trained
+    backbone: str = REQUIRED
+    revision: str | None = None
+    checkpoint: str | None = None
+    layers: int | None = None  # keep the first n transformer layers
+    dim: int = 128
+    n_query: int = 32
+    n_doc: int = 300
+    projection: Projection = Projection.random
+    query_expansion: bool = True  # pad queries with [MASK] to n_query, scored but not attended
+    skip_punctuation: bool = True  # documents only
+    seed: int = 42
+
+
+@dataclass
+class Train:
+    scorer: Scorer = Scorer.xtr
+    k_train: int | None = 128
+    temperature: float = 0.05
+    data: str | None = None  # a collection with training qrels; hard negatives are mined with BM25
+    triples: str | None = None  # or a hub id / a local .jsonl or .parquet with query, positive, negative
+    revision: str | None = None  # of the hub's triples
+    max_triples: int | None = None
+    n_doc: int = 300  # document length in training
+    batch_size: int = 196
+    steps: int = 50000
+    learning_rate: float = 3e-5
+    warmup_ratio: float = 0.01
+    weight_decay: float = 0.0
+    grad_norm: float = 10.0
+    precision: Precision = Precision.bf16
+    checkpoint_every: int = 1000
+    seed: int = 42
+
+
+@dataclass
+class Data:
+    """A collection to search. `loader` names where it comes from; see `xtrrep/data/`."""
+
+    id: str = REQUIRED
+    loader: str = REQUIRED
+    path: str | None = None
+    split: str | None = None
+    n_query: int | None = None  # overrides model.n_query, e.g. 64 on ArguAna
+    n_doc: int | None = None  # overrides model.n_doc
+    drop_self: bool = False
+    measures: list[str] = field(default_factory=lambda: ["nDCG@10", "Recall@100", "MRR@10", "Success@5"])
+    max_queries: int | None = None  # the first n judged queries, for a quick look
+    download_mb: int | None = None
+
+
+@dataclass
+class Encode:
+    precision: Precision = Precision.fp16
+    shard_documents: int = 8192
+
+
+@dataclass
+class Retrieve:
+    scoring: Scoring = Scoring.model
+    k_prime: int | None = None  # null: k_prime_xtr or k_prime_colbert, by scoring
+    k_prime_xtr: int = 40000
+    k_prime_colbert: int = 4000
+    imputation: str = "min"
+    top_k: int = 100
+
+
+@dataclass
+class Protocol:
+    name: str = "stated"
+    missing_slots: Missing = Missing.drop
+    self_match: SelfMatch = SelfMatch.collection
+
+
+@dataclass
+class Analyze:
+    name: str = "k_prime"
+    models: list[str] = field(default_factory=list)  # configs to compare; "untrained" is the backbone
+    k_primes: list[int] = field(default_factory=list)
+    measure: str = "nDCG@10"
+    resamples: int = 10000
+    bm25: bool = True
+
+
+@dataclass
+class Machine:
+    """Never part of a result's identity."""
+
+    device: str = "auto"
+    threads: int | None = None  # null: torch's default
+    encode_batch: int = 32  # texts a forward pass
+    query_batch: int = 16  # queries a token search
+
+
+@dataclass
+class Config:
+    setup: str = REQUIRED
+    config: str = REQUIRED
+    scale: str = REQUIRED
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    data: Data = field(default_factory=Data)
+    encode: Encode = field(default_factory=Encode)
+    index: dict[str, Any] = field(default_factory=dict)  # `engine`, and that engine's own parameters
+    retrieve: Retrieve = field(default_factory=Retrieve)
+    protocol: Protocol = field(default_factory=Protocol)
+    analyze: Analyze = field(default_factory=Analyze)
+    machine: Machine = field(default_factory=Machine)
+
+
+GROUPS = ("setup", "config", "data", "index", "protocol", "scale")
+
+
+def checkout() -> Path | None:
+    """The source tree this package runs from, or None when it is installed from a wheel."""
+    root = Path(__file__).resolve().parent.parent
+    return root if (root / "configs" / "root.yaml").exists() and (root / "pyproject.toml").exists() else None
+
+
+def config_dir() -> Path:
+    """`configs/` of the source tree, or the copy inside the installed wheel."""
+    root = checkout()
+    return root / "configs" if root else Path(__file__).resolve().parent / "configs"
+
+
+def artifacts_root() -> Path:
+    """`$XTRREP_HOME`, or `artifacts/` in the source tree (in the current folder when installed)."""
+    home = os.environ.get("XTRREP_HOME")
+    return Path(home).expanduser().resolve() if home else (checkout() or Path.cwd()) / "artifacts"
+
+
+def results_root() -> Path:
+    """`results/runs/` in the source tree, in `$XTRREP_HOME` where that is set, else in the current folder."""
+    home = os.environ.get("XTRREP_HOME")
+    return (Path(home).expanduser().resolve() if home else checkout() or Path.cwd()) / "results" / "runs"
+
+
+def options(group: str) -> list[str]:
+    """Every choice of a group, e.g. `beir/nfcorpus/test` of `data`."""
+    folder = config_dir() / group
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+
+    ConfigStore.instance().store(name="schema", node=Config)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        yield
+
+
+def _local_collection(value: str) -> list[str] | None:
+    """Overrides for `beir/NAME/SPLIT` where `$XTRREP_DATA/NAME` is a folder and no file names the collection."""
+    parts = value.split("/")
+    home = os.environ.get("XTRREP_DATA")
+    if len(parts) == 3 and parts[0] == "beir" and home and (Path(home) / parts[1]).is_dir():
+        return ["data=folder", f"data.id={value}", f"data.path={Path(home) / parts[1]}", f"data.split={parts[2]}"]
+    return None
+
+
+def _split_override(text: str) -> tuple[str, str]:
+    if text[:1] in "+~":
+        raise UsageError(
+            f"{text!r}: adding (+) and deleting (~) keys is refused, since it would let a typo through",
+            hint=f"write {text.lstrip('+~')!r} if the key exists; `xtrrep show` lists every key",
+        )
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"{text!r} is not a KEY=VALUE override", hint="for example retrieve.k_prime=1000")
+    return key, value
+
+
+def _quoted(text: str) -> str:
+    """The override as Hydra's grammar wants it: a value with spaces, brackets or other letters in quotes."""
+    key, value = _split_override(text)
+    if value[:1] in ("[", "{", "'", '"') or re.fullmatch(r"[\w./:+@%-]*", value, re.ASCII):
+        return text
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and (value or not prefix):
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def flat(cfg: DictConfig | Config) -> dict[str, Any]:
+    """Dotted keys and plain values; enums by name."""
+    node = cfg if isinstance(cfg, DictConfig) else OmegaConf.structured(cfg)
+    return dict(_flatten(OmegaConf.to_container(node, resolve=True, enum_to_str=True)))
+
+
+def _group_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split into group choices (checked against the files) and value overrides."""
+    groups: list[str] = []
+    values: list[str] = []
+    chosen: dict[str, str] = {}
+    for text in overrides:
+        key, value = _split_override(text)
+        if key not in GROUPS:
+            values.append(text)
+            continue
+        if chosen.setdefault(key, value) != value:
+            raise UsageError(f"{key} is given twice: {chosen[key]!r} and {value!r}")
+        local = _local_collection(value) if key == "data" and value not in options("data") else None
+        if local:
+            groups.append(local[0])
+            values = local[1:] + values
+        elif value not in options(key):
+            kind = {"data": "collection", "index": "engine", "config": "config"}.get(key, key)
+            hint = suggest(value, options(key))
+            if key == "data" and value.startswith("beir/"):
+                hint = f"{hint} A local BEIR folder $XTRREP_DATA/NAME serves beir/NAME/SPLIT."
+            raise (DataError if key in ("data", "index") else UsageError)(
+                f"no {kind} named {value!r} in this version", hint=hint
+            )
+        else:
+            groups.append(text)
+    if any(text.startswith("data.path=") for text in values) and "data" not in chosen:
+        groups.append("data=folder")
+    return groups, values
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """Compose and check the configuration.
+
+    Raises UsageError for an unknown or ill-typed key, in a file or an override, with a suggestion, and DataError
+    for an unknown collection or engine.
+    """
+    return compose_with_origins(overrides)[0]
+
+
+def compose_with_origins(overrides: Sequence[str] = ()) -> tuple[Config, dict[str, str]]:
+    """As `compose`, with the file (relative to `configs/`) or override that set each dotted key."""
+    from hydra import compose as hydra_compose
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+
+    groups, values = _group_overrides(overrides)
+    with _hydra():
+        try:
+            base = hydra_compose(config_name="root", overrides=groups)
+            known = flat(base)
+            _check_keys(values, known)
+            cfg = hydra_compose(config_name="root", overrides=groups + [_quoted(text) for text in values])
+            _check_index_types(values, known)
+            defaults = GlobalHydra.instance().config_loader().compute_defaults_list("root", groups, RunMode.RUN)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise _explain(error) from None
+    origins = dict.fromkeys(flat(cfg), "schema default")
+    for entry in defaults.defaults:
+        if (
+            entry.config_path and (config_dir() / f"{entry.config_path}.yaml").exists()
+        ):  # not the schema, not Hydra's own
+            for key in _keys_of_file(entry.config_path, entry.package or ""):
+                origins[key] = f"configs/{entry.config_path}.yaml"
+    for text in values:
+        key = _split_override(text)[0]
+        for full in origins:
+            if full == key or full.startswith(key + "."):
+                origins[full] = f"override {text}"
+    try:
+        typed = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise _explain(error) from None
+    if not isinstance(typed, Config):
+        raise TypeError(f"composed a {type(typed).__name__}, not a Config")
+    _check_meaning(typed)
+    return typed, origins
+
+
+def _keys_of_file(name: str, package: str) -> list[str]:
+    content = OmegaConf.to_container(OmegaConf.load(config_dir() / f"{name}.yaml"))
+    if not isinstance(content, dict):
+        return []
+    content.pop("defaults", None)
+    prefix = "" if package in ("", "_global_") else package
+    return [key for key, _ in _flatten(content, prefix)] if content else []
+
+
+def _check_keys(values: Sequence[str], known: dict[str, Any]) -> None:
+    nodes = {key.rsplit(".", depth)[0] for key in known for depth in range(key.count(".") + 1)}
+    for text in values:
+        key, value = _split_override(text)
+        if key not in nodes:
+            raise UsageError(f"unknown key {key!r}", hint=suggest(key, known))
+        if key not in known:
+            raise UsageError(f"{key!r} is a group of keys, not a value", hint=suggest(key, known))
+        if "," in value and not value.startswith(("[", "{", "'", '"')):
+            raise UsageError(f"{text!r} names several values", hint=f"a list is written {key}=[{value}]")
+
+
+def _check_index_types(values: Sequence[str], known: dict[str, Any]) -> None:
+    """Engine parameters have no schema of their own, so hold them to the type their file gives them."""
+    import yaml
+
+    for text in values:
+        key, raw = _split_override(text)
+        if not key.startswith("index.") or known[key] is None:
+            continue
+        value = yaml.safe_load(raw)
+        wanted = type(known[key])
+        if not isinstance(value, wanted) and not (wanted is float and isinstance(value, int)):
+            raise UsageError(f"{key}={raw!r} is not of type {wanted.__name__}", hint=f"for example {key}={known[key]}")
+
+
+def _check_meaning(cfg: Config) -> None:
+    """What the types alone cannot say."""
+    positive = {
+        "train.batch_size": cfg.train.batch_size,
+        "train.steps": cfg.train.steps,
+        "train.checkpoint_every": cfg.train.checkpoint_every,
+        "train.temperature": cfg.train.temperature,
+        "train.n_doc": cfg.train.n_doc,
+        "model.dim": cfg.model.dim,
+        "model.n_doc": cfg.model.n_doc,
+        "model.n_query": cfg.model.n_query,
+        "data.n_query": cfg.data.n_query,
+        "data.n_doc": cfg.data.n_doc,
+        "data.max_queries": cfg.data.max_queries,
+        "retrieve.top_k": cfg.retrieve.top_k,
+        "retrieve.k_prime": cfg.retrieve.k_prime,
+        "encode.shard_documents": cfg.encode.shard_documents,
+        "machine.encode_batch": cfg.machine.encode_batch,
+        "machine.query_batch": cfg.machine.query_batch,
+    }
+    for key, value in positive.items():
+        if value is not None and value <= 0:
+            raise UsageError(f"{key} must be positive, got {value}")
+    if cfg.train.scorer is Scorer.xtr and (cfg.train.k_train is None or cfg.train.k_train < 1):
+        raise UsageError(f"train.scorer=xtr needs a positive train.k_train, got {cfg.train.k_train}")
+    if (cfg.train.data is None) == (cfg.train.triples is None):
+        raise UsageError(
+            f"exactly one of train.data ({cfg.train.data}) and train.triples ({cfg.train.triples}) must be set",
+            hint="set the other to null",
+        )
+    if (cfg.model.source is Source.checkpoint) != (cfg.model.checkpoint is not None):
+        raise UsageError("model.source=checkpoint and model.checkpoint=FOLDER go together")
+
+
+def _explain(error: Exception) -> UsageError:
+    """One line and a suggestion out of Hydra's and OmegaConf's traceback."""
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OmegaConfBaseException) and cause.full_key):
+        cause = cause.__cause__ or cause.__context__  # Hydra wraps without naming the cause
+    cause = cause or error
+    key = getattr(cause, "full_key", None)
+    message = str(getattr(cause, "msg", None) or cause).strip().splitlines()[0]
+    if not key:
+        return UsageError(message)
+    where = _find_in_files(str(key))
+    known = flat(OmegaConf.create({f.name: _defaults(f) for f in fields(Config)}))
+    if "not in" in message:
+        return UsageError(f"unknown key {key!r}{where}", hint=suggest(str(key), known))
+    return UsageError(f"{key}: {message}{where}")
+
+
+def _defaults(item: Any) -> Any:
+    kind = item.default_factory
+    return OmegaConf.structured(kind) if isinstance(kind, type) and is_dataclass(kind) else "?"
+
+
+def _find_in_files(key: str) -> str:
+    """`, in configs/...` for the file that mentions the last part of a key, if one does."""
+    last = key.rsplit(".", 1)[-1]
+    for path in sorted(config_dir().rglob("*.yaml")):
+        if any(line.strip().startswith(f"{last}:") for line in path.read_text().splitlines()):
+            return f", in configs/{path.relative_to(config_dir())}"
+    return ""
+
+
+def plain(section: Any) -> dict[str, Any]:
+    """A config section as plain JSON values, for fingerprints and manifests."""
+    value = OmegaConf.to_container(OmegaConf.structured(section), enum_to_str=True)
+    if not isinstance(value, dict):
+        raise TypeError(f"{type(section).__name__} is not a config section")
+    return {str(key): inner for key, inner in value.items()}

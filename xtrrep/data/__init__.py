@@ -1,0 +1,115 @@
+"""Collections: documents, judged queries and grades, from a folder, ir-datasets, or the installed packages.
+
+A source is one small module with `@sources.register(...)`. Whatever it reads, it hands out the same thing, a
+`Collection`, and it can name the content of that collection without building it, because identity comes first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from xtrrep.config import Data
+from xtrrep.console import DataError
+from xtrrep.registry import Registry
+
+HOME_VARIABLE = "XTRREP_DATA"
+BEIR_SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Collection:
+    """One collection and split."""
+
+    id: str
+    documents: Callable[
+        [], Iterator[tuple[str, str]]
+    ]  # (document id, text) in corpus order; streams, any number of times
+    queries: dict[str, str]  # the judged queries of the split, in file order
+    qrels: dict[str, dict[str, int]]  # query id -> document id -> grade, for those queries
+
+
+class Source(Protocol):
+    """Where collections come from."""
+
+    def content(self, cfg: Data) -> dict[str, str]:
+        """What `corpus`, `queries` and `qrels` hold, as a text that changes when they do. Cheap: builds nothing."""
+
+    def prepare(self, cfg: Data, out: Path) -> None:
+        """Build or download into `out`, as a BEIR folder. Nothing to do where a folder is read in place."""
+
+    def open(self, cfg: Data, out: Path) -> Collection:
+        """Read what `prepare` left in `out`. Raises DataError naming the file and line at fault."""
+
+
+sources: Registry[Source] = Registry("collection source", "xtrrep.data")
+
+
+def resolve(cfg: Data) -> Data:
+    """The same collection read from `$XTRREP_DATA` where its files lie there, otherwise `cfg` unchanged.
+
+    `$XTRREP_DATA/NAME` with `qrels/SPLIT.tsv` serves `beir/NAME/SPLIT`; `$XTRREP_DATA/lotte/TOPIC/test`, or
+    `$XTRREP_DATA/lotte/TOPIC`, with LoTTE's files serves `lotte/TOPIC/test/search`.
+    """
+    home = os.environ.get(HOME_VARIABLE)
+    if cfg.loader != "ir_datasets" or not home:
+        return cfg
+    for folder, split, needed in _local_places(cfg.id):
+        path = Path(home).expanduser() / folder
+        if (path / needed).is_file():
+            return replace(cfg, loader="folder", path=str(path), split=split)
+    return cfg
+
+
+def local_home_hint(id: str) -> str:
+    """Where a local copy of a collection is looked for, for people without a network."""
+    places = _local_places(id)
+    if not places:
+        return "or name a local folder: data.path=FOLDER data.split=SPLIT"
+    folder, _, needed = places[0]
+    return f"set {HOME_VARIABLE} to a folder holding {folder}/{needed} and the files beside it"
+
+
+def _local_places(id: str) -> list[tuple[str, str, str]]:
+    """(folder below `$XTRREP_DATA`, split, a file that must be there) for an ir-datasets id, in order of preference."""
+    match id.split("/"):
+        case ["beir", "webis-touche2020", "v2"]:
+            # BEIR's own archive of that name has held v2 since 2022, and only ir-datasets still keeps v1.
+            return [("webis-touche2020", "test", "qrels/test.tsv")]
+        case ["beir", "webis-touche2020"]:
+            return []
+        case ["beir", *name, split] if name and split in BEIR_SPLITS:
+            return [("/".join(name), split, f"qrels/{split}.tsv")]
+        case ["beir", *name] if name:
+            return [("/".join(name), "test", "qrels/test.tsv")]
+        case ["lotte", topic, part, kind]:
+            folders = [f"lotte/{topic}/{part}"] + ([f"lotte/{topic}"] if part == "test" else [])
+            return [(folder, kind, f"qas.{kind}.jsonl") for folder in folders]
+    return []
+
+
+def check(collection: Collection) -> dict[str, int]:
+    """Count a collection in one pass over its documents.
+
+    Returns `documents`, `queries`, `judgements` and `judged_missing`, the judgements that name a document the corpus
+    does not have. Raises DataError for an empty corpus, a document id used twice, and a split without judged queries.
+    """
+    if not collection.queries:
+        raise DataError(f"{collection.id} has no judged query", hint="data.split=SPLIT picks another split")
+    seen: set[str] = set()
+    for document_id, _ in collection.documents():
+        if document_id in seen:
+            raise DataError(f"{collection.id} has two documents with the id {document_id!r}")
+        seen.add(document_id)
+    if not seen:
+        raise DataError(f"{collection.id} has an empty corpus")
+    judged = [document_id for grades in collection.qrels.values() for document_id in grades]
+    return {
+        "documents": len(seen),
+        "queries": len(collection.queries),
+        "judgements": len(judged),
+        "judged_missing": sum(document_id not in seen for document_id in judged),
+    }

@@ -1,0 +1,222 @@
+"""Texts to an embedding store, and the store itself: encoded once, read by every engine and analysis.
+
+    vectors/00000.npy           (tokens, dim) float16, the shard's documents laid end to end
+    vectors/00000.doclens.npy   (documents,) int32, written last: its presence means the shard is complete
+    tokens/00000.npy            (tokens,) int32 vocabulary ids
+    ids.json                    document (or query) ids in order
+
+`vectors/` holds what WARP's builder streams and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xtrrep.artifacts import check, write_atomic, write_json
+from xtrrep.config import Encode, Precision
+from xtrrep.console import DataError, progress
+from xtrrep.model.encoder import resolve_precision
+
+if TYPE_CHECKING:
+    from sentence_transformers import MultiVectorEncoder
+
+# A store no larger than this in float32 is widened once and kept in memory.
+RESIDENT_BYTES = 1 << 30
+
+
+def encode(
+    model: MultiVectorEncoder,
+    texts: Iterable[tuple[str, str]],
+    count: int,
+    out: Path,
+    cfg: Encode,
+    *,
+    task: str,
+    device: str,
+    batch_size: int,
+) -> dict[str, Any]:
+    """Encode (id, text) pairs as `task` ("document" or "query") into a store at `out`.
+
+    Shards that an interrupted run completed are kept. Returns facts for the manifest. Raises DataError when the model
+    produces a vector that is not finite, naming the text.
+    """
+    (out / "vectors").mkdir(exist_ok=True)
+    (out / "tokens").mkdir(exist_ok=True)
+    precision = resolve_precision(cfg.precision, device)
+    ids: list[str] = []
+    tokens = kept = 0
+    stream = iter(texts)
+    with progress(count, f"encode {task}", "text") as bar:
+        for number in range(-(-count // cfg.shard_documents)):
+            chunk = list(islice(stream, cfg.shard_documents))
+            ids.extend(name for name, _ in chunk)
+            lengths = out / "vectors" / f"{number:05d}.doclens.npy"
+            if lengths.exists():
+                kept += 1
+                bar.update(len(chunk))
+            else:
+                _encode_shard(model, chunk, out, number, precision, task, device, batch_size, bar)
+            tokens += int(np.load(lengths).sum())
+    write_json(out / "ids.json", ids)
+    return {
+        "units": {"texts": count},
+        "tokens": tokens,
+        "dim": int(model.get_embedding_dimension() or 0),
+        "precision": precision.value,
+        "device": device,
+        "shards_kept": kept,
+    }
+
+
+def _encode_shard(
+    model: MultiVectorEncoder,
+    chunk: Sequence[tuple[str, str]],
+    out: Path,
+    number: int,
+    precision: Precision,
+    task: str,
+    device: str,
+    batch_size: int,
+    bar: Any,
+) -> None:
+    import torch
+
+    # Longest first, so that a batch pads little and memory runs out at once or never.
+    order = sorted(range(len(chunk)), key=lambda i: -len(chunk[i][1]))
+    vectors: list[NDArray[np.float16]] = [np.empty((0, 0), np.float16)] * len(chunk)
+    tokens: list[NDArray[np.int32]] = [np.empty(0, np.int32)] * len(chunk)
+    dtype = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}.get(precision)
+    autocast = torch.autocast(device.split(":")[0], dtype=dtype) if dtype else nullcontext()
+    with autocast:
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            rows = model.encode([chunk[i][1] for i in batch], task=task, output_value=None, batch_size=batch_size)
+            for i, row in zip(batch, rows, strict=True):
+                mask = row["attention_mask"].bool()
+                # Under autocast the vectors come out a little off unit length: normalise once more in float32.
+                vector = torch.nn.functional.normalize(row["token_embeddings"][mask].float(), dim=-1)
+                vectors[i] = vector.cpu().numpy().astype(np.float16)
+                tokens[i] = row["input_ids"][mask].cpu().numpy().astype(np.int32)
+                if not np.isfinite(vectors[i]).all():
+                    raise DataError(f"the model gives vectors that are not finite for {task} {chunk[i][0]!r}")
+            bar.update(len(batch))
+    name = f"{number:05d}.npy"
+    write_atomic(out / "vectors" / name, lambda file: np.save(file, np.concatenate(vectors)))
+    write_atomic(out / "tokens" / name, lambda file: np.save(file, np.concatenate(tokens)))
+    lengths = np.array([len(v) for v in vectors], np.int32)
+    write_atomic(out / "vectors" / f"{number:05d}.doclens.npy", lambda file: np.save(file, lengths))
+
+
+@dataclass(frozen=True)
+class Store:
+    """An embedding store, memory-mapped."""
+
+    folder: Path
+    fingerprint: str
+    ids: list[str]
+    lengths: NDArray[np.int64]  # (N,) tokens of each document
+
+    @classmethod
+    def open(cls, folder: Path, fingerprint: str | None = None) -> Store:
+        """Open a finished store. Raises DataError when a shard is missing, cut short, or of another store."""
+        manifest = check(folder, fingerprint)
+        lengths = [np.load(path) for path in sorted((folder / "vectors").glob("*.doclens.npy"))]
+        ids = json.loads((folder / "ids.json").read_text())
+        flat = np.concatenate(lengths).astype(np.int64) if lengths else np.empty(0, np.int64)
+        if len(ids) != len(flat):
+            raise DataError(f"{folder} has {len(ids)} ids and {len(flat)} lengths", hint=f"rm -r {folder}, run again")
+        return cls(folder, manifest["fingerprint"], ids, flat)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """(N + 1,) first token of each document."""
+        return np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
+
+    @property
+    def tokens(self) -> int:
+        return int(self.offsets[-1])
+
+    @cached_property
+    def document_of(self) -> NDArray[np.int32]:
+        """(tokens,) the document each token belongs to."""
+        return np.repeat(np.arange(len(self), dtype=np.int32), self.lengths)
+
+    @cached_property
+    def shards(self) -> list[NDArray[np.float16]]:
+        """Memory-mapped (tokens, dim) arrays, in order."""
+        names = sorted(p for p in (self.folder / "vectors").glob("*.npy") if not p.name.endswith(".doclens.npy"))
+        return [np.load(path, mmap_mode="r") for path in names]
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        return np.concatenate([[0], np.cumsum([len(s) for s in self.shards])]).astype(np.int64)
+
+    @property
+    def dim(self) -> int:
+        return int(self.shards[0].shape[1]) if self.shards else 0
+
+    @cached_property
+    def _resident(self) -> NDArray[np.float32] | None:
+        """All vectors in float32, where they fit RESIDENT_BYTES: widening float16 anew costs more than the product."""
+        if self.tokens * self.dim * 4 > RESIDENT_BYTES:
+            return None
+        return np.concatenate([shard.astype(np.float32) for shard in self.shards])
+
+    def blocks(self, size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """(first token, at most `size` rows in float32) over the whole store."""
+        parts = self.shards if self._resident is None else [self._resident]
+        start = 0
+        for part in parts:
+            for begin in range(0, len(part), size):
+                yield start + begin, np.asarray(part[begin : begin + size], np.float32)
+            start += len(part)
+
+    def document_blocks(self, size: int) -> Iterator[tuple[int, int]]:
+        """(first, one past the last) document of runs that hold about `size` tokens, at least one document each."""
+        begin = 0
+        while begin < len(self):
+            stop = int(np.searchsorted(self.offsets, self.offsets[begin] + size, side="right")) - 1
+            stop = min(max(stop, begin + 1), len(self))
+            yield begin, stop
+            begin = stop
+
+    def rows(self, start: int, stop: int) -> NDArray[np.float16]:
+        """The vectors of tokens `start` to `stop`, (stop - start, dim)."""
+        parts = [
+            shard[max(0, start - first) : max(0, stop - first)]
+            for first, shard in zip(self._starts, self.shards, strict=False)
+            if first < stop and first + len(shard) > start
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def vectors(self, document: int) -> NDArray[np.float16]:
+        """One document's vectors, (tokens, dim)."""
+        return self.rows(int(self.offsets[document]), int(self.offsets[document + 1]))
+
+    def gather(self, documents: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Several documents' vectors (ascending) end to end in float32, and the offset at which each starts."""
+        lengths = self.lengths[documents]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        first, last = int(self.offsets[documents[0]]), int(self.offsets[documents[-1] + 1])
+        if self._resident is None:
+            out = np.empty((int(offsets[-1]), self.dim), np.float32)
+            for document, start, stop in zip(documents, offsets[:-1], offsets[1:], strict=True):
+                out[start:stop] = self.vectors(int(document))
+            return out, offsets[:-1]
+        if last - first == offsets[-1]:  # neighbours: nothing to copy
+            return self._resident[first:last], offsets[:-1]
+        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[documents] - offsets[:-1], lengths)
+        return self._resident[rows], offsets[:-1]

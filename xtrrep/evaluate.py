@@ -1,0 +1,59 @@
+"""Measures by their ir-measures names, per query first.
+
+A judged query that returned nothing counts 0. Ties and self matches were settled in the run already (runfile.py,
+retrieve.py), so every provider reads the same ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from xtrrep.console import DataError, UsageError
+from xtrrep.runfile import Run
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def parse(names: Sequence[str]) -> dict[str, Any]:
+    """ir-measures objects by the names given, e.g. `nDCG@10`. Raises UsageError for a name it does not know."""
+    import ir_measures
+
+    parsed = {}
+    for name in names:
+        try:
+            parsed[name] = ir_measures.parse_measure(name)
+        except (NameError, ValueError, SyntaxError) as error:
+            raise UsageError(
+                f"no measure {name!r}: {error}", hint="ir-measures names, for example nDCG@10, R@100, RR@10, Success@5"
+            ) from None
+    return parsed
+
+
+def canonical(name: str) -> str:
+    """The name ir-measures itself prints: `Recall@100` is `R@100`, `MRR@10` is `RR@10`."""
+    return str(parse([name])[name])
+
+
+def evaluate(qrels: Mapping[str, Mapping[str, int]], run: Run, measures: Sequence[str]) -> pandas.DataFrame:
+    """Per-query values: one row per judged query (in the order of `qrels`), one column per measure as named.
+
+    Raises DataError when the run holds no judged query at all: that is a mix-up, not a score of 0.
+    """
+    import ir_measures
+    import pandas
+
+    if not run.keys() & qrels.keys():
+        raise DataError("the run holds none of the judged queries")
+    parsed = parse(measures)
+    judged = [ir_measures.Qrel(q, d, grade) for q, row in qrels.items() for d, grade in row.items()]
+    scored = [ir_measures.ScoredDoc(q, d, s) for q, row in run.items() if q in qrels for d, s in row]
+    values = {name: dict.fromkeys(qrels, 0.0) for name in parsed}
+    names: dict[Any, list[str]] = {}
+    for name, measure in parsed.items():
+        names.setdefault(measure, []).append(name)
+    for metric in ir_measures.iter_calc(list(names), judged, scored):
+        for name in names[metric.measure]:
+            values[name][metric.query_id] = float(metric.value)
+    return pandas.DataFrame(values).rename_axis("query")

@@ -1,0 +1,31 @@
+"""BM25 over words, the reference row beside every model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtrrep.data.bm25 import Bm25
+from xtrrep.index import Engine, engines
+
+
+@dataclass(frozen=True)
+class Params:
+    k1: float
+    b: float
+
+
+def build(source: Sequence[str], params: Params, out: Path) -> dict[str, Any]:
+    Bm25.build(source, params.k1, params.b).save(out)
+    return {"units": {"documents": len(source)}}
+
+
+def load(folder: Path, source: Any, params: Params) -> Bm25:
+    return Bm25.load(folder)
+
+
+engines.register(
+    "bm25", "words, no model: the reference row", paper="Robertson and Zaragoza 2009", install="pip install bm25s"
+)(Engine("text", Params, build, load))

@@ -1,0 +1,1 @@
+"""One way to get an encoder: a `MultiVectorEncoder` of sentence-transformers, from a backbone or a checkpoint."""

@@ -1,0 +1,636 @@
+"""The stages, in order, and one function that runs a config up to a stage. Read this file first.
+
+    data         the collection, checked; built where it is not a local folder
+    train_data   the same for the collection we train on
+    triples      (query, positive, hard negative), mined with BM25
+    train        the encoder, from the backbone
+    documents    token embeddings of the documents
+    queries      token embeddings of the judged queries
+    index        an engine's files over the documents
+    retrieve     ranked documents a query: a TREC run file
+    evaluate     measures, per query first
+    analyze      tables and figures over many runs
+
+Each stage leaves `ROOT/STAGE/LABEL-FINGERPRINT/` with a `manifest.json` (artifacts.py), where ROOT is `artifacts/` for
+what is costly and `results/runs/` for what people read: the table `STAGES` below says which. The fingerprint covers
+the part of the config that the stage reads, the fingerprints of the stages it needs, and the content of data and
+weights. So a whole plan is known before anything runs, and a stage is re-used exactly when its fingerprint is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtrrep import artifacts, runfile
+from xtrrep import config as configs
+from xtrrep.artifacts import Spec, digest, hash_file
+from xtrrep.config import Config, Data, Missing, Scorer, Scoring, SelfMatch, Source, plain
+from xtrrep.console import DataError, UsageError, say
+from xtrrep.data import Collection, check, resolve, sources
+from xtrrep.index import engine_of
+from xtrrep.model import weights
+from xtrrep.model.encoder import device_of, resolve_precision
+from xtrrep.retrieve import Outcome, Setting, rank_query, retrieve, retrieve_text
+from xtrrep.scoring import imputation
+
+if TYPE_CHECKING:
+    from sentence_transformers import MultiVectorEncoder
+
+Specs = Mapping[str, Spec]
+Folders = Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of work: what it needs, what it leaves, and where."""
+
+    name: str
+    leaves: str
+    needs: Callable[[Config], Sequence[str]]
+    root: Callable[[], Path]
+    spec: Callable[[Config, Specs], Spec]
+    run: Callable[[Config, Specs, Folders, Path], dict[str, Any]]
+
+
+# --- what a config means -----------------------------------------------------------------------------------------
+
+
+def is_text_engine(cfg: Config) -> bool:
+    """Whether the engine ranks from words alone, so that no model is needed."""
+    return engine_of(cfg.index)[0].kind == "text"
+
+
+def model_label(cfg: Config) -> str:
+    """How tables and folders call the model: `I/xtr_k128`, `untrained`, or a checkpoint's name."""
+    if cfg.model.source is Source.trained:
+        return f"{cfg.setup}/{cfg.config}"
+    return "untrained" if cfg.model.source is Source.untrained else Path(str(cfg.model.checkpoint)).name
+
+
+def setting_of(cfg: Config) -> Setting:
+    """Scoring and its k', with `model` resolved to the scoring the model was trained for."""
+    scoring = cfg.retrieve.scoring.value
+    if cfg.retrieve.scoring is Scoring.model:
+        scoring = "xtr" if cfg.train.scorer is Scorer.xtr else "colbert"
+    default = cfg.retrieve.k_prime_xtr if scoring == "xtr" else cfg.retrieve.k_prime_colbert
+    return Setting(
+        scoring=scoring,
+        k_prime=cfg.retrieve.k_prime or default,
+        imputation=cfg.retrieve.imputation if scoring == "xtr" else "none",
+        top_k=cfg.retrieve.top_k,
+        drop_self=cfg.data.drop_self and cfg.protocol.self_match is SelfMatch.collection,
+        zero_missing=cfg.protocol.missing_slots is Missing.zero,
+    )
+
+
+def lengths_of(cfg: Config) -> tuple[int, int]:
+    """(query, document) lengths in tokens: the collection's where it has its own, else the model's."""
+    return cfg.data.n_query or cfg.model.n_query, cfg.data.n_doc or cfg.model.n_doc
+
+
+@cache
+def _content(loader: str, key: str) -> dict[str, str]:
+    return sources.get(loader).content(Data(**json.loads(key)))
+
+
+def content_of(data: Data) -> dict[str, str]:
+    """Hashes of a collection's corpus, queries and judgements, without building it."""
+    data = resolve(data)
+    return _content(data.loader, json.dumps(plain(data)))
+
+
+@cache
+def train_data_of(name: str) -> Data:
+    """The training collection's own config."""
+    return configs.compose([f"data={name}"]).data
+
+
+@cache
+def _weights(name: str, revision: str | None) -> dict[str, str]:
+    return weights.identity(name, revision)
+
+
+@cache
+def _device(name: str) -> str:
+    return device_of(name)
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in text).strip("-.") or "x"
+
+
+# --- stages: what each one is (spec) and does (run) --------------------------------------------------------------
+
+
+def _data_spec(stage: str, data: Data) -> Spec:
+    content = content_of(data)
+    config = {"loader": resolve(data).loader, "max_queries": data.max_queries, "split": data.split}
+    label = _slug(Path(data.path).name + "-" + str(data.split)) if data.id == "folder" and data.path else _slug(data.id)
+    return Spec(stage, label, 1, config, content=content)
+
+
+def _data_run(data: Data, out: Path) -> dict[str, Any]:
+    data = resolve(data)
+    source = sources.get(data.loader)
+    source.prepare(data, out)
+    return {"units": {"collections": 1}, "id": data.id, **check(source.open(data, out))}
+
+
+def open_collection(data: Data, folder: Path) -> Collection:
+    """The collection a `data` or `train_data` stage checked."""
+    data = resolve(data)
+    return sources.get(data.loader).open(data, folder)
+
+
+def _train_data(cfg: Config) -> Data:
+    if cfg.train.data is None:
+        raise UsageError("train.data is null")
+    return train_data_of(cfg.train.data)
+
+
+def _triples_spec(cfg: Config, specs: Specs) -> Spec:
+    config = {"max_triples": cfg.train.max_triples, "seed": cfg.train.seed}
+    return Spec("triples", _slug(str(cfg.train.data)), 1, config, {"data": specs["train_data"].fingerprint})
+
+
+def _triples_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
+    from xtrrep.data.triples import mine
+
+    collection = open_collection(_train_data(cfg), folders["train_data"])
+    facts = mine(collection, out, seed=cfg.train.seed, max_triples=cfg.train.max_triples)
+    return {"units": {"triples": facts["triples"]}, **facts}
+
+
+def _model_config(cfg: Config) -> dict[str, Any]:
+    """What defines the untrained encoder."""
+    keys = ("layers", "dim", "n_query", "projection", "query_expansion", "skip_punctuation", "seed")
+    model = plain(cfg.model)
+    return {key: model[key] for key in keys}
+
+
+def _train_spec(cfg: Config, specs: Specs) -> Spec:
+    train = plain(cfg.train)
+    dropped = {"data", "triples", "revision", "max_triples", "checkpoint_every"}
+    config = {key: value for key, value in train.items() if key not in dropped}
+    config["precision"] = resolve_precision(cfg.train.precision, _device(cfg.machine.device)).value
+    content = dict(_weights(cfg.model.backbone, cfg.model.revision))
+    if cfg.train.triples is not None:
+        path = Path(cfg.train.triples).expanduser()
+        content |= {"triples": hash_file(path) if path.is_file() else f"{cfg.train.triples}@{cfg.train.revision}"}
+        config["max_triples"] = cfg.train.max_triples
+    upstream = {"triples": specs["triples"].fingerprint} if "triples" in specs else {}
+    label = _slug(f"{cfg.setup}-{cfg.config}-{cfg.scale}")
+    return Spec("train", label, 1, {"model": _model_config(cfg), "train": config}, upstream, content)
+
+
+def _train_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
+    from xtrrep.data.triples import read_triples
+    from xtrrep.model.encoder import build
+    from xtrrep.report.figure import loss_curve
+    from xtrrep.train.trainer import fit, read_log
+
+    device = _device(cfg.machine.device)
+    source = str(folders["triples"] / "triples.jsonl") if "triples" in folders else str(cfg.train.triples)
+    triples = read_triples(source, revision=cfg.train.revision, max_triples=cfg.train.max_triples)
+    facts = fit(build(cfg.model, device), triples, cfg.train, out, device)
+    rows = read_log(out / "log.jsonl")
+    title = f"{model_label(cfg)}, scale={cfg.scale}: training loss"
+    loss_curve([r["step"] for r in rows], [r["loss"] for r in rows], facts["ln_pool"], title, out / "loss")
+    return facts
+
+
+def model_identity(cfg: Config, specs: Specs) -> str:
+    """What the encoder is: our training's fingerprint, or a hash of backbone, head and seed, or of a checkpoint."""
+    if cfg.model.source is Source.trained:
+        return specs["train"].fingerprint
+    if cfg.model.source is Source.checkpoint:
+        return digest(_weights(str(cfg.model.checkpoint), cfg.model.revision))
+    return digest({"model": _model_config(cfg), **_weights(cfg.model.backbone, cfg.model.revision)})
+
+
+def _encode_spec(stage: str, cfg: Config, specs: Specs) -> Spec:
+    n_query, n_doc = lengths_of(cfg)
+    content = content_of(cfg.data)
+    precision = resolve_precision(cfg.encode.precision, _device(cfg.machine.device)).value
+    config: dict[str, Any] = {"precision": precision, "n_doc": n_doc}
+    kept = {"corpus": content["corpus"]}
+    if stage == "queries":
+        config = {"precision": precision, "n_query": n_query}
+        kept = {"queries": content["queries"], "qrels": content["qrels"]}
+    label = f"{_slug(model_label(cfg))}-{cfg.scale}--{specs['data'].label}"
+    return Spec(stage, label, 1, config, {"model": model_identity(cfg, specs)}, kept)
+
+
+def _encoder(cfg: Config, folders: Folders) -> MultiVectorEncoder:
+    from xtrrep.model.encoder import get
+
+    n_query, n_doc = lengths_of(cfg)
+    trained = folders["train"] / "model" if "train" in folders else None
+    # The untrained head depends on the seed only; the lengths are the collection's.
+    return get(replace(cfg.model, n_query=n_query, n_doc=n_doc), trained, _device(cfg.machine.device))
+
+
+def _encode_run(stage: str, cfg: Config, folders: Folders, out: Path) -> dict[str, Any]:
+    from xtrrep.encode import encode
+
+    collection = open_collection(cfg.data, folders["data"])
+    count = artifacts.read_manifest(folders["data"])["facts"]["documents"]
+    texts = collection.documents() if stage == "documents" else list(collection.queries.items())
+    return encode(
+        _encoder(cfg, folders),
+        texts,
+        count if stage == "documents" else len(collection.queries),
+        out,
+        cfg.encode,
+        task=stage.removesuffix("s") if stage == "documents" else "query",
+        device=_device(cfg.machine.device),
+        batch_size=cfg.machine.encode_batch,
+    )
+
+
+def _index_spec(cfg: Config, specs: Specs) -> Spec:
+    engine_of(cfg.index)  # refuses an unknown engine or parameter
+    config = dict(cfg.index)
+    if is_text_engine(cfg):
+        return Spec(
+            "index",
+            f"{config['engine']}--{specs['data'].label}",
+            1,
+            config,
+            content={"corpus": content_of(cfg.data)["corpus"]},
+        )
+    documents = specs["documents"]
+    return Spec("index", f"{config['engine']}--{documents.label}", 1, config, {"documents": documents.fingerprint})
+
+
+def _index_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
+    from xtrrep.encode import Store
+
+    engine, params = engine_of(cfg.index)
+    if engine.kind == "text":
+        return engine.build([text for _, text in open_collection(cfg.data, folders["data"]).documents()], params, out)
+    return engine.build(Store.open(folders["documents"], specs["documents"].fingerprint), params, out)
+
+
+def _retrieve_spec(cfg: Config, specs: Specs) -> Spec:
+    setting = setting_of(cfg)
+    if setting.scoring == "xtr":
+        imputation.get(setting.imputation)  # refuses an unknown one before anything runs
+    upstream = {"index": specs["index"].fingerprint}
+    if is_text_engine(cfg):
+        config = {"top_k": setting.top_k, "drop_self": setting.drop_self}
+        content = content_of(cfg.data)
+        return Spec(
+            "retrieve", specs["index"].label, 1, config, upstream, {k: content[k] for k in ("queries", "qrels")}
+        )
+    upstream["queries"] = specs["queries"].fingerprint
+    label = f"{specs['index'].label}--{setting.scoring}-{setting.k_prime}"
+    return Spec("retrieve", label, 1, vars(setting), upstream)
+
+
+def _retrieve_many(cfgs: Sequence[Config], specs: Specs, folders: Folders) -> list[Outcome]:
+    """Runs for several configs that share index and queries, from one token search."""
+    from xtrrep.encode import Store
+
+    cfg = cfgs[0]
+    engine, params = engine_of(cfg.index)
+    if engine.kind == "text":
+        collection = open_collection(cfg.data, folders["data"])
+        artifacts.check(folders["index"], specs["index"].fingerprint)
+        searcher = engine.load(folders["index"], None, params)
+        ids = [name for name, _ in collection.documents()]
+        settings = [setting_of(c) for c in cfgs]
+        return [retrieve_text(searcher, ids, collection.queries, s.top_k, drop_self=s.drop_self) for s in settings]
+    documents = Store.open(folders["documents"], specs["documents"].fingerprint)
+    queries = Store.open(folders["queries"], specs["queries"].fingerprint)
+    searcher = open_index(cfg, specs, folders)
+    settings = [setting_of(c) for c in cfgs]
+    outcomes = retrieve(searcher, documents, queries, list(dict.fromkeys(settings)), cfg.machine.query_batch)
+    return [outcomes[setting] for setting in settings]
+
+
+def open_index(cfg: Config, specs: Specs, folders: Folders) -> Any:
+    """The searcher of a built index. Raises DataError when it was built from another store or lost a file."""
+    from xtrrep.encode import Store
+
+    engine, params = engine_of(cfg.index)
+    manifest = artifacts.check(folders["index"], specs["index"].fingerprint)
+    store = Store.open(folders["documents"], specs["documents"].fingerprint)
+    if manifest["upstream"]["documents"] != store.fingerprint:
+        raise DataError(f"{folders['index']} was built from another store than {folders['documents']}")
+    return engine.load(folders["index"], store, params)
+
+
+def _write_run(cfg: Config, outcome: Outcome, out: Path) -> dict[str, Any]:
+    setting = setting_of(cfg)
+    tag = "bm25" if is_text_engine(cfg) else f"{_slug(model_label(cfg))}-{setting.scoring}"
+    runfile.write(out / "run.trec", outcome.run, tag)
+    facts = outcome.facts(setting.k_prime)
+    if outcome.missing:
+        share = outcome.missing / outcome.slots
+        say(f"  note: the token search left {share:.1%} of the k'={setting.k_prime:,} slots empty (no hit, not 0)")
+    return facts
+
+
+def _retrieve_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
+    return _write_run(cfg, _retrieve_many([cfg], specs, folders)[0], out)
+
+
+def _evaluate_spec(cfg: Config, specs: Specs) -> Spec:
+    from xtrrep.evaluate import parse
+
+    parse(cfg.data.measures)  # refuses an unknown measure before anything runs
+    run = specs["retrieve"]
+    config = {"measures": list(cfg.data.measures)}
+    return Spec("evaluate", run.label, 1, config, {"run": run.fingerprint}, {"qrels": content_of(cfg.data)["qrels"]})
+
+
+def _evaluate_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
+    from xtrrep.evaluate import canonical, evaluate
+
+    artifacts.check(folders["retrieve"], specs["retrieve"].fingerprint)
+    collection = open_collection(cfg.data, folders["data"])
+    scores = evaluate(collection.qrels, runfile.read(folders["retrieve"] / "run.trec"), cfg.data.measures)
+    artifacts.write_atomic(out / "per_query.csv", lambda file: file.write(scores.to_csv(lineterminator="\n").encode()))
+    means = {canonical(name): float(scores[name].mean()) for name in scores.columns}
+    artifacts.write_json(out / "measures.json", means)
+    return {"units": {"queries": len(scores)}, "measures": means}
+
+
+def _model_needs(cfg: Config) -> list[str]:
+    return ["train"] if cfg.model.source is Source.trained else []
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        "data",
+        "counts; corpus, queries and qrels where built",
+        lambda cfg: [],
+        configs.artifacts_root,
+        lambda cfg, specs: _data_spec("data", cfg.data),
+        lambda cfg, specs, folders, out: _data_run(cfg.data, out),
+    ),
+    Stage(
+        "train_data",
+        "the same, for training",
+        lambda cfg: [],
+        configs.artifacts_root,
+        lambda cfg, specs: _data_spec("data", _train_data(cfg)),
+        lambda cfg, specs, folders, out: _data_run(_train_data(cfg), out),
+    ),
+    Stage("triples", "triples.jsonl", lambda cfg: ["train_data"], configs.artifacts_root, _triples_spec, _triples_run),
+    Stage(
+        "train",
+        "model/, loss.csv, loss.png, loss.svg, log.jsonl",
+        lambda cfg: ["triples"] if cfg.train.data is not None else [],
+        configs.artifacts_root,
+        _train_spec,
+        _train_run,
+    ),
+    Stage(
+        "documents",
+        "vectors/, tokens/, ids.json",
+        lambda cfg: ["data", *_model_needs(cfg)],
+        configs.artifacts_root,
+        lambda cfg, specs: _encode_spec("documents", cfg, specs),
+        lambda cfg, specs, folders, out: _encode_run("documents", cfg, folders, out),
+    ),
+    Stage(
+        "queries",
+        "vectors/, tokens/, ids.json",
+        lambda cfg: ["data", *_model_needs(cfg)],
+        configs.artifacts_root,
+        lambda cfg, specs: _encode_spec("queries", cfg, specs),
+        lambda cfg, specs, folders, out: _encode_run("queries", cfg, folders, out),
+    ),
+    Stage(
+        "index",
+        "the engine's own files",
+        lambda cfg: ["data"] if is_text_engine(cfg) else ["documents"],
+        configs.artifacts_root,
+        _index_spec,
+        _index_run,
+    ),
+    Stage(
+        "retrieve",
+        "run.trec",
+        lambda cfg: ["index", "data"] if is_text_engine(cfg) else ["index", "documents", "queries"],
+        configs.results_root,
+        _retrieve_spec,
+        _retrieve_run,
+    ),
+    Stage(
+        "evaluate",
+        "per_query.csv, measures.json",
+        lambda cfg: ["retrieve", "data"],
+        configs.results_root,
+        _evaluate_spec,
+        _evaluate_run,
+    ),
+)
+BY_NAME = {stage.name: stage for stage in STAGES}
+
+
+# --- plan and run -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of a plan: what it will leave, where, and whether that is there already."""
+
+    stage: Stage
+    spec: Spec
+    folder: Path
+    reuse: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One config's steps in order; every step's needs stand before it."""
+
+    cfg: Config
+    steps: tuple[Step, ...]
+
+    @property
+    def specs(self) -> dict[str, Spec]:
+        return {step.stage.name: step.spec for step in self.steps}
+
+
+@dataclass
+class Done:
+    """What a run did: folders by stage for each config, and which fingerprints were run or re-used."""
+
+    folders: list[dict[str, Path]] = field(default_factory=list)
+    ran: list[Path] = field(default_factory=list)
+    reused: list[Path] = field(default_factory=list)
+
+
+def plan(cfg: Config, until: str) -> Plan:
+    """The steps that lead to stage `until`, without running anything."""
+    wanted: set[str] = set()
+
+    def visit(name: str) -> None:
+        if name not in wanted:
+            for need in BY_NAME[name].needs(cfg):
+                visit(need)
+            wanted.add(name)
+
+    visit(until)
+    specs: dict[str, Spec] = {}
+    steps = []
+    for stage in STAGES:
+        if stage.name in wanted:
+            specs[stage.name] = spec = stage.spec(cfg, specs)
+            folder = artifacts.folder_of(spec, stage.root())
+            steps.append(Step(stage, spec, folder, artifacts.is_complete(spec, stage.root())))
+    return Plan(cfg, tuple(steps))
+
+
+def run(plans: Sequence[Plan]) -> Done:
+    """Carry out plans together: what they share runs once, and runs that share an index share its token search."""
+    done = Done([{} for _ in plans])
+    seen: dict[str, Path] = {}
+    for stage in STAGES:
+        todo = [(i, p, step) for i, p in enumerate(plans) for step in p.steps if step.stage is stage]
+        if stage.name == "retrieve":
+            _run_retrievals([(p, step) for _, p, step in todo], seen, done)
+        for i, p, step in todo:
+            if step.spec.fingerprint not in seen:
+                _carry_out(p, step, done.folders[i], seen, done)
+            done.folders[i][stage.name] = seen[step.spec.fingerprint]
+    return done
+
+
+def _carry_out(p: Plan, step: Step, folders: Folders, seen: dict[str, Path], done: Done) -> None:
+    root = step.stage.root()
+    if artifacts.is_complete(step.spec, root):
+        folder = artifacts.folder_of(step.spec, root)
+        say(f"reuse  {step.stage.name:<10} {_short(folder)}")
+        done.reused.append(folder)
+    else:
+        say(f"run    {step.stage.name:<10} {_short(step.folder)}")
+        folder = artifacts.make(step.spec, root, lambda out: step.stage.run(p.cfg, p.specs, folders, out))
+        done.ran.append(folder)
+    seen[step.spec.fingerprint] = folder
+
+
+def _run_retrievals(todo: Sequence[tuple[Plan, Step]], seen: dict[str, Path], done: Done) -> None:
+    """The missing runs, grouped by index and queries, each group from one token search."""
+    groups: dict[tuple[str, ...], dict[str, tuple[Plan, Step]]] = {}
+    for p, step in todo:
+        if not artifacts.is_complete(step.spec, step.stage.root()):
+            groups.setdefault(tuple(step.spec.upstream.values()), {})[step.spec.fingerprint] = (p, step)
+    for group in groups.values():
+        if len(group) < 2:
+            continue  # alone, it runs like any other stage
+        members = list(group.values())
+        first = members[0][0]
+        folders = {s.stage.name: seen[s.spec.fingerprint] for s in first.steps if s.spec.fingerprint in seen}
+        say(f"run    retrieve   {len(members)} settings on {_short(folders['index'])}")
+        outcomes = _retrieve_many([p.cfg for p, _ in members], first.specs, folders)
+        for (p, step), outcome in zip(members, outcomes, strict=True):
+            write = partial(_write_run, p.cfg, outcome)
+            seen[step.spec.fingerprint] = artifacts.make(step.spec, step.stage.root(), write)
+            done.ran.append(seen[step.spec.fingerprint])
+
+
+def _short(folder: Path) -> str:
+    """A path as people type it: relative to the current folder where it lies below it."""
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
+
+
+# --- one typed query ---------------------------------------------------------------------------------------------
+
+
+def search(p: Plan, folders: Folders, query: str) -> list[tuple[str, float, str]]:
+    """The `retrieve.top_k` best documents for a typed query on a built index: (id, score, text), best first."""
+    import numpy as np
+
+    cfg, specs = p.cfg, p.specs
+    engine, params = engine_of(cfg.index)
+    collection = open_collection(cfg.data, folders["data"])
+    setting = replace(setting_of(cfg), drop_self=False)
+    if engine.kind == "text":
+        ids = [name for name, _ in collection.documents()]
+        artifacts.check(folders["index"], specs["index"].fingerprint)
+        searcher = engine.load(folders["index"], None, params)
+        ranking = retrieve_text(searcher, ids, {"typed": query}, setting.top_k, drop_self=False).run["typed"]
+    else:
+        from xtrrep.encode import Store
+
+        documents = Store.open(folders["documents"], specs["documents"].fingerprint)
+        vectors = _encoder(cfg, folders).encode([query], task="query", convert_to_numpy=True)[0]
+        ranking = rank_query(open_index(cfg, specs, folders), documents, vectors.astype(np.float32), setting)
+    wanted = {name for name, _ in ranking}
+    texts = {name: text for name, text in collection.documents() if name in wanted}
+    return [(name, score, texts[name]) for name, score in ranking]
+
+
+# --- analyses: many runs, one table -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AnalysisPlan:
+    """An analysis: the plans of its cells, and its own identity over all of them."""
+
+    cfg: Config
+    cells: tuple[Any, ...]
+    plans: tuple[Plan, ...]
+    spec: Spec
+    folder: Path
+
+    @property
+    def reuse(self) -> bool:
+        return artifacts.is_complete(self.spec, configs.results_root())
+
+
+def plan_analysis(overrides: Sequence[str]) -> AnalysisPlan:
+    """Compose every cell the analysis asks for and plan all of them."""
+    from xtrrep.analyze import analyses
+
+    cfg = configs.compose(overrides)
+    analysis = analyses.get(cfg.analyze.name)
+    cells = tuple(analysis.cells(cfg))
+    plans = []
+    for cell in cells:
+        names = {text.partition("=")[0] for text in cell.overrides}
+        kept = [text for text in overrides if text.partition("=")[0] not in names]
+        if "index" in names:
+            kept = [text for text in kept if not text.startswith("index.")]
+        plans.append(plan(configs.compose([*kept, *cell.overrides]), "evaluate"))
+    upstream = {
+        f"{c.model}/{c.scoring}/{c.k_prime}": p.specs["evaluate"].fingerprint for c, p in zip(cells, plans, strict=True)
+    }
+    described = {"analyze": plain(cfg.analyze), "title": [cfg.data.id, cfg.setup, cfg.scale, cfg.index["engine"]]}
+    spec = Spec(
+        "analyze", f"{cfg.analyze.name}--{_slug(cfg.data.id)}-{cfg.scale}-{cfg.index['engine']}", 1, described, upstream
+    )
+    return AnalysisPlan(cfg, cells, tuple(plans), spec, artifacts.folder_of(spec, configs.results_root()))
+
+
+def run_analysis(p: AnalysisPlan) -> tuple[Path, Done]:
+    """Make or re-use every run and then the analysis; returns its folder."""
+    import pandas
+
+    from xtrrep.analyze import analyses
+
+    done = run(p.plans)
+    if p.reuse:
+        say(f"reuse  analyze    {_short(p.folder)}")
+        done.reused.append(p.folder)
+        return p.folder, done
+    scores = {
+        cell: pandas.read_csv(folders["evaluate"] / "per_query.csv", index_col="query", dtype={"query": str})
+        for cell, folders in zip(p.cells, done.folders, strict=True)
+    }
+    runs = {cell: q.specs["retrieve"].fingerprint for cell, q in zip(p.cells, p.plans, strict=True)}
+    say(f"run    analyze    {_short(p.folder)}")
+    analysis = analyses.get(p.cfg.analyze.name)
+    folder = artifacts.make(p.spec, configs.results_root(), lambda out: analysis.make(p.cfg, scores, out, runs))
+    done.ran.append(folder)
+    return folder, done

@@ -1,0 +1,198 @@
+"""Before anything starts: what will be re-used, run and downloaded, how long that takes, and what is missing for it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtrrep import artifacts
+from xtrrep import config as configs
+from xtrrep.config import Source
+from xtrrep.console import DataError, XtrrepError
+from xtrrep.data import resolve
+from xtrrep.model import weights
+from xtrrep.model.encoder import device_of, processor_has_bf16
+from xtrrep.pipeline import STAGES, Plan, Step, is_text_engine, train_data_of
+
+# Seconds a unit on two CPU cores at scale=demo, used until this machine has a manifest of its own to learn from.
+ROUGH = {
+    "data": 2.0,
+    "train_data": 12.0,
+    "triples": 0.002,
+    "train": 1.3,
+    "documents": 0.02,
+    "queries": 0.006,
+    "retrieve": 0.03,
+    "evaluate": 0.0005,
+}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One line of a plan. `seconds` is None where nothing is known, `source` says where the number comes from."""
+
+    stage: str
+    action: str  # "reuse" or "run"
+    folder: Path
+    units: str
+    seconds: float | None
+    source: str
+
+
+def _planned_units(plan: Plan, step: Step) -> tuple[float | None, str]:
+    cfg, name = plan.cfg, step.stage.name
+    if name == "train":
+        return cfg.train.steps, f"{cfg.train.steps:,} steps of {cfg.train.batch_size}"
+    if name in ("data", "train_data"):
+        return 1, "1 collection"
+    data = next((s for s in plan.steps if s.stage.name == "data"), None)
+    if data is not None and data.reuse and name in ("documents", "queries", "retrieve", "evaluate"):
+        facts = artifacts.read_manifest(data.folder)["facts"]
+        kind = "documents" if name == "documents" else "queries"
+        return facts[kind], f"{facts[kind]:,} {kind}"
+    return None, ""
+
+
+def _rate(stage: str, scale: str) -> tuple[float | None, str]:
+    """Seconds a unit in the newest artifact of this stage and scale, else the rough figure for scale=demo."""
+    root = configs.results_root() if stage in ("retrieve", "evaluate") else configs.artifacts_root()
+    for path in sorted(root.glob(f"{stage}/[!.]*/{artifacts.MANIFEST}"), key=lambda p: -p.stat().st_mtime):
+        manifest = artifacts.read_manifest(path.parent)
+        units = sum(manifest["facts"].get("units", {}).values())
+        same = scale in manifest["label"] or stage in ("data", "train_data", "triples")
+        if units and same:
+            return manifest["seconds"] / units, "from the last one here"
+    return (ROUGH.get(stage), "rough") if scale == "demo" else (None, "")
+
+
+def forecast(plans: Sequence[Plan]) -> list[Forecast]:
+    """Every distinct step of the plans, in order."""
+    lines: dict[str, Forecast] = {}
+    for plan in plans:
+        for step in plan.steps:
+            if step.spec.fingerprint in lines:
+                continue
+            units, text = _planned_units(plan, step)
+            rate, source = _rate(step.stage.name, plan.cfg.scale)
+            seconds = None if step.reuse or units is None or rate is None else units * rate
+            action = "reuse" if step.reuse else "run"
+            lines[step.spec.fingerprint] = Forecast(
+                step.stage.name, action, step.folder, text, 0.0 if step.reuse else seconds, "" if step.reuse else source
+            )
+    order = {stage.name: i for i, stage in enumerate(STAGES)}
+    return sorted(lines.values(), key=lambda line: order[line.stage])
+
+
+def downloads(plans: Sequence[Plan]) -> dict[str, int | None]:
+    """What the steps still to run would fetch: name and MB (None where the size is not known)."""
+    found: dict[str, int | None] = {}
+    for plan in plans:
+        todo = {step.stage.name for step in plan.steps if not step.reuse}
+        cfg = plan.cfg
+        if "data" in todo and resolve(cfg.data).loader == "ir_datasets":
+            found[cfg.data.id] = cfg.data.download_mb
+        if "train_data" in todo and cfg.train.data and resolve(train_data_of(cfg.train.data)).loader == "ir_datasets":
+            found[cfg.train.data] = train_data_of(cfg.train.data).download_mb
+        models = []
+        if "train" in todo or (cfg.model.source is Source.untrained and todo & {"documents", "queries"}):
+            models.append(cfg.model.backbone)
+        if cfg.model.source is Source.checkpoint and todo & {"documents", "queries"}:
+            models.append(str(cfg.model.checkpoint))
+        for name in models:
+            if weights.locate(name) is None and not weights.is_cached(name, cfg.model.revision):
+                found[name] = weights.HUB_MB.get(name)
+        if "train" in todo and cfg.train.triples and not Path(cfg.train.triples).expanduser().exists():
+            found[cfg.train.triples] = None  # streamed
+    return found
+
+
+def missing(plans: Sequence[Plan]) -> list[str]:
+    """What this machine lacks to carry the plans out, in words; empty when nothing is known to be missing."""
+    problems = []
+    todo = {step.stage.name for plan in plans for step in plan.steps if not step.reuse}
+    paper = any(plan.cfg.scale == "paper" and not is_text_engine(plan.cfg) for plan in plans)
+    if paper and todo & {"train", "documents"} and device_of("auto") == "cpu":
+        problems.append("no GPU (scale=paper trains 50,000 steps of 196 and encodes whole collections)")
+    fetch = downloads(plans)
+    if fetch and not weights.hub_reachable():
+        problems.append(
+            "the hub and the data sets' hosts cannot be reached, but these must be fetched: " + ", ".join(fetch)
+        )
+    return problems
+
+
+def require(plans: Sequence[Plan]) -> None:
+    """Refuse a run that this machine cannot finish. Raises DataError with what is missing and what works instead."""
+    problems = missing(plans)
+    if problems:
+        names = ", ".join(sorted({plan.cfg.config for plan in plans}))
+        raise DataError(
+            "this run cannot finish here: " + "; ".join(problems),
+            hint=f"the same at a size for this machine: {_demo_command(names)}. `xtrrep doctor` says more",
+        )
+
+
+def _demo_command(names: str) -> str:
+    words = [w for w in sys.argv[1:] if not w.startswith("scale=") and not w.startswith("--scale")]
+    return " ".join(["xtrrep", *words, "scale=demo"]) if words else f"xtrrep eval config={names} scale=demo"
+
+
+def duration(seconds: float | None) -> str:
+    """`42 s`, `3 min`, `2.5 h`, or `?`."""
+    if seconds is None:
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def doctor() -> list[tuple[str, bool | None, str, str]]:
+    """(what, fine, finding, fix) for everything a run depends on; fine is None where it is optional."""
+    import importlib.util
+    import os
+    import platform
+
+    rows: list[tuple[str, bool | None, str, str]] = []
+    version = platform.python_version()
+    rows.append(("python", sys.version_info >= (3, 11), version, "install Python 3.11 or newer"))
+    try:
+        import torch
+
+        bf16 = "native bf16" if processor_has_bf16() else "no native bf16: demo training takes about twice as long"
+        rows.append(("torch", torch.__version__.startswith("2.11.0"), f"{torch.__version__}, {bf16}", "make install"))
+        gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none: scale=demo only"
+        rows.append(("gpu", True if torch.cuda.is_available() else None, gpu, "a CUDA GPU, for scale=paper"))
+    except ImportError as error:
+        rows.append(("torch", False, str(error), "make install"))
+    from xtrrep.index import engines
+
+    modules = {"scann": "scann", "bm25": "bm25s"}
+    for name, entry in engines.entries().items():
+        present = name not in modules or importlib.util.find_spec(modules[name]) is not None
+        rows.append((f"engine {name}", present, "ready" if present else "not installed", entry.install))
+    for name in weights.PACKAGES:
+        rows.append(_attempt(f"weights {name}", lambda name=name: str(weights.locate(name)) and "ready"))
+    home = configs.artifacts_root()
+    existing = next(p for p in (home, *home.parents) if p.exists())
+    free = shutil.disk_usage(existing).free / 1e9
+    rows.append(("disk", free > 2, f"{free:.1f} GB free for {home}", "set XTRREP_HOME to a larger disk"))
+    writable = os.access(existing, os.W_OK)
+    rows.append(("writable", writable, str(home), "set XTRREP_HOME to a folder you may write to"))
+    reach = weights.hub_reachable()
+    finding = "reachable" if reach else "offline: scale=demo and local folders only"
+    rows.append(("model hub", True if reach else None, finding, "a network, and HF_HUB_OFFLINE unset"))
+    data = os.environ.get("XTRREP_DATA")
+    fine = None if not data else Path(data).is_dir()
+    rows.append(("XTRREP_DATA", fine, data or "not set", "export XTRREP_DATA=FOLDER of BEIR folders"))
+    return rows
+
+
+def _attempt(what: str, probe: Any) -> tuple[str, bool | None, str, str]:
+    try:
+        return (what, True, probe(), "")
+    except XtrrepError as error:
+        return (what, False, str(error), error.hint or "")

@@ -1,0 +1,1 @@
+"""Tables and figures from data frames; nothing here computes a score."""

@@ -1,0 +1,100 @@
+"""Figures: one function each, from plain rows, saved as PNG and SVG.
+
+Colours are Okabe and Ito's, told apart in grey by line style and marker too; lines are labelled where they end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xtrrep.artifacts import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+
+# line name -> [(x, y)]
+Lines = Mapping[str, Sequence[tuple[float, float]]]
+
+
+def _new(width: float, height: float, panels: int) -> tuple[Figure, list[Axes]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as MatplotlibFigure
+
+    figure = MatplotlibFigure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", linewidth=0.4, alpha=0.5)
+    return figure, list(axes)
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    write_atomic(path, lambda file: file.write(data))
+
+
+def _save(figure: Figure, stem: Path) -> list[Path]:
+    import matplotlib
+
+    paths = []
+    with matplotlib.rc_context({"svg.hashsalt": "xtrrep", "svg.fonttype": "path"}):
+        for kind in ("png", "svg"):
+            buffer = BytesIO()
+            # Without a date in it the same data gives the same bytes.
+            figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+            path = stem.with_suffix(f".{kind}")
+            _write_bytes(path, buffer.getvalue())
+            paths.append(path)
+    return paths
+
+
+def k_prime_sweep(
+    panels: Mapping[str, Lines], levels: Mapping[str, Mapping[str, float]], title: str, stem: Path
+) -> list[Path]:
+    """Figure 1 of the study: a measure against k' on a log axis, one panel a measure, one line a (model, scoring).
+
+    `levels` holds, per measure, horizontal reference lines such as BM25. Returns the files written.
+    """
+    figure, axes = _new(5.2 * len(panels), 4.6, len(panels))
+    for axis, (measure, lines) in zip(axes, panels.items(), strict=True):
+        for i, (name, points) in enumerate(lines.items()):
+            xs, ys = zip(*points, strict=True)
+            dashed = "--" if name.endswith("as ColBERT") else "-"
+            axis.plot(xs, ys, dashed, color=COLOURS[i // 2 % len(COLOURS)], marker=MARKERS[i // 2 % len(MARKERS)],
+                      markersize=4, linewidth=1.4, label=name)  # fmt: skip
+        for name, value in levels.get(measure, {}).items():
+            axis.axhline(value, color="#666666", linestyle=":", linewidth=1)
+            axis.annotate(
+                name, (0.01, value), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color="#444444"
+            )
+        axis.set_xscale("log")
+        axis.set_xlabel("k' (tokens retrieved per query token)")
+        axis.set_title(measure, loc="left", fontsize=10)
+    axes[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return _save(figure, stem)
+
+
+def loss_curve(steps: Sequence[int], losses: Sequence[float], ln_pool: float, title: str, stem: Path) -> list[Path]:
+    """Training loss by step, with its running mean and the loss of guessing, ln(pool). Returns the files written."""
+    import numpy as np
+
+    figure, (axis,) = _new(6, 3.6, 1)
+    axis.plot(steps, losses, color=COLOURS[0], linewidth=0.6, alpha=0.45)
+    window = max(1, len(losses) // 20)
+    smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+    axis.plot(steps[window - 1 :], smooth, color=COLOURS[0], linewidth=1.6)
+    axis.axhline(ln_pool, color="#666666", linestyle=":", linewidth=1)
+    axis.annotate("guessing: ln(pool)", (0.99, ln_pool), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                  fontsize=8, color="#444444")  # fmt: skip
+    axis.set_xlabel("step")
+    axis.set_ylabel("loss")
+    axis.set_title(title, loc="left", fontsize=10)
+    return _save(figure, stem)

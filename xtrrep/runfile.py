@@ -1,0 +1,58 @@
+"""Runs: ranked documents per query, and TREC run files that every tool reads alike.
+
+trec_eval keeps scores as float32 and orders equal ones by document id, other tools by position or in reverse. So the
+file holds no equal scores: documents are ranked by score (as float32), then by position in the collection, and a score
+that does not fall is set to the next float32 below. Nine significant digits carry a float32 exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xtrrep.artifacts import write_atomic
+from xtrrep.console import DataError
+
+# query id -> [(document id, score)], best first
+Run = dict[str, list[tuple[str, float]]]
+
+
+def separate(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores (C,) in descending order, made strictly descending by the smallest float32 steps."""
+    out = scores.astype(np.float32).copy()
+    for i in range(1, len(out)):
+        if not out[i] < out[i - 1]:
+            out[i] = np.nextafter(out[i - 1], np.float32(-np.inf))
+    return out
+
+
+def write(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:
+    """Write a TREC run file atomically. Raises DataError for an id that the format cannot hold."""
+    lines = []
+    for query, ranking in run.items():
+        for rank, (document, score) in enumerate(ranking, start=1):
+            lines.append(f"{query} Q0 {document} {rank} {score:.9g} {tag}\n")
+        for name in (query, *(document for document, _ in ranking)):
+            if not name or any(c.isspace() for c in name):
+                raise DataError(f"the id {name!r} cannot stand in a TREC run file: it is empty or holds white space")
+    write_atomic(path, lambda file: file.write("".join(lines).encode()))
+
+
+def read(path: Path) -> Run:
+    """Read a TREC run file. Raises DataError with file and line for a malformed one."""
+    run: Run = {}
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise DataError(f"no run file {path}") from None
+    for number, line in enumerate(text.splitlines(), start=1):
+        parts = line.split()
+        try:
+            query, _, document, _, score, _ = parts
+            run.setdefault(query, []).append((document, float(score)))
+        except ValueError:
+            raise DataError(f"{path}:{number}: not a TREC run line: {line[:80]!r}") from None
+    return run

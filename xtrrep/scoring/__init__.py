@@ -1,0 +1,1 @@
+"""From token similarities to document scores: MaxSim, XTR's aggregation of hits, imputation."""

@@ -1,0 +1,1 @@
+"""Training: the loss of setup (I) and the loop around sentence-transformers' trainer."""
