@@ -30,7 +30,8 @@ SYSTEMS = {
     "colbert, XTR scoring": ("config=colbert", "retrieve.scoring=xtr"),
     "xtr_k64, XTR scoring": ("config=xtr_k64",),
     "xtr_k128, XTR scoring": ("config=xtr_k128",),
-    "xtr_k128, ColBERT scoring": ("config=xtr_k128", "retrieve.scoring=colbert"),
+    "xtr_k256, XTR scoring": ("config=xtr_k256",),
+    "xtr_k512, XTR scoring": ("config=xtr_k512",),
 }
 MEASURES = "data.measures=[nDCG@10,Recall@100,MRR@10,Success@5]"
 

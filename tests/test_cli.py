@@ -1,9 +1,11 @@
 """Real commands in fresh processes: the main job small, and every refusal with its exit code."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -61,6 +63,28 @@ def test_the_main_job(cli: Cli, home: Path) -> None:
     assert f"{second['measures']['nDCG@10']:.4f}" in third.stdout
     plan = json.loads(cli("eval", *TINY, "--dry-run", "--json", home=home).stdout)
     assert (plan["run"], plan["reuse"]) == (0, 9)
+
+
+def test_a_killed_training_continues_with_the_same_command(tmp_path: Path, collections: Path, cli: Cli) -> None:
+    """SIGKILL after the first checkpoint: nothing looks complete, and the same words finish the run."""
+    words = ["train", *TINY, "train.steps=60", "train.checkpoint_every=2"]
+    home = tmp_path / "home"
+    env = os.environ | {"XTRREP_HOME": str(home), "XTRREP_DATA": str(collections)}
+    child = subprocess.Popen([sys.executable, "-m", "xtrrep", *words], env=env, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(home.glob("train/.partial-*/checkpoints/checkpoint-*/trainer_state.json")):
+        assert child.poll() is None, "finished before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    assert not list(home.glob("train/*/manifest.json"))
+    done = cli(*words)
+    assert "resuming from checkpoint-" in done.stderr
+    folder = Path(done.stdout.splitlines()[0])
+    steps = [int(row.split(",")[0]) for row in (folder / "loss.csv").read_text().splitlines()[1:]]
+    assert steps == list(range(1, 61))
+    assert not list(home.glob("train/.partial-*"))
 
 
 def test_eval_on_scann_and_bm25(cli: Cli, home: Path) -> None:
@@ -230,8 +254,6 @@ def test_broken_artifacts_are_refused(cli: Cli, home: Path, tmp_path: Path) -> N
 
 def test_the_wheel_finds_its_configs(tmp_path: Path, collections: Path) -> None:
     """Built, unpacked elsewhere and run in an empty folder, with nothing of the checkout in sight."""
-    import os
-
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     site = tmp_path / "site"

@@ -170,9 +170,8 @@ def doctor() -> list[tuple[str, bool | None, str, str]]:
         rows.append(("torch", False, str(error), "make install"))
     from xtrrep.index import engines
 
-    modules = {"scann": "scann", "bm25": "bm25s"}
     for name, entry in engines.entries().items():
-        present = name not in modules or importlib.util.find_spec(modules[name]) is not None
+        present = not entry.requires or importlib.util.find_spec(entry.requires) is not None
         rows.append((f"engine {name}", present, "ready" if present else "not installed", entry.install))
     for name in weights.PACKAGES:
         rows.append(_attempt(f"weights {name}", lambda name=name: str(weights.locate(name)) and "ready"))

@@ -20,12 +20,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """One part: its name, the object itself, a one-line summary, its paper, and how to install it."""
+    """One part: its name, the object itself, a one-line summary, its paper.
+
+    `requires` is the module it needs at run time and `install` how to get that.
+    """
 
     name: str
     value: T
     summary: str
     paper: str = ""
+    requires: str = ""
     install: str = ""
 
 
@@ -38,13 +42,15 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry[T]] = {}
         self._loaded = False
 
-    def register(self, name: str, summary: str, *, paper: str = "", install: str = "") -> Callable[[T], T]:
+    def register(
+        self, name: str, summary: str, *, paper: str = "", requires: str = "", install: str = ""
+    ) -> Callable[[T], T]:
         """Decorator that files a class or function under `name`."""
 
         def file(value: T) -> T:
             if name in self._entries:
                 raise ValueError(f"two parts claim the {self.kind} name {name!r}")
-            self._entries[name] = Entry(name, value, summary, paper, install)
+            self._entries[name] = Entry(name, value, summary, paper, requires, install)
             return value
 
         return file

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from xtrrep.artifacts import digest
 from xtrrep.config import Data
-from xtrrep.console import DataError, suggest
+from xtrrep.console import DataError, progress, suggest
 from xtrrep.data import Collection, sources
 from xtrrep.data.folder import first_queries, read_folder, write_beir
 
@@ -57,16 +57,19 @@ def pairs(split: str) -> list[Pair]:
     ids: dict[str, int] = {}
     summaries: set[str] = set()
     bodies: set[str] = set()
-    for name in _packages(split):
-        for id, summary, body in _package_docstrings(name):
-            folded = summary.casefold()
-            if folded in summaries or body in bodies:
-                continue
-            summaries.add(folded)
-            bodies.add(body)
-            ids[id] = ids.get(id, 0) + 1
-            unique = id if ids[id] == 1 else f"{id}#{ids[id]}"
-            found.append(Pair(unique, name in HELD_OUT, summary, body))
+    packages = _packages(split)
+    with progress(len(packages), "read docstrings", "package") as bar:
+        for name in packages:
+            for id, summary, body in _package_docstrings(name):
+                folded = summary.casefold()
+                if folded in summaries or body in bodies:
+                    continue
+                summaries.add(folded)
+                bodies.add(body)
+                ids[id] = ids.get(id, 0) + 1
+                unique = id if ids[id] == 1 else f"{id}#{ids[id]}"
+                found.append(Pair(unique, name in HELD_OUT, summary, body))
+            bar.update(1)
     return found
 
 
@@ -126,11 +129,15 @@ def _package_docstrings(name: str) -> Iterator[tuple[str, str, str]]:
 
 def _parse(path: Path) -> ast.Module | None:
     """The syntax tree, or None for a file that this Python cannot parse (templates, newer syntax)."""
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} is listed as installed but cannot be read ({error})", hint="reinstall it") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in other people's sources
         try:
-            return ast.parse(path.read_bytes())
-        except (OSError, SyntaxError, ValueError):
+            return ast.parse(source)
+        except (SyntaxError, ValueError):
             return None
 
 

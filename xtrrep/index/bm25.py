@@ -27,5 +27,9 @@ def load(folder: Path, source: Any, params: Params) -> Bm25:
 
 
 engines.register(
-    "bm25", "words, no model: the reference row", paper="Robertson and Zaragoza 2009", install="pip install bm25s"
+    "bm25",
+    "words, no model: the reference row",
+    paper="Robertson and Zaragoza 2009",
+    requires="bm25s",
+    install="pip install bm25s",
 )(Engine("text", Params, build, load))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrrep.console import DataError
+from xtrrep.console import DataError, say
 from xtrrep.encode import Store
 from xtrrep.index import Engine, Hits, check_queries, engines
 
@@ -79,10 +79,8 @@ class Searcher:
         tokens, scores = self.native.search_batched(
             np.ascontiguousarray(queries, np.float32), width, width, self.leaves_to_search
         )
-        tokens, scores = np.asarray(tokens, np.int64), np.asarray(scores, np.float32)
-        # Quantised scores tie often: order ties by token position, empty slots last.
-        order = np.lexsort((tokens, -np.where(np.isnan(scores), -np.inf, scores)), axis=1)
-        return Hits(np.take_along_axis(tokens, order, axis=1), np.take_along_axis(scores, order, axis=1))
+        # The library returns each row descending, its empty slots last.
+        return Hits(np.asarray(tokens, np.int64), np.asarray(scores, np.float32))
 
 
 def build(source: Store, params: Params, out: Path) -> dict[str, Any]:
@@ -112,6 +110,7 @@ def build(source: Store, params: Params, out: Path) -> dict[str, Any]:
         )
     )
     builder.set_n_training_threads(1)
+    say(f"  {params.num_leaves:,} leaves over {source.tokens:,} tokens, one thread; ScaNN shows no progress")
     with _native_log_aside():
         builder.build().serialize(str(out), relative_path=True)
     return {"units": {"tokens": source.tokens}, "training_threads": 1}
@@ -126,5 +125,6 @@ engines.register(
     "scann",
     "partition tree and anisotropic quantisation, setup (I)'s engine",
     paper="Guo et al., ICML 2020",
+    requires="scann",
     install=INSTALL,
 )(Engine("token", Params, build, load))
