@@ -80,8 +80,9 @@ def _print_plan(plans: Sequence[Plan], json: bool, final: tuple[str, bool, Path]
         print(f"{line.action:<6} {line.stage:<10} {line.units:<24} {time:<26} {_relative(line.folder)}")
     for name, size in fetch.items():
         print(f"fetch  {name}  {f'{size:,} MB' if size else 'size not known'}")
-    rest = f", and {unknown} of unknown time" if unknown else ""
-    print(f"{len(todo)} to run, {len(lines) - len(todo)} re-used; about {preflight.duration(known)}{rest}")
+    times = [f"about {preflight.duration(known)}"] if known or not unknown else []
+    times += [f"{unknown} of unknown time"] if unknown else []
+    print(f"{len(todo)} to run, {len(lines) - len(todo)} re-used; {', and '.join(times)}")
     for problem in problems:
         print(f"missing: {problem}")
 

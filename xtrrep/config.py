@@ -113,7 +113,8 @@ class Data:
     drop_self: bool = False
     measures: list[str] = field(default_factory=lambda: ["nDCG@10", "Recall@100", "MRR@10", "Success@5"])
     max_queries: int | None = None  # the first n judged queries, for a quick look
-    download_mb: int | None = None
+    download_mb: int | None = None  # for the plan, like `size`
+    size: list[int] | None = None  # documents and judged queries
 
 
 @dataclass

@@ -20,6 +20,7 @@ weights. So a whole plan is known before anything runs, and a stage is re-used e
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -163,7 +164,7 @@ def _triples_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict
 
     collection = open_collection(_train_data(cfg), folders["train_data"])
     facts = mine(collection, out, seed=cfg.train.seed, max_triples=cfg.train.max_triples)
-    return {"units": {"triples": facts["triples"]}, **facts}
+    return {"units": {"queries": facts["queries"]}, **facts}
 
 
 def _model_config(cfg: Config) -> dict[str, Any]:
@@ -326,11 +327,11 @@ def open_index(cfg: Config, specs: Specs, folders: Folders) -> Any:
     return engine.load(folders["index"], store, params)
 
 
-def _write_run(cfg: Config, outcome: Outcome, out: Path) -> dict[str, Any]:
+def _write_run(cfg: Config, outcome: Outcome, out: Path, **extra: float) -> dict[str, Any]:
     setting = setting_of(cfg)
     tag = "bm25" if is_text_engine(cfg) else f"{_slug(model_label(cfg))}-{setting.scoring}"
     runfile.write(out / "run.trec", outcome.run, tag)
-    facts = outcome.facts(setting.k_prime)
+    facts = {**outcome.facts(setting.k_prime), **extra}
     if outcome.missing:
         share = outcome.missing / outcome.slots
         say(f"  note: the token search left {share:.1%} of the k'={setting.k_prime:,} slots empty (no hit, not 0)")
@@ -532,9 +533,11 @@ def _run_retrievals(todo: Sequence[tuple[Plan, Step]], seen: dict[str, Path], do
         first = members[0][0]
         folders = {s.stage.name: seen[s.spec.fingerprint] for s in first.steps if s.spec.fingerprint in seen}
         say(f"run    retrieve   {len(members)} settings on {_short(folders['index'])}")
+        start = time.monotonic()
         outcomes = _retrieve_many([p.cfg for p, _ in members], first.specs, folders)
+        seconds = round(time.monotonic() - start, 3)
         for (p, step), outcome in zip(members, outcomes, strict=True):
-            write = partial(_write_run, p.cfg, outcome)
+            write = partial(_write_run, p.cfg, outcome, shared_search_seconds=seconds)
             seen[step.spec.fingerprint] = artifacts.make(step.spec, step.stage.root(), write)
             done.ran.append(seen[step.spec.fingerprint])
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from xtrrep import artifacts
 from xtrrep import config as configs
-from xtrrep.config import Source
+from xtrrep.config import Data, Source
 from xtrrep.console import DataError, XtrrepError
 from xtrrep.data import resolve
 from xtrrep.model import weights
@@ -49,36 +49,61 @@ def _planned_units(plan: Plan, step: Step) -> tuple[float | None, str]:
         return cfg.train.steps, f"{cfg.train.steps:,} steps of {cfg.train.batch_size}"
     if name in ("data", "train_data"):
         return 1, "1 collection"
-    data = next((s for s in plan.steps if s.stage.name == "data"), None)
-    if data is not None and data.reuse and name in ("documents", "queries", "retrieve", "evaluate"):
-        facts = artifacts.read_manifest(data.folder)["facts"]
-        kind = "documents" if name == "documents" else "queries"
-        return facts[kind], f"{facts[kind]:,} {kind}"
+    if name == "triples" and cfg.train.data is not None:
+        return _counted(plan, "train_data", train_data_of(cfg.train.data), "queries")
+    if name == "index" and cfg.index["engine"] == "exact":
+        return 0, "nothing to build"
+    if name in ("documents", "queries", "retrieve", "evaluate"):
+        return _counted(plan, "data", cfg.data, "documents" if name == "documents" else "queries")
     return None, ""
 
 
-def _rate(stage: str, scale: str) -> tuple[float | None, str]:
-    """Seconds a unit in the newest artifact of this stage and scale, else the rough figure for scale=demo."""
-    root = configs.results_root() if stage in ("retrieve", "evaluate") else configs.artifacts_root()
-    for path in sorted(root.glob(f"{stage}/[!.]*/{artifacts.MANIFEST}"), key=lambda p: -p.stat().st_mtime):
+def _counted(plan: Plan, stage: str, data: Data, kind: str) -> tuple[float | None, str]:
+    """Documents or queries of a collection: counted where it has been read, else as its config says."""
+    step = next(step for step in plan.steps if step.stage.name == stage)
+    if step.reuse:
+        count = artifacts.read_manifest(step.folder)["facts"][kind]
+    elif data.size:
+        count = data.size[0 if kind == "documents" else 1]
+        count = min(count, data.max_queries or count) if kind == "queries" else count
+    else:
+        return None, ""
+    return count, f"{count:,} {kind}"
+
+
+def _rate(step: Step, scale: str) -> tuple[float | None, str]:
+    """Seconds a unit in the largest artifact of this stage and scale, else the rough figure for scale=demo."""
+    stage = step.stage.name
+    best = (0.0, 0.0)
+    for path in step.stage.root().glob(f"{stage}/[!.]*/{artifacts.MANIFEST}"):
         manifest = artifacts.read_manifest(path.parent)
-        units = sum(manifest["facts"].get("units", {}).values())
-        same = scale in manifest["label"] or stage in ("data", "train_data", "triples")
-        if units and same:
-            return manifest["seconds"] / units, "from the last one here"
+        facts, label = manifest["facts"], manifest["label"]
+        # A label begins with its engine and names the scale, where these matter.
+        if stage == "index" and label.split("--")[0] != step.spec.label.split("--")[0]:
+            continue
+        if scale in label or stage in ("data", "train_data", "triples"):
+            seconds = manifest["seconds"] + facts.get("shared_search_seconds", 0.0)
+            best = max(best, (sum(facts.get("units", {}).values()), seconds))
+    if best[0]:
+        return best[1] / best[0], "as measured here"
     return (ROUGH.get(stage), "rough") if scale == "demo" else (None, "")
 
 
 def forecast(plans: Sequence[Plan]) -> list[Forecast]:
     """Every distinct step of the plans, in order."""
     lines: dict[str, Forecast] = {}
+    searched: set[tuple[str, ...]] = set()
     for plan in plans:
         for step in plan.steps:
             if step.spec.fingerprint in lines:
                 continue
             units, text = _planned_units(plan, step)
-            rate, source = _rate(step.stage.name, plan.cfg.scale)
-            seconds = None if step.reuse or units is None or rate is None else units * rate
+            rate, source = _rate(step, plan.cfg.scale)
+            seconds = None if units is None or (units and rate is None) else units * (rate or 0.0)
+            if step.stage.name == "retrieve" and not step.reuse:
+                upstream = tuple(step.spec.upstream.values())
+                seconds = 0.0 if upstream in searched else seconds  # runs that share an index share its search
+                searched.add(upstream)
             action = "reuse" if step.reuse else "run"
             lines[step.spec.fingerprint] = Forecast(
                 step.stage.name, action, step.folder, text, 0.0 if step.reuse else seconds, "" if step.reuse else source
@@ -116,7 +141,7 @@ def missing(plans: Sequence[Plan]) -> list[str]:
     todo = {step.stage.name for plan in plans for step in plan.steps if not step.reuse}
     paper = any(plan.cfg.scale == "paper" and not is_text_engine(plan.cfg) for plan in plans)
     if paper and todo & {"train", "documents"} and device_of("auto") == "cpu":
-        problems.append("no GPU (scale=paper trains 50,000 steps of 196 and encodes whole collections)")
+        problems.append("no GPU, and scale=paper is hours of training and encoding on one")
     fetch = downloads(plans)
     if fetch and not weights.hub_reachable():
         problems.append(

@@ -74,6 +74,6 @@ def hub_reachable(timeout: float = 3.0) -> bool:
         with urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=timeout):
             return True
     except urllib.error.HTTPError as error:
-        return error.code < 500  # an answer, if not a page: a proxy's refusal (403) is caught by the next line
+        return error.code not in (403, 407) and error.code < 500  # 403 and 407 are a proxy's refusal
     except (urllib.error.URLError, OSError):
         return False

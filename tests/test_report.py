@@ -1,0 +1,85 @@
+"""Tables say what is missing, figures repeat byte for byte, and the sweep's table is what the scores say."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+
+from xtrrep.analyze import k_prime
+from xtrrep.config import compose
+from xtrrep.report.figure import k_prime_sweep, loss_curve
+from xtrrep.report.table import Table
+
+TABLE = Table("A title", ["model", "nDCG@10", "k'"], [["a|b", 0.123456, 40000], ["c", None, None]], ["a note"])
+
+
+def test_table_renders_missing_as_a_dash_never_zero() -> None:
+    assert "0.1235" in TABLE.terminal()
+    assert "40,000" in TABLE.terminal()
+    assert TABLE.terminal().splitlines()[5].split() == ["c", "—", "—"]
+    assert "| a\\|b | 0.1235 | 40,000 |" in TABLE.markdown()
+    assert "- a note" in TABLE.markdown()
+    rows = list(csv.reader(TABLE.csv().splitlines()))
+    assert rows[1:] == [["a|b", "0.123456", "40000"], ["c", "", ""]]
+
+
+def test_figures_are_repeatable(tmp_path: Path) -> None:
+    panels = {"nDCG@10": {"x as XTR": [(10.0, 0.3), (100.0, 0.4)], "x as ColBERT": [(10.0, 0.5), (100.0, 0.4)]}}
+    for name in ("one", "two"):
+        k_prime_sweep(panels, {"nDCG@10": {"BM25": 0.35}}, "title", tmp_path / name)
+        loss_curve([1, 2, 3], [3.0, 2.0, 1.0], 3.2, "title", tmp_path / f"{name}-loss")
+    for suffix in (".png", ".svg", "-loss.png", "-loss.svg"):
+        first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("one", "two"))
+        assert first == second
+        assert len(first) > 4000
+
+
+@pytest.fixture(scope="module")
+def sweep() -> tuple:
+    """Made-up scores in which colbert beats xtr_k128, loses with k', and xtr_k128 does not."""
+    cfg = compose(["analyze.models=[colbert,xtr_k128]", "analyze.k_primes=[10,1000]", "analyze.resamples=500"])
+    rng = np.random.default_rng(0)
+    base = rng.random(80) * 0.3
+    scores = {}
+    for cell in k_prime.cells(cfg):
+        level = {"untrained": 0.0, "colbert": 0.5, "xtr_k128": 0.4, "bm25": 0.2}[cell.model]
+        loss = 0.2 if (cell.model, cell.scoring, cell.k_prime) == ("colbert", "xtr", 10) else 0.0
+        values = base + level - loss + rng.normal(0, 0.01, 80)
+        index = pandas.Index([f"q{i}" for i in range(80)], name="query")
+        scores[cell] = pandas.DataFrame(dict.fromkeys(cfg.data.measures, values), index=index)
+    return cfg, scores
+
+
+def test_the_sweeps_table_and_statements(sweep: tuple, tmp_path: Path) -> None:
+    cfg, scores = sweep
+    runs = {cell: f"run{i}" for i, cell in enumerate(scores)}
+    k_prime.make(cfg, scores, tmp_path, runs)
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+    assert len(rows) == 3 * 2 * 2 + 1
+    for cell, row in zip(scores, rows, strict=True):
+        assert float(row["nDCG@10"]) == pytest.approx(scores[cell]["nDCG@10"].mean())
+    text = (tmp_path / "table.txt").read_text()
+    statements = text[text.index("What it says") :]
+    lines = [line for line in statements.splitlines() if line.startswith(("colbert", "xtr_k128", "loss"))]
+    assert [line.split()[-1] for line in lines] == ["higher", "higher", "lower", "higher"]
+    assert "run0" in text
+
+
+def test_statements_follow_the_data(sweep: tuple, tmp_path: Path) -> None:
+    """Swap the two models and every comparison between them turns round: nothing is written in advance."""
+    cfg, scores = sweep
+    swap = {"colbert": "xtr_k128", "xtr_k128": "colbert"}
+    swapped = {}
+    for cell in scores:
+        twin = next(
+            c
+            for c in scores
+            if (c.model, c.scoring, c.k_prime) == (swap.get(cell.model, cell.model), cell.scoring, cell.k_prime)
+        )
+        swapped[cell] = scores[twin]
+    k_prime.make(cfg, swapped, tmp_path, dict.fromkeys(scores, "r"))
+    text = (tmp_path / "table.txt").read_text()
+    lines = [line for line in text.splitlines() if "against colbert as ColBERT" in line or line.startswith("loss")]
+    assert [line.split()[-1] for line in lines] == ["higher", "lower"]
