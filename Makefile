@@ -14,7 +14,7 @@ demo: $(READY)  ## the main job: train ColBERT and XTR, evaluate both, a table a
 
 test: $(READY)  ## lint, types and the default tests
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest
 
 test-slow: $(READY)  ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow

@@ -10,7 +10,7 @@ import torch
 from sentence_transformers import MultiVectorEncoder
 
 from xtrrep.config import Encode, Model, Precision, Projection
-from xtrrep.console import DataError
+from xtrrep.console import DataError, UsageError
 from xtrrep.encode import Store, encode
 from xtrrep.model import encoder, weights
 
@@ -137,7 +137,7 @@ def test_weights_identity(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no model folder"):
         weights.locate("./nowhere")
-    with pytest.raises(DataError, match="above the backbone's limit"):
+    with pytest.raises(UsageError, match="above the backbone's limit"):
         encoder.build(replace(CFG, n_doc=600), "cpu")
     with pytest.raises(DataError, match=r"layers=9"):
         encoder.build(replace(CFG, layers=9), "cpu")

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from typing import Any
 from xtrrep.console import DataError, say
 
 MANIFEST = "manifest.json"
+REQUIRED_KEYS = {"fingerprint", "label", "stage", "made", "seconds", "facts", "files", "upstream"}
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DataError(f"{folder} is not a complete artifact: it has no {MANIFEST}") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{folder / MANIFEST} is not JSON ({error})", hint=f"rm -r {folder} and run again") from None
+    if not isinstance(manifest, dict) or not manifest.keys() >= REQUIRED_KEYS:
+        raise DataError(f"{folder / MANIFEST} is no manifest", hint=f"rm -r {folder} and run again")
     return manifest
 
 
@@ -165,7 +169,11 @@ def make(spec: Spec, root: Path, run: Callable[[Path], dict[str, Any]]) -> Path:
             partial = stale
         partial.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
-        facts = run(partial)
+        try:
+            facts = run(partial)
+        except BaseException:
+            _remove_if_empty(partial)
+            raise
         seconds = time.monotonic() - start
         files = {
             str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": hash_file(path)}
@@ -182,11 +190,24 @@ def make(spec: Spec, root: Path, run: Callable[[Path], dict[str, Any]]) -> Path:
             **spec.identity,
         }
         write_json(partial / MANIFEST, manifest)
+        if final.exists():  # without a manifest, or we would not be here: it is not there, whatever it holds
+            shutil.rmtree(final)
         os.replace(partial, final)
     return final
 
 
+def _remove_if_empty(folder: Path) -> None:
+    """Drop a partial folder that holds no file to resume from."""
+    if not any(path.is_file() for path in folder.rglob("*")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def complete(root: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Every complete artifact under `root`, oldest first, with its manifest."""
-    found = [(path.parent, read_manifest(path.parent)) for path in root.glob(f"[!.]*/[!.]*/{MANIFEST}")]
+    """Every complete artifact under `root`, oldest first, with its manifest; one with a broken manifest is named."""
+    found = []
+    for path in root.glob(f"[!.]*/[!.]*/{MANIFEST}"):
+        try:
+            found.append((path.parent, read_manifest(path.parent)))
+        except DataError as error:
+            say(f"broken: {error}")
     return sorted(found, key=lambda item: item[1]["made"])

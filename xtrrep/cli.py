@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json as jsonlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
-from xtrrep.console import XtrrepError, fail, say
+from xtrrep.console import OK, USAGE, DataError, UsageError, XtrrepError, fail, say
 
 if TYPE_CHECKING:
     from xtrrep.pipeline import Done, Plan
+
+INTERRUPTED = 130  # what a shell expects after Ctrl-C
 
 HELP = """Experiments with multi-vector retrieval: ColBERT and XTR, trained, indexed and compared.
 
@@ -299,7 +304,7 @@ def search(
     data: DataId = None,
     config: ConfigName = None,
     scale: Scale = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="documents to print")] = 5,
+    top: Annotated[int | None, typer.Option("--top", min=1, help="documents to print (5)")] = None,
     json: Json = False,
 ) -> None:
     """Search a collection for a typed query: the best documents with score and text.
@@ -309,7 +314,9 @@ def search(
     from xtrrep import pipeline, preflight
 
     words = _merge(overrides, index=index, data=data, config=config, scale=scale)
-    plans = _plans([*words, f"retrieve.top_k={top}"], "index")
+    if top is not None or not any(word.startswith("retrieve.top_k=") for word in words):
+        words.append(f"retrieve.top_k={top or 5}")
+    plans = _plans(words, "index")
     preflight.require(plans)
     _threads(plans)
     done = pipeline.run(plans)
@@ -401,14 +408,39 @@ def doctor(json: Json = False) -> None:
 
 
 def main() -> None:
-    """Entry point: errors become one line, a hint and the documented exit code."""
+    """Entry point: every foreseen error becomes one line, a hint and the documented exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without "—" still gets its table
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(words: list[str]) -> int:
     try:
-        app()
+        code = app(words, standalone_mode=False)
     except XtrrepError as error:
-        sys.exit(fail(error))
-    except KeyboardInterrupt:
+        return fail(error)
+    except TyperException as error:
+        return _fail_usage(error)
+    except typer.Abort:
+        code = INTERRUPTED
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        return fail(DataError(f"{error.strerror or error}{where}", hint="`xtrrep doctor` checks disk and permissions"))
+    if code == INTERRUPTED:
         say("interrupted: the same command continues where it can")
-        sys.exit(130)
+    return code if isinstance(code, int) else OK
+
+
+def _fail_usage(error: Any) -> int:
+    if not sys.argv[1:] or type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return USAGE
+    path = error.ctx.command_path if getattr(error, "ctx", None) else "xtrrep"
+    return fail(UsageError(" ".join(error.format_message().split()), hint=f"{path} --help"))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ of a result's identity except `machine`. Symbols: `k_train` is k in training, `k
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import MISSING as REQUIRED
 from omegaconf import DictConfig, OmegaConf
@@ -243,12 +244,22 @@ def _split_override(text: str) -> tuple[str, str]:
 
 
 def _quoted(text: str) -> str:
-    """The override as Hydra's grammar wants it: a value with spaces, brackets or other letters in quotes."""
+    """The override as Hydra's grammar wants it: a text, or a value with odd letters, in quotes."""
     key, value = _split_override(text)
-    if value[:1] in ("[", "{", "'", '"') or re.fullmatch(r"[\w./:+@%-]*", value, re.ASCII):
+    if value[:1] in ("[", "{", "'", '"') or value == "null":
         return text
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    if not _is_text(key) and re.fullmatch(r"[\w./:+@%-]*", value, re.ASCII):
+        return text
+    # Inside quotes the grammar reads a backslash only before a quote.
+    escaped = value.replace("'", "\\'")
     return f"{key}='{escaped}'"
+
+
+def _is_text(key: str) -> bool:
+    """Whether the schema says that a dotted key holds a text, so that 1e3 or a,b is one too."""
+    section, _, name = key.partition(".")
+    owner = get_type_hints(Config).get(section)
+    return is_dataclass(owner) and get_type_hints(owner).get(name) in (str, str | None)
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -291,8 +302,14 @@ def _group_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
             )
         else:
             groups.append(text)
-    if any(text.startswith("data.path=") for text in values) and "data" not in chosen:
+    placed = [text for text in overrides if text.startswith(("data.path=", "data.split="))]
+    if any(text.startswith("data.path=") for text in placed) and "data" not in chosen:
         groups.append("data=folder")
+    elif placed and chosen.get("data") != "folder":
+        raise UsageError(
+            f"{placed[0]!r} cannot change the named collection {chosen.get('data', 'pydoc/test')!r}",
+            hint="data.path=FOLDER data.split=SPLIT alone reads any folder; another split is another data=ID",
+        )
     return groups, values
 
 
@@ -322,7 +339,7 @@ def compose_with_origins(overrides: Sequence[str] = ()) -> tuple[Config, dict[st
             _check_index_types(values, known)
             defaults = GlobalHydra.instance().config_loader().compute_defaults_list("root", groups, RunMode.RUN)
         except (HydraException, OmegaConfBaseException) as error:
-            raise _explain(error) from None
+            raise _explain(error, values) from None
     origins = dict.fromkeys(flat(cfg), "schema default")
     for entry in defaults.defaults:
         if (
@@ -338,9 +355,11 @@ def compose_with_origins(overrides: Sequence[str] = ()) -> tuple[Config, dict[st
     try:
         typed = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
-        raise _explain(error) from None
+        raise _explain(error, values) from None
     if not isinstance(typed, Config):
         raise TypeError(f"composed a {type(typed).__name__}, not a Config")
+    if typed.data.id == "folder" and typed.data.path:
+        typed.data.id = f"{Path(typed.data.path).expanduser().resolve().name}/{typed.data.split}"
     _check_meaning(typed)
     return typed, origins
 
@@ -362,7 +381,7 @@ def _check_keys(values: Sequence[str], known: dict[str, Any]) -> None:
             raise UsageError(f"unknown key {key!r}", hint=suggest(key, known))
         if key not in known:
             raise UsageError(f"{key!r} is a group of keys, not a value", hint=suggest(key, known))
-        if "," in value and not value.startswith(("[", "{", "'", '"')):
+        if "," in value and not value.startswith(("[", "{", "'", '"')) and not _is_text(key):
             raise UsageError(f"{text!r} names several values", hint=f"a list is written {key}=[{value}]")
 
 
@@ -386,7 +405,6 @@ def _check_meaning(cfg: Config) -> None:
         "train.batch_size": cfg.train.batch_size,
         "train.steps": cfg.train.steps,
         "train.checkpoint_every": cfg.train.checkpoint_every,
-        "train.temperature": cfg.train.temperature,
         "train.n_doc": cfg.train.n_doc,
         "model.dim": cfg.model.dim,
         "model.n_doc": cfg.model.n_doc,
@@ -399,10 +417,24 @@ def _check_meaning(cfg: Config) -> None:
         "encode.shard_documents": cfg.encode.shard_documents,
         "machine.encode_batch": cfg.machine.encode_batch,
         "machine.query_batch": cfg.machine.query_batch,
+        "machine.threads": cfg.machine.threads,
     }
     for key, value in positive.items():
         if value is not None and value <= 0:
             raise UsageError(f"{key} must be positive, got {value}")
+    for key, number, low, high in (
+        ("train.temperature", cfg.train.temperature, 0.0, math.inf),
+        ("train.learning_rate", cfg.train.learning_rate, 0.0, math.inf),
+        ("train.grad_norm", cfg.train.grad_norm, 0.0, math.inf),
+        ("train.warmup_ratio", cfg.train.warmup_ratio, -1e-9, 1.0),
+        ("train.weight_decay", cfg.train.weight_decay, -1e-9, math.inf),
+    ):
+        if not (low < number < high or number == high == 1.0):
+            raise UsageError(f"{key}={number} is out of range")
+    if not cfg.analyze.k_primes or min(cfg.analyze.k_primes) < 1:
+        raise UsageError(f"analyze.k_primes={cfg.analyze.k_primes} must name at least one k' above 0")
+    if cfg.analyze.resamples < 100:
+        raise UsageError(f"analyze.resamples={cfg.analyze.resamples} is too few for an interval", hint="at least 100")
     if cfg.train.scorer is Scorer.xtr and (cfg.train.k_train is None or cfg.train.k_train < 1):
         raise UsageError(f"train.scorer=xtr needs a positive train.k_train, got {cfg.train.k_train}")
     if (cfg.train.data is None) == (cfg.train.triples is None):
@@ -414,7 +446,7 @@ def _check_meaning(cfg: Config) -> None:
         raise UsageError("model.source=checkpoint and model.checkpoint=FOLDER go together")
 
 
-def _explain(error: Exception) -> UsageError:
+def _explain(error: Exception, values: Sequence[str]) -> UsageError:
     """One line and a suggestion out of Hydra's and OmegaConf's traceback."""
     cause: BaseException | None = error
     while cause is not None and not (isinstance(cause, OmegaConfBaseException) and cause.full_key):
@@ -424,7 +456,8 @@ def _explain(error: Exception) -> UsageError:
     message = str(getattr(cause, "msg", None) or cause).strip().splitlines()[0]
     if not key:
         return UsageError(message)
-    where = _find_in_files(str(key))
+    given = next((text for text in values if text.startswith(f"{key}=")), None)
+    where = f", in {given!r}" if given else _find_in_files(str(key))
     known = flat(OmegaConf.create({f.name: _defaults(f) for f in fields(Config)}))
     if "not in" in message:
         return UsageError(f"unknown key {key!r}{where}", hint=suggest(str(key), known))

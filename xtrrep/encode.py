@@ -56,17 +56,24 @@ def encode(
     ids: list[str] = []
     tokens = kept = 0
     stream = iter(texts)
+    shards = -(-count // cfg.shard_documents)
+    for surplus in (out / "vectors").glob("*.npy"):  # of an interrupted run with other shard sizes
+        if int(surplus.name[:5]) >= shards:
+            surplus.unlink()
+            (out / "tokens" / f"{surplus.name[:5]}.npy").unlink(missing_ok=True)
     with progress(count, f"encode {task}", "text") as bar:
-        for number in range(-(-count // cfg.shard_documents)):
+        for number in range(shards):
             chunk = list(islice(stream, cfg.shard_documents))
             ids.extend(name for name, _ in chunk)
             lengths = out / "vectors" / f"{number:05d}.doclens.npy"
-            if lengths.exists():
+            if lengths.exists() and len(np.load(lengths)) == len(chunk):
                 kept += 1
                 bar.update(len(chunk))
             else:
                 _encode_shard(model, chunk, out, number, precision, task, device, batch_size, bar)
             tokens += int(np.load(lengths).sum())
+    if len(ids) != count:
+        raise DataError(f"{count} {task} texts were announced and {len(ids)} came", hint="has the collection changed?")
     write_json(out / "ids.json", ids)
     return {
         "units": {"texts": count},
@@ -89,32 +96,48 @@ def _encode_shard(
     batch_size: int,
     bar: Any,
 ) -> None:
-    import torch
-
     # Longest first, so that a batch pads little and memory runs out at once or never.
     order = sorted(range(len(chunk)), key=lambda i: -len(chunk[i][1]))
     vectors: list[NDArray[np.float16]] = [np.empty((0, 0), np.float16)] * len(chunk)
     tokens: list[NDArray[np.int32]] = [np.empty(0, np.int32)] * len(chunk)
-    dtype = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}.get(precision)
-    autocast = torch.autocast(device.split(":")[0], dtype=dtype) if dtype else nullcontext()
-    with autocast:
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            rows = model.encode([chunk[i][1] for i in batch], task=task, output_value=None, batch_size=batch_size)
-            for i, row in zip(batch, rows, strict=True):
-                mask = row["attention_mask"].bool()
-                # Under autocast the vectors come out a little off unit length: normalise once more in float32.
-                vector = torch.nn.functional.normalize(row["token_embeddings"][mask].float(), dim=-1)
-                vectors[i] = vector.cpu().numpy().astype(np.float16)
-                tokens[i] = row["input_ids"][mask].cpu().numpy().astype(np.int32)
-                if not np.isfinite(vectors[i]).all():
-                    raise DataError(f"the model gives vectors that are not finite for {task} {chunk[i][0]!r}")
-            bar.update(len(batch))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        rows = encode_batch(model, [chunk[i] for i in batch], task=task, precision=precision, device=device)
+        for i, (vector, token) in zip(batch, rows, strict=True):
+            vectors[i], tokens[i] = vector, token
+        bar.update(len(batch))
     name = f"{number:05d}.npy"
     write_atomic(out / "vectors" / name, lambda file: np.save(file, np.concatenate(vectors)))
     write_atomic(out / "tokens" / name, lambda file: np.save(file, np.concatenate(tokens)))
     lengths = np.array([len(v) for v in vectors], np.int32)
     write_atomic(out / "vectors" / f"{number:05d}.doclens.npy", lambda file: np.save(file, lengths))
+
+
+def encode_batch(
+    model: MultiVectorEncoder, texts: Sequence[tuple[str, str]], *, task: str, precision: Precision, device: str
+) -> list[tuple[NDArray[np.float16], NDArray[np.int32]]]:
+    """Unit vectors (tokens, dim) and vocabulary ids (tokens,) of each (id, text), as a store keeps them.
+
+    Raises DataError where a text has no vector at all or one that is not finite.
+    """
+    import torch
+
+    dtype = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}.get(precision)
+    found = []
+    with torch.autocast(device.split(":")[0], dtype=dtype) if dtype else nullcontext():
+        rows = model.encode([text for _, text in texts], task=task, output_value=None, batch_size=len(texts))
+    for (name, _), row in zip(texts, rows, strict=True):
+        mask = row["attention_mask"].bool()
+        # Under autocast the vectors come out a little off unit length: normalise once more in float32.
+        unit = torch.nn.functional.normalize(row["token_embeddings"][mask].float(), dim=-1)
+        vectors = unit.cpu().numpy().astype(np.float16)
+        if not len(vectors) or not np.isfinite(vectors).all():
+            what = "vectors that are not finite" if len(vectors) else "no vector"
+            raise DataError(
+                f"the model gives {what} for {task} {name!r}", hint="another model, or encode.precision=fp32"
+            )
+        found.append((vectors, row["input_ids"][mask].cpu().numpy().astype(np.int32)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -211,12 +234,15 @@ class Store:
         lengths = self.lengths[documents]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         first, last = int(self.offsets[documents[0]]), int(self.offsets[documents[-1] + 1])
+        neighbours = last - first == offsets[-1]
         if self._resident is None:
+            if neighbours:
+                return self.rows(first, last).astype(np.float32), offsets[:-1]
             out = np.empty((int(offsets[-1]), self.dim), np.float32)
             for document, start, stop in zip(documents, offsets[:-1], offsets[1:], strict=True):
                 out[start:stop] = self.vectors(int(document))
             return out, offsets[:-1]
-        if last - first == offsets[-1]:  # neighbours: nothing to copy
+        if neighbours:  # nothing to copy
             return self._resident[first:last], offsets[:-1]
         rows = np.arange(offsets[-1]) + np.repeat(self.offsets[documents] - offsets[:-1], lengths)
         return self._resident[rows], offsets[:-1]

@@ -16,18 +16,25 @@ if TYPE_CHECKING:
     import pandas
 
 
+EXAMPLES = "ir-measures names, for example nDCG@10, R@100, RR@10, Success@5"
+
+
 def parse(names: Sequence[str]) -> dict[str, Any]:
     """ir-measures objects by the names given, e.g. `nDCG@10`. Raises UsageError for a name it does not know."""
     import ir_measures
 
+    if not names:
+        raise UsageError("data.measures names no measure", hint=EXAMPLES)
     parsed = {}
     for name in names:
         try:
-            parsed[name] = ir_measures.parse_measure(name)
+            parsed[name] = measure = ir_measures.parse_measure(name)
         except (NameError, ValueError, SyntaxError) as error:
-            raise UsageError(
-                f"no measure {name!r}: {error}", hint="ir-measures names, for example nDCG@10, R@100, RR@10, Success@5"
-            ) from None
+            raise UsageError(f"no measure {name!r}: {error}", hint=EXAMPLES) from None
+        if not ir_measures.DefaultPipeline.supports(measure):
+            raise UsageError(f"measure {name!r} cannot be computed by what is installed", hint=EXAMPLES)
+        if type(measure.aggregator()).__name__ != "MeanAgg":
+            raise UsageError(f"measure {name!r} is a count, not a mean over queries", hint=EXAMPLES)
     return parsed
 
 
@@ -39,12 +46,12 @@ def canonical(name: str) -> str:
 def evaluate(qrels: Mapping[str, Mapping[str, int]], run: Run, measures: Sequence[str]) -> pandas.DataFrame:
     """Per-query values: one row per judged query (in the order of `qrels`), one column per measure as named.
 
-    Raises DataError when the run holds no judged query at all: that is a mix-up, not a score of 0.
+    Raises DataError when a run with results holds none of the judged queries: that is a mix-up, not a score of 0.
     """
     import ir_measures
     import pandas
 
-    if not run.keys() & qrels.keys():
+    if run and not run.keys() & qrels.keys():
         raise DataError("the run holds none of the judged queries")
     parsed = parse(measures)
     judged = [ir_measures.Qrel(q, d, grade) for q, row in qrels.items() for d, grade in row.items()]
@@ -53,7 +60,11 @@ def evaluate(qrels: Mapping[str, Mapping[str, int]], run: Run, measures: Sequenc
     names: dict[Any, list[str]] = {}
     for name, measure in parsed.items():
         names.setdefault(measure, []).append(name)
-    for metric in ir_measures.iter_calc(list(names), judged, scored):
-        for name in names[metric.measure]:
-            values[name][metric.query_id] = float(metric.value)
+    try:
+        for metric in ir_measures.iter_calc(list(names), judged, scored):
+            for name in names[metric.measure]:
+                values[name][metric.query_id] = float(metric.value)
+    except Exception as error:  # each provider raises its own kinds, a missing interpreter among them
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"computing {', '.join(parsed)} failed: {reason}", hint=EXAMPLES) from error
     return pandas.DataFrame(values).rename_axis("query")

@@ -12,9 +12,13 @@
     analyze      tables and figures over many runs
 
 Each stage leaves `ROOT/STAGE/LABEL-FINGERPRINT/` with a `manifest.json` (artifacts.py), where ROOT is `artifacts/` for
-what is costly and `results/runs/` for what people read: the table `STAGES` below says which. The fingerprint covers
-the part of the config that the stage reads, the fingerprints of the stages it needs, and the content of data and
-weights. So a whole plan is known before anything runs, and a stage is re-used exactly when its fingerprint is there.
+what is costly and `results/runs/` for what people read: `STAGES` below says which (`train_data` shares the folder of
+`data`; `analyze`, which stands over many plans, goes to the results). `$XTRREP_HOME` replaces `artifacts/` and then
+holds `results/runs/` too. The fingerprint covers the part of the config that the stage reads, the fingerprints of the
+stages it needs, and the content of data and weights (of what lies on a hub: its id and revision). So a whole plan is
+known before anything runs, and a stage is re-used exactly when a folder with its fingerprint has a manifest, whatever
+LABEL that folder was first made under. Of the machine only the precision it computes in counts (`auto` is bf16 where
+the processor has it).
 """
 
 from __future__ import annotations
@@ -70,7 +74,10 @@ def model_label(cfg: Config) -> str:
     """How tables and folders call the model: `I/xtr_k128`, `untrained`, or a checkpoint's name."""
     if cfg.model.source is Source.trained:
         return f"{cfg.setup}/{cfg.config}"
-    return "untrained" if cfg.model.source is Source.untrained else Path(str(cfg.model.checkpoint)).name
+    if cfg.model.source is Source.untrained:
+        return "untrained"
+    path = Path(str(cfg.model.checkpoint)).expanduser()
+    return path.resolve().parent.name if path.name in ("model", "", ".") else path.name
 
 
 def setting_of(cfg: Config) -> Setting:
@@ -131,15 +138,17 @@ def _slug(text: str) -> str:
 def _data_spec(stage: str, data: Data) -> Spec:
     content = content_of(data)
     config = {"loader": resolve(data).loader, "max_queries": data.max_queries, "split": data.split}
-    label = _slug(Path(data.path).name + "-" + str(data.split)) if data.id == "folder" and data.path else _slug(data.id)
-    return Spec(stage, label, 1, config, content=content)
+    return Spec(stage, _slug(data.id), 1, config, content=content)
 
 
 def _data_run(data: Data, out: Path) -> dict[str, Any]:
     data = resolve(data)
     source = sources.get(data.loader)
     source.prepare(data, out)
-    return {"units": {"collections": 1}, "id": data.id, **check(source.open(data, out))}
+    counts = check(source.open(data, out))
+    if counts["judged_missing"]:
+        say(f"  note: {counts['judged_missing']} judgements name documents that the corpus does not have")
+    return {"units": {"collections": 1}, "id": data.id, **counts}
 
 
 def open_collection(data: Data, folder: Path) -> Collection:
@@ -181,8 +190,11 @@ def _train_spec(cfg: Config, specs: Specs) -> Spec:
     config["precision"] = resolve_precision(cfg.train.precision, _device(cfg.machine.device)).value
     content = dict(_weights(cfg.model.backbone, cfg.model.revision))
     if cfg.train.triples is not None:
-        path = Path(cfg.train.triples).expanduser()
-        content |= {"triples": hash_file(path) if path.is_file() else f"{cfg.train.triples}@{cfg.train.revision}"}
+        from xtrrep.data.triples import local_files
+
+        files = local_files(cfg.train.triples)  # refuses a missing one before anything runs
+        hashes = digest([[file.suffix, hash_file(file)] for file in files])
+        content |= {"triples": hashes if files else f"{cfg.train.triples}@{cfg.train.revision}"}
         config["max_triples"] = cfg.train.max_triples
     upstream = {"triples": specs["triples"].fingerprint} if "triples" in specs else {}
     label = _slug(f"{cfg.setup}-{cfg.config}-{cfg.scale}")
@@ -327,14 +339,23 @@ def open_index(cfg: Config, specs: Specs, folders: Folders) -> Any:
     return engine.load(folders["index"], store, params)
 
 
+def _say_empty_slots(outcome: Outcome, k_prime: int) -> None:
+    if outcome.tokens < k_prime:
+        say(
+            f"  note: k'={k_prime:,} is more than the collection's {outcome.tokens:,} tokens: all of them are retrieved"
+        )
+    elif outcome.missing:
+        share = outcome.missing / outcome.slots
+        say(f"  note: the token search left {share:.1%} of the k'={k_prime:,} slots empty (no hit, not 0)")
+
+
 def _write_run(cfg: Config, outcome: Outcome, out: Path, **extra: float) -> dict[str, Any]:
     setting = setting_of(cfg)
     tag = "bm25" if is_text_engine(cfg) else f"{_slug(model_label(cfg))}-{setting.scoring}"
     runfile.write(out / "run.trec", outcome.run, tag)
     facts = {**outcome.facts(setting.k_prime), **extra}
-    if outcome.missing:
-        share = outcome.missing / outcome.slots
-        say(f"  note: the token search left {share:.1%} of the k'={setting.k_prime:,} slots empty (no hit, not 0)")
+    if not is_text_engine(cfg):
+        _say_empty_slots(outcome, setting.k_prime)
     return facts
 
 
@@ -511,6 +532,9 @@ def _carry_out(p: Plan, step: Step, folders: Folders, seen: dict[str, Path], don
     root = step.stage.root()
     if artifacts.is_complete(step.spec, root):
         folder = artifacts.folder_of(step.spec, root)
+        artifacts.check(
+            folder, step.spec.fingerprint
+        )  # all files there, of the recorded size, before anyone builds on it
         say(f"reuse  {step.stage.name:<10} {_short(folder)}")
         done.reused.append(folder)
     else:
@@ -532,7 +556,7 @@ def _run_retrievals(todo: Sequence[tuple[Plan, Step]], seen: dict[str, Path], do
         members = list(group.values())
         first = members[0][0]
         folders = {s.stage.name: seen[s.spec.fingerprint] for s in first.steps if s.spec.fingerprint in seen}
-        say(f"run    retrieve   {len(members)} settings on {_short(folders['index'])}")
+        say(f"run    retrieve   {len(members)} settings, one search of {_short(folders['index'])}")
         start = time.monotonic()
         outcomes = _retrieve_many([p.cfg for p, _ in members], first.specs, folders)
         seconds = round(time.monotonic() - start, 3)
@@ -558,16 +582,21 @@ def search(p: Plan, folders: Folders, query: str) -> list[tuple[str, float, str]
     engine, params = engine_of(cfg.index)
     collection = open_collection(cfg.data, folders["data"])
     setting = replace(setting_of(cfg), drop_self=False)
+    if not query.strip() or not query.isprintable():
+        raise UsageError(f"the query {query!r} has no words to search for, or letters that are no text")
     if engine.kind == "text":
         ids = [name for name, _ in collection.documents()]
         artifacts.check(folders["index"], specs["index"].fingerprint)
         searcher = engine.load(folders["index"], None, params)
         ranking = retrieve_text(searcher, ids, {"typed": query}, setting.top_k, drop_self=False).run["typed"]
     else:
-        from xtrrep.encode import Store
+        from xtrrep.encode import Store, encode_batch
 
         documents = Store.open(folders["documents"], specs["documents"].fingerprint)
-        vectors = _encoder(cfg, folders).encode([query], task="query", convert_to_numpy=True)[0]
+        device = _device(cfg.machine.device)
+        precision = resolve_precision(cfg.encode.precision, device)
+        encoder = _encoder(cfg, folders)
+        ((vectors, _),) = encode_batch(encoder, [("typed", query)], task="query", precision=precision, device=device)
         ranking = rank_query(open_index(cfg, specs, folders), documents, vectors.astype(np.float32), setting)
     wanted = {name for name, _ in ranking}
     texts = {name: text for name, text in collection.documents() if name in wanted}
@@ -609,7 +638,8 @@ def plan_analysis(overrides: Sequence[str]) -> AnalysisPlan:
     upstream = {
         f"{c.model}/{c.scoring}/{c.k_prime}": p.specs["evaluate"].fingerprint for c, p in zip(cells, plans, strict=True)
     }
-    described = {"analyze": plain(cfg.analyze), "title": [cfg.data.id, cfg.setup, cfg.scale, cfg.index["engine"]]}
+    shown = [cfg.data.id, cfg.setup, cfg.scale, cfg.index["engine"], cfg.protocol.name, cfg.train.seed]
+    described = {"analyze": plain(cfg.analyze), "shown": shown}
     spec = Spec(
         "analyze", f"{cfg.analyze.name}--{_slug(cfg.data.id)}-{cfg.scale}-{cfg.index['engine']}", 1, described, upstream
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from xtrrep import artifacts
 from xtrrep import config as configs
 from xtrrep.config import Data, Source
 from xtrrep.console import DataError, XtrrepError
-from xtrrep.data import resolve
+from xtrrep.data import irds, local_home_hint, resolve
+from xtrrep.data.triples import local_files
 from xtrrep.model import weights
 from xtrrep.model.encoder import device_of, processor_has_bf16
 from xtrrep.pipeline import STAGES, Plan, Step, is_text_engine, train_data_of
@@ -119,9 +121,10 @@ def downloads(plans: Sequence[Plan]) -> dict[str, int | None]:
         todo = {step.stage.name for step in plan.steps if not step.reuse}
         cfg = plan.cfg
         if "data" in todo and resolve(cfg.data).loader == "ir_datasets":
-            found[cfg.data.id] = cfg.data.download_mb
+            found[cfg.data.id] = cfg.data.download_mb or irds.download_mb(cfg.data)
         if "train_data" in todo and cfg.train.data and resolve(train_data_of(cfg.train.data)).loader == "ir_datasets":
-            found[cfg.train.data] = train_data_of(cfg.train.data).download_mb
+            data = train_data_of(cfg.train.data)
+            found[cfg.train.data] = data.download_mb or irds.download_mb(data)
         models = []
         if "train" in todo or (cfg.model.source is Source.untrained and todo & {"documents", "queries"}):
             models.append(cfg.model.backbone)
@@ -130,7 +133,7 @@ def downloads(plans: Sequence[Plan]) -> dict[str, int | None]:
         for name in models:
             if weights.locate(name) is None and not weights.is_cached(name, cfg.model.revision):
                 found[name] = weights.HUB_MB.get(name)
-        if "train" in todo and cfg.train.triples and not Path(cfg.train.triples).expanduser().exists():
+        if "train" in todo and cfg.train.triples and not local_files(cfg.train.triples):
             found[cfg.train.triples] = None  # streamed
     return found
 
@@ -153,17 +156,27 @@ def missing(plans: Sequence[Plan]) -> list[str]:
 def require(plans: Sequence[Plan]) -> None:
     """Refuse a run that this machine cannot finish. Raises DataError with what is missing and what works instead."""
     problems = missing(plans)
-    if problems:
-        names = ", ".join(sorted({plan.cfg.config for plan in plans}))
-        raise DataError(
-            "this run cannot finish here: " + "; ".join(problems),
-            hint=f"the same at a size for this machine: {_demo_command(names)}. `xtrrep doctor` says more",
-        )
+    if not problems:
+        return
+    message = "this run cannot finish here: " + "; ".join(problems)
+    if any(plan.cfg.scale == "paper" for plan in plans):
+        raise DataError(message, hint=f"the same at a size for this machine: {_demo_command(sys.argv[1:])}")
+    collections = [plan.cfg.data for plan in plans if plan.cfg.data.id in downloads(plans)]
+    hint = local_home_hint(collections[0].id) if collections else "name local folders, or try where a network is"
+    raise DataError(message, hint=hint)
 
 
-def _demo_command(names: str) -> str:
-    words = [w for w in sys.argv[1:] if not w.startswith("scale=") and not w.startswith("--scale")]
-    return " ".join(["xtrrep", *words, "scale=demo"]) if words else f"xtrrep eval config={names} scale=demo"
+def _demo_command(words: Sequence[str]) -> str:
+    """What was typed, at scale=demo."""
+    kept = []
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if word == "--scale":
+            words[:1] = []
+        elif not word.startswith(("scale=", "--scale=")):
+            kept.append(shlex.quote(word))
+    return " ".join(["xtrrep", *kept, "scale=demo"])
 
 
 def duration(seconds: float | None) -> str:

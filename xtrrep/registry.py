@@ -1,4 +1,4 @@
-"""Named tables of interchangeable parts: engines, imputations, analyses, collection sources.
+"""Named tables of interchangeable parts: engines, analyses, collection sources.
 
 A part is one small file. Dropping `xtrrep/index/mine.py` with a `@engines.register(...)` in it is all it
 takes: a registry imports the modules of its package the first time it is asked for a name. Those modules

@@ -25,6 +25,8 @@ from xtrrep.scoring.maxsim import document_maxima
 
 # Similarities held at a time while gathering embeddings, in float32 values (128 MiB).
 BLOCK_VALUES = 1 << 25
+# Up to so many documents a (query tokens x documents) array is cheap, and an exhaustive engine need not sort.
+EXHAUSTIVE_DOCUMENTS = 50_000
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Outcome:
     """A run and what the manifest says of it."""
 
     run: Run = field(default_factory=dict)
+    tokens: int = 0  # in the collection
     slots: int = 0
     missing: int = 0
     candidates: int = 0
@@ -64,7 +67,7 @@ def retrieve(
     searcher: TokenSearcher, documents: Store, queries: Store, settings: Sequence[Setting], batch: int
 ) -> dict[Setting, Outcome]:
     """Rank `documents` for every query under each setting, with one token search at the largest `k_prime`."""
-    outcomes = {setting: Outcome() for setting in settings}
+    outcomes = {setting: Outcome(tokens=documents.tokens) for setting in settings}
     own = {name: number for number, name in enumerate(documents.ids)}
     with progress(len(queries), "retrieve", "query") as bar:
         for begin in range(0, len(queries), batch):
@@ -86,8 +89,8 @@ def _ranker(
     rows = np.cumsum([0, *(len(t) for t in tokens)])
     queries = np.concatenate(tokens)
     deepest = max(setting.k_prime for setting in settings)
-    small = len(queries) * len(documents) <= BLOCK_VALUES and not any(s.zero_missing for s in settings)
-    if small and isinstance(searcher, ExhaustiveSearcher):
+    # The collection decides, never the batch: at the k'-th score `maxima` keeps every tie and `search` exactly k'.
+    if len(documents) <= EXHAUSTIVE_DOCUMENTS and isinstance(searcher, ExhaustiveSearcher):
         found = searcher.maxima(queries, min(deepest, documents.tokens))
 
         def from_maxima(i: int, setting: Setting, outcome: Outcome) -> Ranking:
@@ -97,7 +100,9 @@ def _ranker(
         return from_maxima
     hits = searcher.search(queries, deepest)
     parts = [Hits(hits.tokens[a:b], hits.scores[a:b]) for a, b in pairwise(rows)]
-    exact = _maxsim(documents, tokens, parts, max((s.k_prime for s in settings if s.scoring == "colbert"), default=0))
+    gathered = [s for s in settings if s.scoring == "colbert"]
+    zero = any(s.zero_missing for s in gathered)
+    exact = _maxsim(documents, tokens, parts, max((s.k_prime for s in gathered), default=0), with_first=zero)
 
     def from_hits(i: int, setting: Setting, outcome: Outcome) -> Ranking:
         return _rank_hits(documents, parts[i], setting, exact[i] if exact else None, outcome)
@@ -108,13 +113,18 @@ def _ranker(
 def _rank_maxima(found: Maxima, setting: Setting, outcome: Outcome) -> Ranking:
     """One query's ranking from an exhaustive search."""
     count = len(found.best)
-    best = found.best[:, : setting.k_prime]
+    best, documents = found.best[:, : setting.k_prime], found.documents
+    short = setting.k_prime - best.shape[1]
     outcome.slots += count * setting.k_prime
-    outcome.missing += count * (setting.k_prime - best.shape[1])
-    retrieved = found.documents >= best[:, -1:]
+    outcome.missing += count * short
+    if setting.zero_missing and short:
+        best = -np.sort(-np.pad(best, ((0, 0), (0, short))), axis=1)
+        documents = documents.copy()
+        documents[:, 0] = np.maximum(documents[:, 0], 0)
+    retrieved = documents >= best[:, -1:]
     candidates = np.flatnonzero(retrieved.any(axis=0))
     outcome.candidates += len(candidates)
-    values, kept = found.documents[:, candidates], retrieved[:, candidates]
+    values, kept = (documents if setting.scoring == "xtr" else found.documents)[:, candidates], retrieved[:, candidates]
     if setting.scoring == "xtr":
         values = np.where(kept, values, imputation.get(setting.imputation)(best)[:, None])
     scores = values.sum(axis=0, dtype=np.float64).astype(np.float32)
@@ -150,10 +160,7 @@ def _rank_hits(documents: Store, part: Hits, setting: Setting, exact: Ranking | 
     if exact is None:
         raise ValueError("ColBERT scoring needs the gathered MaxSim scores")
     known, values = exact
-    position = np.searchsorted(known, candidates)
-    inside = position < len(known)  # with zero-filled slots the first document may not have been gathered
-    inside[inside] = known[position[inside]] == candidates[inside]
-    return top(candidates[inside].astype(np.int64), values[position[inside]], depth)
+    return top(candidates.astype(np.int64), values[np.searchsorted(known, candidates)], depth)
 
 
 def _zero_filled(
@@ -169,15 +176,18 @@ def _zero_filled(
 
 
 def _maxsim(
-    documents: Store, tokens: Sequence[NDArray[np.float32]], parts: Sequence[Hits], k_prime: int
+    documents: Store, tokens: Sequence[NDArray[np.float32]], parts: Sequence[Hits], k_prime: int, *, with_first: bool
 ) -> list[Ranking]:
-    """Each query's candidates at `k_prime` (ascending) with their exact MaxSim; empty when k_prime is 0."""
+    """Each query's candidates at `k_prime` (ascending) with their exact MaxSim; empty when k_prime is 0.
+
+    `with_first` adds document 0, which zero-filled slots make a candidate.
+    """
     if not k_prime:
         return []
     wanted = []
     for part in parts:
         found, scores = _documents_of(documents, part, k_prime)
-        wanted.append(np.unique(found[~np.isnan(scores)]).astype(np.int64))
+        wanted.append(np.unique(np.append(found[~np.isnan(scores)], [0] if with_first else [])).astype(np.int64))
     union = np.unique(np.concatenate(wanted))
     # Queries that share most candidates share one gather and one product; those that do not are cheaper alone.
     if len(union) <= 4 * max(1, sum(map(len, wanted)) // len(wanted)):

@@ -36,6 +36,8 @@ def paired(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, seed: int = 0)
     delta = left - right
     if not np.isfinite(delta).all():
         raise DataError("per-query values hold numbers that are not finite")
+    if len(delta) < 2:  # one query says nothing of others
+        return Difference(float(delta.mean()), -np.inf, np.inf, 1.0, len(delta))
     if not delta.any():
         return Difference(0.0, 0.0, 0.0, 1.0, len(delta))
     means = _bootstrap_means(delta, resamples, seed)

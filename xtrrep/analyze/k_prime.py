@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from xtrrep.analyze import Analysis, Cell, analyses
 from xtrrep.artifacts import write_atomic
 from xtrrep.config import Config
+from xtrrep.console import UsageError
+from xtrrep.evaluate import canonical
 from xtrrep.report.figure import k_prime_sweep
 from xtrrep.report.table import Table
 from xtrrep.significance import Difference, paired
@@ -31,10 +33,18 @@ def _write(path: Path, text: str) -> None:
 
 def cells(cfg: Config) -> list[Cell]:
     """Untrained and trained models, under both scorings, at every k', and BM25 once."""
+    if cfg.index["engine"] == BM25:
+        raise UsageError("the k' sweep needs a token engine; BM25 is a row of its own", hint="index=exact")
+    if canonical(cfg.analyze.measure) not in map(canonical, cfg.data.measures):
+        raise UsageError(
+            f"analyze.measure={cfg.analyze.measure} is not among data.measures={cfg.data.measures}",
+            hint=f"analyze.measure={cfg.data.measures[0]}",
+        )
     models = [UNTRAINED, *(m for m in cfg.analyze.models if m != UNTRAINED)]
     found = []
     for model in models:
-        chosen = ("model.source=untrained",) if model == UNTRAINED else (f"config={model}",)
+        source = "model.checkpoint=null", f"model.source={UNTRAINED if model == UNTRAINED else 'trained'}"
+        chosen = source if model == UNTRAINED else (f"config={model}", *source)
         for scoring in SCORINGS:
             for k_prime in cfg.analyze.k_primes:
                 settings = (f"retrieve.scoring={scoring}", f"retrieve.k_prime={k_prime}")
@@ -47,7 +57,7 @@ def cells(cfg: Config) -> list[Cell]:
 def make(cfg: Config, scores: Mapping[Cell, pandas.DataFrame], out: Path, runs: Mapping[Cell, str]) -> dict[str, Any]:
     """table.csv, table.md, table.txt and figure1.png, figure1.svg."""
     measures = list(next(iter(scores.values())).columns)
-    measure = cfg.analyze.measure if cfg.analyze.measure in measures else measures[0]
+    measure = next(m for m in measures if canonical(m) == canonical(cfg.analyze.measure))
     compare = _comparisons(scores, measure, cfg.analyze.resamples)
     table = _table(cfg, scores, measures, measure, compare, runs)
     claims = _statements(cfg, scores, measure)
@@ -96,7 +106,7 @@ def _table(
     columns += [f"{measure} - ColBERT [95 %]", "p", f"{measure} - untrained [95 %]", "p"]
     rows = []
     for cell, frame in scores.items():
-        row: list[object] = [cell.model, SCORINGS.get(cell.scoring, MISSING_SCORING), cell.k_prime or None]
+        row: list[object] = [cell.model, SCORINGS.get(cell.scoring, "BM25"), cell.k_prime or None]
         row += [float(frame[m].mean()) for m in measures]
         for difference in compare[cell]:
             row += [None, None] if difference is None else [str(difference), float(difference.p)]
@@ -117,9 +127,6 @@ def _table(
             "Runs: " + ", ".join(sorted(set(runs.values()))),
         ],
     )
-
-
-MISSING_SCORING = "BM25"
 
 
 def _statements(cfg: Config, scores: Mapping[Cell, pandas.DataFrame], measure: str) -> Table:

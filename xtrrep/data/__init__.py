@@ -91,11 +91,21 @@ def _local_places(id: str) -> list[tuple[str, str, str]]:
     return []
 
 
+def _check_id(collection: Collection, kind: str, name: str) -> None:
+    """Refuse what a TREC run file cannot hold, before anything is encoded."""
+    if not name or any(letter.isspace() for letter in name):
+        raise DataError(
+            f"{collection.id} has a {kind} id with white space: {name!r}",
+            hint="a TREC run file cannot hold it: rename it",
+        )
+
+
 def check(collection: Collection) -> dict[str, int]:
     """Count a collection in one pass over its documents.
 
     Returns `documents`, `queries`, `judgements` and `judged_missing`, the judgements that name a document the corpus
-    does not have. Raises DataError for an empty corpus, a document id used twice, and a split without judged queries.
+    does not have. Raises DataError for an empty corpus, a document id used twice, an id with white space, a split
+    without judged queries, and one that judges nothing relevant.
     """
     if not collection.queries:
         raise DataError(f"{collection.id} has no judged query", hint="data.split=SPLIT picks another split")
@@ -104,8 +114,16 @@ def check(collection: Collection) -> dict[str, int]:
         if document_id in seen:
             raise DataError(f"{collection.id} has two documents with the id {document_id!r}")
         seen.add(document_id)
+        _check_id(collection, "document", document_id)
     if not seen:
         raise DataError(f"{collection.id} has an empty corpus")
+    for query_id in collection.queries:
+        _check_id(collection, "query", query_id)
+    if not any(grade > 0 and d in seen for grades in collection.qrels.values() for d, grade in grades.items()):
+        raise DataError(
+            f"{collection.id} judges no document of its corpus relevant, so every score would be 0",
+            hint="do the ids in the judgements match the corpus, and are grades above 0?",
+        )
     judged = [document_id for grades in collection.qrels.values() for document_id in grades]
     return {
         "documents": len(seen),

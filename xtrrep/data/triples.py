@@ -142,20 +142,26 @@ def read_triples(
     the hub (streamed, split `train`). Raises DataError for a missing column, an empty text, a line that is not JSON,
     or a hub that cannot be reached.
     """
+    files = local_files(source)
+    return _read_local(files, max_triples) if files else _stream_hub(source, revision, max_triples)
+
+
+def local_files(source: str) -> list[Path]:
+    """The files of a local `source`, in name order; none where it is a hub id. Raises DataError for a missing one."""
     path = Path(source).expanduser()
-    if path.exists() or path.suffix in SUFFIXES or source.startswith(("/", ".", "~")):
-        return _read_local(path, max_triples)
-    return _stream_hub(source, revision, max_triples)
-
-
-def _read_local(path: Path, limit: int | None) -> Dataset:
-    import pyarrow as pa
-    from datasets import Dataset
-
+    if not (path.exists() or path.suffix in SUFFIXES or source.startswith(("/", ".", "~"))):
+        return []
     files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES) if path.is_dir() else [path]
     if not files or not files[0].exists():
         what = "holds no .jsonl or .parquet file" if path.is_dir() else "does not exist"
         raise DataError(f"{path} {what}", hint="train.triples=FILE.jsonl with query, positive and negative")
+    return files
+
+
+def _read_local(files: list[Path], limit: int | None) -> Dataset:
+    import pyarrow as pa
+    from datasets import Dataset
+
     tables: list[pa.Table] = []
     for file in files:
         left = None if limit is None else limit - sum(table.num_rows for table in tables)
@@ -163,7 +169,7 @@ def _read_local(path: Path, limit: int | None) -> Dataset:
     # Built in memory and not by `load_dataset`, whose cache would outlive a change of the file.
     table = pa.concat_tables(tables)
     if not table.num_rows:
-        raise DataError(f"{path} holds no triple")
+        raise DataError(f"{files[0].parent if len(files) > 1 else files[0]} holds no triple")
     return Dataset(table)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xtrrep.console import UsageError
 from xtrrep.data.bm25 import Bm25
 from xtrrep.index import Engine, engines
 
@@ -15,6 +16,10 @@ from xtrrep.index import Engine, engines
 class Params:
     k1: float
     b: float
+
+    def __post_init__(self) -> None:
+        if self.k1 <= 0 or not 0 <= self.b <= 1:
+            raise UsageError(f"index.k1={self.k1} and index.b={self.b}", hint="k1 above 0, b between 0 and 1")
 
 
 def build(source: Sequence[str], params: Params, out: Path) -> dict[str, Any]:

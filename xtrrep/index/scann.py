@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrrep.console import DataError, say
+from xtrrep.console import DataError, UsageError, say
 from xtrrep.encode import Store
 from xtrrep.index import Engine, Hits, check_queries, engines
 
@@ -35,6 +35,18 @@ class Params:
     dimensions_per_block: int
     anisotropic_quantization_threshold: float
     spherical: bool
+
+    def __post_init__(self) -> None:
+        for name in ("num_leaves", "num_leaves_to_search", "training_sample_size", "dimensions_per_block"):
+            if getattr(self, name) < 1:
+                raise UsageError(
+                    f"index.{name} must be at least 1, got {getattr(self, name)}", hint="see configs/index"
+                )
+        if self.num_leaves_to_search > self.num_leaves:
+            raise UsageError(
+                f"index.num_leaves_to_search={self.num_leaves_to_search} is above index.num_leaves={self.num_leaves}",
+                hint=f"index.num_leaves_to_search={max(1, self.num_leaves // 10)}",
+            )
 
 
 def _library() -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtrrep.config import Model, Precision, Projection, Source
-from xtrrep.console import DataError
+from xtrrep.console import DataError, UsageError
 from xtrrep.model import weights
 
 if TYPE_CHECKING:
@@ -23,11 +23,17 @@ if TYPE_CHECKING:
 
 def device_of(name: str) -> str:
     """`auto` becomes `cuda` where there is one, else `cpu`."""
-    if name != "auto":
-        return name
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise UsageError(f"machine.device={name!r} is no device", hint="auto, cpu, cuda or cuda:1") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DataError(f"machine.device={name} but torch sees no GPU", hint="machine.device=cpu")
+    return name
 
 
 def processor_has_bf16() -> bool:
@@ -112,7 +118,8 @@ def build(cfg: Model, device: str) -> MultiVectorEncoder:
     mask = MultiVectorMask(skiplist_words=list(string.punctuation) if cfg.skip_punctuation else [])
     normalize = Normalize(module_input_name="token_embeddings")
     model = MultiVectorEncoder(modules=[transformer, head, mask, normalize], device=device)
-    set_lengths(model, cfg.n_query, cfg.n_doc, expand=cfg.query_expansion)
+    expansion = {"strategy": "fixed", "attend": False, "length": cfg.n_query, "token": None}
+    set_lengths(model, cfg.n_query, cfg.n_doc, expansion if cfg.query_expansion else None)
     return model
 
 
@@ -141,14 +148,19 @@ def _keep_layers(transformer: Any, count: int) -> None:
 
 def load(folder: str | Path, cfg: Model, device: str) -> MultiVectorEncoder:
     """A multi-vector model as saved: head, prefixes, skip list and expansion are its own; lengths are `cfg`'s."""
+    from safetensors import SafetensorError
     from sentence_transformers import MultiVectorEncoder
 
     quiet()
     try:
-        model = MultiVectorEncoder(str(folder), device=device)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"cannot load the model {folder}: {str(error).splitlines()[0]}") from None
-    set_lengths(model, cfg.n_query, cfg.n_doc, expand=model[0].query_expansion is not None)
+        # A folder has no revisions; a hub id is loaded at the one its identity names.
+        model = MultiVectorEncoder(str(folder), device=device, revision=None if Path(folder).is_dir() else cfg.revision)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise DataError(
+            f"cannot load the model {folder}: {str(error).splitlines()[0]}",
+            hint="is the folder complete? rm -r a trained one to train it again",
+        ) from None
+    set_lengths(model, cfg.n_query, cfg.n_doc, model[0].query_expansion)
     return model
 
 
@@ -164,18 +176,23 @@ def get(cfg: Model, trained: Path | None, device: str) -> MultiVectorEncoder:
     return build(cfg, device)
 
 
-def set_lengths(model: MultiVectorEncoder, n_query: int, n_doc: int, *, expand: bool) -> None:
-    """Fix query and document lengths in tokens.
+def check_length(model: MultiVectorEncoder, name: str, length: int) -> None:
+    """Raise UsageError for a length above what the backbone has positions for."""
+    limit = model[0].max_seq_length
+    if limit and length > limit:
+        raise UsageError(f"{name}={length} is above the backbone's limit of {limit} tokens", hint=f"at most {limit}")
+
+
+def set_lengths(model: MultiVectorEncoder, n_query: int, n_doc: int, expansion: dict[str, Any] | None) -> None:
+    """Fix query and document lengths in tokens, and the query expansion, whose length is n_query.
 
     Under fixed expansion a per-call length is ignored by the library, so the attribute itself is set.
     """
     transformer = model[0]
-    limit = transformer.max_seq_length
-    for name, length in (("n_query", n_query), ("n_doc", n_doc)):
-        if limit and length > limit:
-            raise DataError(f"model.{name}={length} is above the backbone's limit of {limit} tokens")
+    check_length(model, "n_query", n_query)
+    check_length(model, "n_doc", n_doc)
     transformer.query_expansion = None
     transformer.query_length = n_query
     transformer.document_length = n_doc
-    if expand:
-        transformer.query_expansion = {"strategy": "fixed", "attend": False, "length": n_query, "token": None}
+    if expansion is not None:
+        transformer.query_expansion = {**expansion, "length": n_query}

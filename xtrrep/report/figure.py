@@ -1,6 +1,6 @@
 """Figures: one function each, from plain rows, saved as PNG and SVG.
 
-Colours are Okabe and Ito's, told apart in grey by line style and marker too; lines are labelled where they end.
+Colours are Okabe and Ito's, told apart in grey by line style and marker too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What XTR scores a query token that retrieved nothing of a candidate document (Lee et al. 2023, section 3.3).
 
 An imputation takes the hits' scores, (T query tokens, k') descending and NaN-padded, and returns one value a token.
-A token without any hit imputes 0. Add one as a registered function in a file of its own package or here.
+A token without any hit imputes 0. To add one, write the function here and name it in `imputations`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtrrep.config import Precision, Train
 from xtrrep.console import DataError, progress, say
-from xtrrep.model.encoder import resolve_precision
+from xtrrep.model.encoder import check_length, resolve_precision
 from xtrrep.train.losses import contrastive
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def fit(
     import torch
     from sentence_transformers import MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
 
+    check_length(model, "train.n_doc", cfg.n_doc)
     size = len(triples) if hasattr(triples, "__len__") else None
     if size is not None and size < cfg.batch_size:
         raise DataError(f"{size} training triples do not fill one batch of {cfg.batch_size}", hint="train.batch_size=")
