@@ -91,6 +91,23 @@ def test_an_artifact_under_anothers_name_is_refused(tmp_path: Path) -> None:
         check(folder, "0" * 12)
 
 
+def test_a_folder_without_a_manifest_is_not_there(tmp_path: Path) -> None:
+    folder = make(SPEC, tmp_path, write_one)
+    (folder / "manifest.json").unlink()
+    (folder / "stray").write_text("x")
+    assert make(SPEC, tmp_path, write_one) == folder
+    assert sorted(path.name for path in folder.iterdir()) == ["deep", "manifest.json"]
+
+
+def test_an_empty_manifest_is_refused_and_listing_goes_on(tmp_path: Path) -> None:
+    folder = make(SPEC, tmp_path, write_one)
+    other = make(Spec("stage", "other", 1, {}), tmp_path, write_one)
+    (folder / "manifest.json").write_text("{}")
+    with pytest.raises(DataError, match="no manifest"):
+        check(folder)
+    assert [path for path, _ in complete(tmp_path)] == [other]
+
+
 def test_a_manifest_that_is_not_json(tmp_path: Path) -> None:
     folder = make(SPEC, tmp_path, write_one)
     (folder / "manifest.json").write_text("{")

@@ -194,6 +194,15 @@ def test_paper_scale_stops_at_once_with_the_demo_command(cli: Cli) -> None:
         (["eval", "model.backbone=./nowhere"], 3, "./nowhere"),
         (["analyze", "analyze.name=figure9"], 3, "figure9"),
         (["eval", "--nonsense"], 2, "--nonsense"),
+        (["evl"], 2, "evl"),
+        (["search", "x", "--top", "0"], 2, "--top"),
+        (["eval", "machine.device=foo"], 2, "foo"),
+        (["eval", "data.measures=[]"], 2, "no measure"),
+        (["eval", "--index", "scann", "index.num_leaves_to_search=0"], 2, "num_leaves_to_search"),
+        (["analyze", "index=bm25"], 2, "token engine"),
+        (["analyze", "analyze.measure=P@7"], 2, "P@7"),
+        (["eval", "train.triples=./none.jsonl", "train.data=null"], 3, "none.jsonl"),
+        (["search", "  "], 2, "no words"),
     ],
 )
 def test_bad_input_is_one_line_and_a_hint(cli: Cli, tmp_path: Path, words: list[str], code: int, says: str) -> None:
@@ -202,10 +211,59 @@ def test_bad_input_is_one_line_and_a_hint(cli: Cli, tmp_path: Path, words: list[
     assert "Traceback" not in done.stderr
     errors = [line for line in done.stderr.splitlines() if line.lower().startswith("error")]
     assert len(errors) == 1
-    if code == 3 or "nonsense" not in says:
-        assert "hint:" in done.stderr
+    assert "hint:" in done.stderr
     left = [p for p in (tmp_path / "home").rglob("*") if p.is_file()] if (tmp_path / "home").exists() else []
     assert not left, "a refused command left files behind"
+
+
+def test_a_damaged_input_is_not_built_upon(cli: Cli, home: Path, tmp_path: Path) -> None:
+    """Triples cut short after they were made: training refuses them, and no new model appears."""
+    copy = tmp_path / "copy"
+    cli("train", *TINY, home=home)
+    shutil.copytree(home, copy)
+    triples = next((copy / "triples").glob("[!.]*/triples.jsonl"))
+    triples.write_text("".join(triples.read_text().splitlines(keepends=True)[:6]))
+    done = cli("train", *TINY, "train.learning_rate=1e-4", home=copy, code=3)
+    assert "triples.jsonl has" in done.stderr
+    assert len(list((copy / "train").glob("[!.]*"))) == len(list((home / "train").glob("[!.]*")))
+
+
+def test_a_folder_of_triples_is_identified_by_content(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "triples, mine"
+    folder.mkdir()
+    row = json.dumps({"query": "a node", "positive": "the node of a graph", "negative": "a file"}) + "\n"
+    (folder / "one.jsonl").write_text(row * 4)
+    words = ("show", "--json", "train.data=null", f"train.triples={folder}")
+    before = json.loads(cli(*words).stdout)["fingerprints"]["train"]
+    assert json.loads(cli(*words).stdout)["fingerprints"]["train"] == before
+    (folder / "two.jsonl").write_text(row)
+    assert json.loads(cli(*words).stdout)["fingerprints"]["train"] != before
+    missing = cli("train", "train.data=null", "train.triples=./none.jsonl", code=3)
+    assert "none.jsonl does not exist" in missing.stderr
+
+
+def test_own_folders_keep_their_names_and_splits(cli: Cli, home: Path, tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "mine, too", 8)
+    done = cli("eval", f"data.path={folder}", "--index", "bm25", home=home)
+    assert "mine, too/test" in done.stdout
+    for words in (["data=beir/mini/test", f"data.path={folder}"], ["data=beir/mini/test", "data.split=train"]):
+        assert "cannot change the named collection" in cli("eval", *words, code=2).stderr
+
+
+def test_a_home_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    done = cli("eval", *TINY, "model.source=untrained", home=blocked, code=3)
+    assert "Traceback" not in done.stderr
+    assert "hint:" in done.stderr
+
+
+def test_nothing_found_counts_zero(cli: Cli, tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "none", 6)
+    rows = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row | {"text": "zzzz"}) + "\n" for row in rows))
+    done = json.loads(cli("eval", f"data.path={folder}", "--index", "bm25", "--json").stdout)
+    assert set(done["measures"].values()) == {0.0}
 
 
 def corrupted(tmp_path: Path, file: str, text: str) -> Path:
@@ -221,6 +279,8 @@ def corrupted(tmp_path: Path, file: str, text: str) -> Path:
         ("corpus.jsonl", '{"_id": "a", "text": "x"}\n{"_id": "a", "text": "y"}\n', "'a'"),
         ("corpus.jsonl", "", "empty"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\tmany\n", "test.tsv:2"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t0\n", "relevant"),
+        ("corpus.jsonl", '{"_id": "a b", "text": "x"}\n', "'a b'"),
     ],
 )
 def test_bad_collections(cli: Cli, tmp_path: Path, file: str, text: str, says: str) -> None:

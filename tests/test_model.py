@@ -88,6 +88,16 @@ def test_a_backbone_that_is_a_multi_vector_model_keeps_its_head(model: MultiVect
     assert torch.equal(embed(built, "a b", "query"), embed(model, "a b", "query"))
 
 
+def test_a_checkpoint_keeps_its_own_expansion(model: MultiVectorEncoder, tmp_path: Path) -> None:
+    model[0].query_expansion = {"strategy": "fixed", "attend": True, "length": 12, "token": None}
+    attended = embed(model, "a graph", "query")
+    model.save_pretrained(str(tmp_path / "m"))
+    model[0].query_expansion = {"strategy": "fixed", "attend": False, "length": 12, "token": None}
+    loaded = encoder.load(tmp_path / "m", CFG, "cpu")
+    assert torch.equal(embed(loaded, "a graph", "query"), attended)
+    assert not torch.allclose(embed(model, "a graph", "query"), attended, atol=1e-3)
+
+
 def test_a_pylate_save(model: MultiVectorEncoder, tmp_path: Path) -> None:
     """PyLate's layout: transformer and its own Dense, lengths, prefixes and skip list in the top-level settings."""
     folder = tmp_path / "pylate"
@@ -185,6 +195,21 @@ def test_a_killed_encode_keeps_its_shards(model: MultiVectorEncoder, tmp_path: P
     assert (tmp_path / "b" / "vectors" / "00000.npy").stat().st_mtime_ns == kept
     for path in sorted((tmp_path / "a").rglob("*.npy")):
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+
+
+def test_another_shard_size_after_a_kill_starts_over(model: MultiVectorEncoder, tmp_path: Path) -> None:
+    run_encode(model, tmp_path / "whole", shard=9)
+    run_encode(model, tmp_path / "mixed", shard=4)
+    (tmp_path / "mixed" / "vectors" / "00003.doclens.npy").unlink()
+    run_encode(model, tmp_path / "mixed", shard=9)
+    for path in sorted((tmp_path / "whole").rglob("*.npy")):
+        assert path.read_bytes() == (tmp_path / "mixed" / path.relative_to(tmp_path / "whole")).read_bytes()
+    assert len(list((tmp_path / "mixed").rglob("*.npy"))) == 9
+
+
+def test_a_corpus_that_got_shorter_is_refused(model: MultiVectorEncoder, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="30 document texts were announced and 23 came"):
+        encode(model, TEXTS, 30, tmp_path, Encode(), task="document", device="cpu", batch_size=4)
 
 
 def test_bf16_is_close_to_fp32(model: MultiVectorEncoder, tmp_path: Path) -> None:

@@ -203,6 +203,40 @@ def test_the_querys_own_document_is_dropped_and_replaced(tmp_path: Path) -> None
             assert len(outcomes[drop].run[name]) == 5
 
 
+def test_duplicates_rank_alike_whatever_the_batch(tmp_path: Path) -> None:
+    """Ties at the k'-th score: the collection's size chooses the tie rule, never the batch."""
+    rng = np.random.default_rng(5)
+    vectors = unit_vectors(rng, 20, DIM) * 3  # every document three times
+    documents = write_store(tmp_path, vectors)
+    queries = write_store(tmp_path, unit_vectors(rng, 11, DIM, 3, 7), 4, "queries")
+    for scoring in ("xtr", "colbert"):
+        setting = Setting(scoring, 20)
+        runs = [retrieve(Searcher(documents), documents, queries, [setting], n)[setting] for n in (1, 4, 16)]
+        for other in runs[1:]:
+            assert other.candidates == runs[0].candidates
+            for query, ranking in other.run.items():
+                assert dict(ranking) == pytest.approx(dict(runs[0].run[query]), abs=1e-5)
+
+
+def test_zero_filling_does_not_depend_on_the_company(world: World) -> None:
+    """protocol=released under ColBERT scoring: a setting alone and in a sweep give one run, with document 0 in it."""
+    settings = [Setting("colbert", k, zero_missing=True) for k in (2, 30)]
+    engine = Short(Searcher(world.documents))
+    together = retrieve(engine, world.documents, world.queries, settings, 4)
+    for setting in settings:
+        assert together[setting].run == retrieve(engine, world.documents, world.queries, [setting], 4)[setting].run
+    assert all("d0" in dict(ranking) for ranking in together[settings[1]].run.values())
+
+
+@pytest.mark.parametrize("scoring", ["xtr", "colbert"])
+def test_zero_filling_beyond_the_collection_is_one_rule_on_both_paths(world: World, scoring: str) -> None:
+    setting = Setting(scoring, world.documents.tokens + 3, top_k=10**6, zero_missing=True)
+    fast = retrieve(Searcher(world.documents), world.documents, world.queries, [setting], 4)[setting].run
+    slow = retrieve(HitsOnly(Searcher(world.documents)), world.documents, world.queries, [setting], 4)[setting].run
+    for query, ranking in fast.items():
+        assert dict(ranking) == pytest.approx(dict(slow[query]), abs=1e-5)
+
+
 def test_separate_makes_scores_strictly_fall() -> None:
     scores = np.array([1.0, 1.0, 1.0, 0.5, 0.5, -1.0], np.float32)
     out = separate(scores)

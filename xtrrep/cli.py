@@ -313,6 +313,7 @@ def search(
     """
     from xtrrep import pipeline, preflight
 
+    pipeline.check_query(query)
     words = _merge(overrides, index=index, data=data, config=config, scale=scale)
     if top is not None or not any(word.startswith("retrieve.top_k=") for word in words):
         words.append(f"retrieve.top_k={top or 5}")

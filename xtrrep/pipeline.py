@@ -574,6 +574,16 @@ def _short(folder: Path) -> str:
 # --- one typed query ---------------------------------------------------------------------------------------------
 
 
+def check_query(query: str) -> None:
+    """Raise UsageError for a typed query that is blank or holds bytes that are no text."""
+    if not query.strip():
+        raise UsageError("the query has no words to search for", hint='xtrrep search "shortest path between two nodes"')
+    try:
+        query.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the query {query!r} holds bytes that are no text", hint="type it as UTF-8") from None
+
+
 def search(p: Plan, folders: Folders, query: str) -> list[tuple[str, float, str]]:
     """The `retrieve.top_k` best documents for a typed query on a built index: (id, score, text), best first."""
     import numpy as np
@@ -582,8 +592,6 @@ def search(p: Plan, folders: Folders, query: str) -> list[tuple[str, float, str]
     engine, params = engine_of(cfg.index)
     collection = open_collection(cfg.data, folders["data"])
     setting = replace(setting_of(cfg), drop_self=False)
-    if not query.strip() or not query.isprintable():
-        raise UsageError(f"the query {query!r} has no words to search for, or letters that are no text")
     if engine.kind == "text":
         ids = [name for name, _ in collection.documents()]
         artifacts.check(folders["index"], specs["index"].fingerprint)

@@ -27,6 +27,8 @@ from xtrrep.scoring.maxsim import document_maxima
 BLOCK_VALUES = 1 << 25
 # Up to so many documents a (query tokens x documents) array is cheap, and an exhaustive engine need not sort.
 EXHAUSTIVE_DOCUMENTS = 50_000
+# Copies of one vector differ by about 1e-7 with their place in a float32 product: this close to the k'-th is a tie.
+TIE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def _rank_maxima(found: Maxima, setting: Setting, outcome: Outcome) -> Ranking:
         best = -np.sort(-np.pad(best, ((0, 0), (0, short))), axis=1)
         documents = documents.copy()
         documents[:, 0] = np.maximum(documents[:, 0], 0)
-    retrieved = documents >= best[:, -1:]
+    retrieved = documents >= best[:, -1:] - TIE
     candidates = np.flatnonzero(retrieved.any(axis=0))
     outcome.candidates += len(candidates)
     values, kept = (documents if setting.scoring == "xtr" else found.documents)[:, candidates], retrieved[:, candidates]

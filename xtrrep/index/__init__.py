@@ -38,7 +38,8 @@ class Maxima:
 
     documents: (T, N) best similarity of each query token in each document; best: (T, k') the k' largest token
     similarities, descending. A document token is retrieved iff it reaches the k'-th largest, so a document's best hit
-    is its plain maximum if that reaches the threshold, and nothing otherwise (ties at the threshold all count).
+    is its plain maximum if that reaches the threshold, and nothing otherwise. Ties at the threshold all count, where a
+    token search keeps exactly k' of them.
     """
 
     documents: NDArray[np.float32]
