@@ -72,7 +72,13 @@ def k_prime_sweep(
         for name, value in levels.get(measure, {}).items():
             axis.axhline(value, color="#666666", linestyle=":", linewidth=1)
             axis.annotate(
-                name, (0.01, value), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color="#444444"
+                name,
+                (0.99, value),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                fontsize=8,
+                color="#444444",
             )
         axis.set_xscale("log")
         axis.set_xlabel("k' (tokens retrieved per query token)")
