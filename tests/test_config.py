@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from xtrrep import config, pipeline
+from xtrrep import config, pipeline, runfile
 from xtrrep.config import Config, compose, compose_with_origins
 from xtrrep.console import DataError, UsageError, XtrrepError
 
@@ -152,3 +152,22 @@ def test_untrained_is_the_same_model_whatever_the_config() -> None:
 
 def test_explicit_scoring_equal_to_the_models_own_is_the_same_run() -> None:
     assert fingerprints("retrieve.scoring=xtr", "retrieve.k_prime=40000") == fingerprints()
+
+
+def test_splits_of_one_text_index_keep_their_own_queries(
+    tmp_path: Path, collections: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BM25 on train and test carried out together: one index, two settings each, each split its own queries."""
+    monkeypatch.setenv("XTRREP_HOME", str(tmp_path))
+    monkeypatch.setenv("XTRREP_DATA", str(collections))
+    words = [(split, k) for split in ("train", "test") for k in (5, 9)]
+    plans = [
+        pipeline.plan(compose([f"data=beir/mini/{split}", "index=bm25", f"retrieve.top_k={k}"]), "retrieve")
+        for split, k in words
+    ]
+    done = pipeline.run(plans)
+    found = [runfile.read(folders["retrieve"] / "run.trec") for folders in done.folders]
+    for (split, k), run in zip(words, found, strict=True):
+        assert all(int(query[1:]) % 2 == (split == "test") for query in run)
+        assert len(run) == 20
+        assert max(map(len, run.values())) <= k

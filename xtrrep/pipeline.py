@@ -532,9 +532,8 @@ def _carry_out(p: Plan, step: Step, folders: Folders, seen: dict[str, Path], don
     root = step.stage.root()
     if artifacts.is_complete(step.spec, root):
         folder = artifacts.folder_of(step.spec, root)
-        artifacts.check(
-            folder, step.spec.fingerprint
-        )  # all files there, of the recorded size, before anyone builds on it
+        # All files there, of the recorded size, before anyone builds on them.
+        artifacts.check(folder, step.spec.fingerprint)
         say(f"reuse  {step.stage.name:<10} {_short(folder)}")
         done.reused.append(folder)
     else:
@@ -549,7 +548,9 @@ def _run_retrievals(todo: Sequence[tuple[Plan, Step]], seen: dict[str, Path], do
     groups: dict[tuple[str, ...], dict[str, tuple[Plan, Step]]] = {}
     for p, step in todo:
         if not artifacts.is_complete(step.spec, step.stage.root()):
-            groups.setdefault(tuple(step.spec.upstream.values()), {})[step.spec.fingerprint] = (p, step)
+            # A text engine's queries are content, a token engine's an upstream stage: both tell groups apart.
+            shared = (*step.spec.upstream.values(), *step.spec.content.values())
+            groups.setdefault(shared, {})[step.spec.fingerprint] = (p, step)
     for group in groups.values():
         if len(group) < 2:
             continue  # alone, it runs like any other stage

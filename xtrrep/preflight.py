@@ -103,9 +103,9 @@ def forecast(plans: Sequence[Plan]) -> list[Forecast]:
             rate, source = _rate(step, plan.cfg.scale)
             seconds = None if units is None or (units and rate is None) else units * (rate or 0.0)
             if step.stage.name == "retrieve" and not step.reuse:
-                upstream = tuple(step.spec.upstream.values())
-                seconds = 0.0 if upstream in searched else seconds  # runs that share an index share its search
-                searched.add(upstream)
+                shared = (*step.spec.upstream.values(), *step.spec.content.values())
+                seconds = 0.0 if shared in searched else seconds  # one search serves them all
+                searched.add(shared)
             action = "reuse" if step.reuse else "run"
             lines[step.spec.fingerprint] = Forecast(
                 step.stage.name, action, step.folder, text, 0.0 if step.reuse else seconds, "" if step.reuse else source
