@@ -2,7 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from xtrrep.console import DataError
@@ -91,9 +95,6 @@ def test_read_follows_a_changed_file(tmp_path: Path) -> None:
 
 
 def test_read_parquet_and_folder(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     pq.write_table(
         pa.table({"negative": ["n", "n"], "query": ["a", "b"], "positive": ["p", "p"]}), tmp_path / "1.parquet"
     )
@@ -118,7 +119,12 @@ def test_read_parquet_and_folder(tmp_path: Path) -> None:
             {"query": "q", "pos": "p", "negative": "n"},
             r"t\.jsonl:2: no column positive \(found: query, pos, negative\)",
         ),
-        ({"query": "q", "positive": " ", "negative": "n"}, r"t\.jsonl:2: 'positive' is not a text with words"),
+        ({"query": "q", "positive": " ", "negative": "n"}, r"t\.jsonl:2: 'positive' is not a text with words: ' '"),
+        ({"query": "", "positive": "p", "negative": "n"}, r"t\.jsonl:2: 'query' is not a text with words: ''"),
+        ({"query": "q", "positive": "p"}, r"t\.jsonl:2: no column negative \(found: query, positive\)"),
+        ({"query": "q", "positive": "p", "negative": None}, r"t\.jsonl:2: 'negative' is not a text with words: None"),
+        ({"query": "q", "positive": "p", "negative": ""}, r"t\.jsonl:2: 'negative' is not a text with words: ''"),
+        ({"query": "q", "positive": "p", "negative": []}, r"t\.jsonl:2: 'negative' is not a text with words: \[\]"),
         ({"query": "q", "positive": "p", "negative": ["n"]}, r"t\.jsonl:2: 'negative' is not a text with words"),
     ],
 )
@@ -126,6 +132,28 @@ def test_broken_lines(tmp_path: Path, line: object, message: str) -> None:
     path = write(tmp_path / "t.jsonl", GOOD, line)
     with pytest.raises(DataError, match=message):
         read_triples(str(path))
+
+
+def test_pairs_are_told_how_to_get_negatives(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", {"query": "q", "positive": "p"})
+    with pytest.raises(DataError, match="no column negative") as caught:
+        read_triples(str(path))
+    assert "train.data=ID mines the negatives" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"query": ["a"], "positive": ["p"]}, r"t\.parquet: no column negative \(found: query, positive\)"),
+        ({"query": ["a"] * 2, "positive": ["p"] * 2, "negative": ["n", None]}, r"'negative' is not a text .* in row 2"),
+        ({"query": ["a"] * 2, "positive": ["p", ""], "negative": ["n"] * 2}, r"'positive' is not a text .* in row 2"),
+        ({"query": ["a"], "positive": ["p"], "negative": [["n"]]}, r"t\.parquet is not a Parquet file of texts"),
+    ],
+)
+def test_broken_parquet(tmp_path: Path, columns: dict[str, list[Any]], message: str) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=message):
+        read_triples(str(tmp_path / "t.parquet"))
 
 
 def test_missing_files(tmp_path: Path) -> None:
@@ -137,9 +165,7 @@ def test_missing_files(tmp_path: Path) -> None:
         read_triples(str(write(tmp_path / "empty.jsonl")))
 
 
-def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
+def test_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*args: object, **kwargs: object) -> None:
         raise ConnectionError("Couldn't reach the Hub")
 
@@ -148,13 +174,84 @@ def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         read_triples("someone/triples")
     assert "train.triples=" in str(caught.value.hint)
 
-    def stream(source: str, *, revision: str | None, split: str, streaming: bool) -> object:
-        assert (revision, split, streaming) == ("abc", "train", True)
-        return datasets.Dataset.from_list(
-            [{"id": n, **dict(reversed(GOOD.items()))} for n in range(5)]
-        ).to_iterable_dataset()
 
-    monkeypatch.setattr(datasets, "load_dataset", stream)
-    found = list(read_triples("someone/triples", revision="abc", max_triples=3))
-    assert len(found) == 3
-    assert list(found[0]) == COLUMNS
+ROWS = [{"negative": f"n{n}", "positive": f"p{n}", "id": n, "query": f"q{n}"} for n in range(23)]
+FOUND = [{name: row[name] for name in COLUMNS} for row in ROWS]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`someone/triples` on a stand-in of the hub: the library's own streaming, over a folder of Parquet files."""
+    folder = tmp_path / "hub" / "data"
+    folder.mkdir(parents=True)
+    load = datasets.load_dataset
+
+    def load_dataset(source: str, subset: str | None, *, revision: str | None, split: str, streaming: bool) -> object:
+        assert (source, subset, revision, streaming) == ("someone/triples", None, "abc123", True)
+        return load(str(folder.parent), split=split, streaming=streaming, cache_dir=str(tmp_path / "cache"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return folder
+
+
+def publish(folder: Path, rows: list[dict[str, Any]]) -> None:
+    for number, start in enumerate(range(0, len(rows), 10)):
+        table = pa.Table.from_pylist(rows[start : start + 10])
+        pq.write_table(table, folder / f"train-{number:05}-of-00003.parquet", row_group_size=4)
+
+
+def stream(**changes: Any) -> Any:
+    return read_triples("someone/triples", revision="abc123", **changes)
+
+
+def test_streamed(hub: Path) -> None:
+    publish(hub, ROWS)
+    dataset = stream()
+    assert isinstance(dataset, datasets.IterableDataset)
+    assert dataset.column_names == COLUMNS
+    assert [list(row.items()) for row in dataset] == [list(row.items()) for row in FOUND]  # the order is the loss's
+    assert list(stream(max_triples=12)) == FOUND[:12]
+
+
+@pytest.mark.parametrize("at", [0, 1, 4, 9, 10, 17, 20])
+def test_a_stream_resumes_where_it_was(hub: Path, at: int) -> None:
+    publish(hub, ROWS)
+    dataset = stream(max_triples=20)
+    rows = iter(dataset)
+    head = [next(rows) for _ in range(at)]
+    state = json.loads(json.dumps(dataset.state_dict()))  # a checkpoint keeps it on disk
+    again = stream(max_triples=20)
+    again.load_state_dict(state)
+    assert head + list(again) == FOUND[:20]
+
+
+@pytest.mark.parametrize("value", ["", "  ", None])
+def test_streamed_rows_are_checked_when_reached(hub: Path, value: str | None) -> None:
+    rows = [dict(row) for row in ROWS]
+    rows[14]["positive"] = value
+    publish(hub, rows)
+    message = rf"someone/triples: row 15: 'positive' is not a text with words: {value!r}"
+    dataset = stream()
+    stream_rows = iter(dataset)
+    assert [next(stream_rows) for _ in range(14)] == FOUND[:14]
+    state = dataset.state_dict()
+    with pytest.raises(DataError, match=message):
+        next(stream_rows)
+    again = stream()  # the number of the row survives a resume
+    again.load_state_dict(state)
+    with pytest.raises(DataError, match=message):
+        list(again)
+    assert list(stream(max_triples=14)) == FOUND[:14]
+
+
+def test_a_stream_without_negatives(hub: Path) -> None:
+    publish(hub, [{"query": "q", "positive": "p"}])
+    with pytest.raises(DataError, match=r"someone/triples: no column negative \(found: query, positive\)"):
+        stream()
+    publish(hub, [{"query": "q", "positive": "p", "negative": ["n"]}])
+    with pytest.raises(DataError, match=r"row 1: 'negative' is not a text with words: \['n'\]"):
+        list(stream())
+    (hub / "train-00000-of-00003.parquet").unlink()
+    (hub / "train.jsonl").write_text("\n")
+    with pytest.raises(DataError, match="someone/triples"):
+        stream()

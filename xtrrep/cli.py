@@ -116,11 +116,12 @@ def _work(overrides: Sequence[str], until: str, json: bool, dry_run: bool) -> tu
     preflight.require(plans)
     _threads(plans)
     done = pipeline.run(plans)
-    folder = done.folders[0][until]
+    final = plans[0].steps[-1].stage.name  # `train` ends with `distill` for a distilled model
+    folder = done.folders[0][final]
     result = {
-        "stage": until,
+        "stage": final,
         "folder": str(folder),
-        "fingerprint": plans[0].specs[until].fingerprint,
+        "fingerprint": plans[0].specs[final].fingerprint,
         "ran": [str(path) for path in done.ran],
         "reused": [str(path) for path in done.reused],
         "facts": read_manifest(folder)["facts"],
@@ -156,7 +157,7 @@ def train(
 ) -> None:
     """Train a model; the same command continues an interrupted run.
 
-    Examples: xtrrep train config=xtr_k128 | xtrrep train config=colbert train.steps=300
+    Examples: xtrrep train config=xtr_k128 | xtrrep train setup=II config=xtr_k256 stage=kd
     """
     _verb("train", _merge(overrides, config=config, scale=scale), json, dry_run)
 

@@ -25,6 +25,7 @@ from xtrrep.console import DataError, UsageError, suggest
 
 class Source(Enum):
     trained = "trained"  # our training from the backbone
+    released = "released"  # the study's public checkpoint of the same name
     untrained = "untrained"  # the backbone and its fresh projection, before any step
     checkpoint = "checkpoint"  # a multi-vector model as it is, from model.checkpoint
 
@@ -44,6 +45,46 @@ class Precision(Enum):
 class Scorer(Enum):
     colbert = "colbert"  # MaxSim
     xtr = "xtr"  # retrieved tokens only
+
+
+class TrainStage(Enum):
+    contrastive = "contrastive"
+    kd = "kd"  # then distilled from a teacher's scores; setup (II) only
+
+
+class Objective(Enum):
+    stated = "stated"  # the paper's text: retrieved maxima over the number of query tokens that retrieved something
+    authors = "authors"  # the released code: negatives lose to 0, Z counts positive maxima, clamped at 1e-3
+
+
+class Z(Enum):
+    retrieved = "retrieved"
+    positive_clamped = "positive_clamped"
+
+
+class Unretrieved(Enum):
+    zero = "zero"  # a document that no query token retrieved scores 0
+    drop = "drop"  # it leaves the softmax
+
+
+class Mask(Enum):
+    topk = "topk"
+    none = "none"  # every token counts as retrieved: PrimeQA's defect, a mean of plain maxima
+
+
+class ContrastiveLoss(Enum):
+    contrastive = "contrastive"
+    cached = "cached"  # GradCache: the same gradients from forward passes of train.mini_batch texts
+
+
+class DistillLoss(Enum):
+    kl = "kl"
+    margin_mse = "margin_mse"
+
+
+class KdMulti(Enum):
+    losses = "losses"  # the paper: the mean of one loss a k_train
+    scores = "scores"  # the released code: one loss of the mean score
 
 
 class Scoring(Enum):
@@ -81,14 +122,9 @@ class Model:
 
 
 @dataclass
-class Train:
-    scorer: Scorer = Scorer.xtr
-    k_train: int | None = 128
-    temperature: float = 0.05
-    data: str | None = None  # a collection with training qrels; hard negatives are mined with BM25
-    triples: str | None = None  # or a hub id / a local .jsonl or .parquet with query, positive, negative
-    revision: str | None = None  # of the hub's triples
-    max_triples: int | None = None
+class Loop:
+    """What contrastive training and distillation share."""
+
     n_doc: int = 300  # document length in training
     batch_size: int = 196
     steps: int = 50000
@@ -96,9 +132,54 @@ class Train:
     warmup_ratio: float = 0.01
     weight_decay: float = 0.0
     grad_norm: float = 10.0
+    learn_temperature: bool = False
+    temperature_lr: float | None = None  # null: learning_rate, as in the study
     precision: Precision = Precision.bf16
-    checkpoint_every: int = 1000
     seed: int = 42
+    checkpoint_every: int = 1000
+    eval_every: int | None = None  # steps; null: no evaluation during training
+    eval_data: str | None = None  # a small collection, searched exactly
+
+
+@dataclass
+class Train(Loop):
+    """Contrastive training."""
+
+    scorer: Scorer = Scorer.xtr
+    k_train: Any = 128  # one, or a list of several whose losses are averaged; null for ColBERT
+    objective: Objective = Objective.stated
+    z: Z | None = None  # null, here and below: what the objective says
+    missing: Unretrieved | None = None
+    mask: Mask | None = None
+    temperature: float | None = None  # null: by scorer
+    temperature_colbert: float = 1.0
+    temperature_xtr: float = 0.05
+    loss: ContrastiveLoss = ContrastiveLoss.contrastive
+    mini_batch: int = 32
+    data: str | None = None  # a collection with training qrels; hard negatives are mined with BM25
+    triples: str | None = None  # or a hub id / a local .jsonl or .parquet with query, positive, negative
+    revision: str | None = None  # of the hub's triples
+    max_triples: int | None = None
+
+
+@dataclass
+class Distill(Loop):
+    """Distillation from a teacher's scores, after `train` (setup II, stage=kd). Scorer and k_train are `train`'s."""
+
+    batch_size: int = 16
+    steps: int = 20000
+    learning_rate: float = 4e-6
+    warmup_ratio: float = 0.0
+    loss: DistillLoss = DistillLoss.kl
+    kd_multi: KdMulti = KdMulti.losses
+    min_max: bool = True  # student's and teacher's scores to [0, 1] over a query's candidates
+    temperature: float = 1.0
+    n_ways: int = 16  # candidates a query
+    data: str | None = None  # a collection whose BM25 candidates `teacher` scores
+    teacher: str = "pypi/all-mpnet-base-v2"
+    lists: str | None = None  # or a hub id / a local .jsonl or .parquet with query, documents, scores
+    revision: str | None = None  # of the hub's lists
+    max_queries: int | None = None
 
 
 @dataclass
@@ -159,6 +240,10 @@ class Machine:
     threads: int | None = None  # null: torch's default
     encode_batch: int = 32  # texts a forward pass
     query_batch: int = 16  # queries a token search
+    gradient_checkpointing: bool = False  # less memory, one more forward pass
+    compile: bool = False  # torch.compile of the encoder in training
+    tensorboard: bool = True
+    wandb: bool = False
 
 
 @dataclass
@@ -166,8 +251,10 @@ class Config:
     setup: str = REQUIRED
     config: str = REQUIRED
     scale: str = REQUIRED
+    stage: TrainStage = TrainStage.contrastive
     model: Model = field(default_factory=Model)
     train: Train = field(default_factory=Train)
+    distill: Distill = field(default_factory=Distill)
     data: Data = field(default_factory=Data)
     encode: Encode = field(default_factory=Encode)
     index: dict[str, Any] = field(default_factory=dict)  # `engine`, and that engine's own parameters
@@ -283,6 +370,10 @@ def _group_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     chosen: dict[str, str] = {}
     for text in overrides:
         key, value = _split_override(text)
+        if key == "config" and value.endswith("_kd") and value.removesuffix("_kd") in options("config"):
+            # The name a distilled model prints is a name that can be typed.
+            text, value = f"config={value.removesuffix('_kd')}", value.removesuffix("_kd")
+            values.append("stage=kd")
         if key not in GROUPS:
             values.append(text)
             continue
@@ -399,13 +490,63 @@ def _check_index_types(values: Sequence[str], known: dict[str, Any]) -> None:
             raise UsageError(f"{key}={raw!r} is not of type {wanted.__name__}", hint=f"for example {key}={known[key]}")
 
 
+def k_trains(train: Train) -> tuple[int, ...]:
+    """`train.k_train` as a tuple: several for a stacked objective, none for ColBERT. Raises UsageError."""
+    if train.scorer is Scorer.colbert:
+        return ()
+    values = train.k_train if isinstance(train.k_train, list | tuple) else [train.k_train]
+    if not values or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in values):
+        raise UsageError(
+            f"train.scorer=xtr needs a positive train.k_train, one or a list, got {train.k_train}",
+            hint="train.k_train=128 or train.k_train=[128,256,512]",
+        )
+    if len(set(values)) < len(values):
+        raise UsageError(f"train.k_train={train.k_train} names one k twice")
+    return tuple(values)
+
+
+def objective_of(train: Train) -> tuple[str, str, str]:
+    """(z, missing, mask) by name: the objective's own where the config leaves them null."""
+    z = train.z or (Z.positive_clamped if train.objective is Objective.authors else Z.retrieved)
+    return z.value, (train.missing or Unretrieved.zero).value, (train.mask or Mask.topk).value
+
+
+def temperature_of(train: Train) -> float:
+    """The initial temperature: `train.temperature`, or the one of the scorer."""
+    by_scorer = train.temperature_xtr if train.scorer is Scorer.xtr else train.temperature_colbert
+    return by_scorer if train.temperature is None else train.temperature
+
+
+def _check_loop(cfg: Config, name: str) -> None:
+    """What `train` and `distill` share."""
+    loop = getattr(cfg, name)
+    for key in ("batch_size", "steps", "checkpoint_every", "n_doc"):
+        if getattr(loop, key) <= 0:
+            raise UsageError(f"{name}.{key} must be positive, got {getattr(loop, key)}")
+    if loop.eval_every is not None and loop.eval_every <= 0:
+        raise UsageError(f"{name}.eval_every must be positive, got {loop.eval_every}")
+    if (loop.eval_every is None) != (loop.eval_data is None):
+        raise UsageError(f"{name}.eval_every and {name}.eval_data go together", hint=f"{name}.eval_data=pydoc/test")
+    for key, low, high in (
+        ("learning_rate", 0.0, math.inf),
+        ("grad_norm", 0.0, math.inf),
+        ("warmup_ratio", -1e-9, 1.0),
+        ("weight_decay", -1e-9, math.inf),
+        ("temperature_lr", 0.0, math.inf),
+    ):
+        number = getattr(loop, key)
+        if number is not None and not (low < number < high or number == high == 1.0):
+            raise UsageError(f"{name}.{key}={number} is out of range")
+
+
 def _check_meaning(cfg: Config) -> None:
     """What the types alone cannot say."""
+    _check_loop(cfg, "train")
+    _check_loop(cfg, "distill")
     positive = {
-        "train.batch_size": cfg.train.batch_size,
-        "train.steps": cfg.train.steps,
-        "train.checkpoint_every": cfg.train.checkpoint_every,
-        "train.n_doc": cfg.train.n_doc,
+        "train.mini_batch": cfg.train.mini_batch,
+        "train.max_triples": cfg.train.max_triples,
+        "distill.max_queries": cfg.distill.max_queries,
         "model.dim": cfg.model.dim,
         "model.n_doc": cfg.model.n_doc,
         "model.n_query": cfg.model.n_query,
@@ -422,21 +563,31 @@ def _check_meaning(cfg: Config) -> None:
     for key, value in positive.items():
         if value is not None and value <= 0:
             raise UsageError(f"{key} must be positive, got {value}")
-    for key, number, low, high in (
-        ("train.temperature", cfg.train.temperature, 0.0, math.inf),
-        ("train.learning_rate", cfg.train.learning_rate, 0.0, math.inf),
-        ("train.grad_norm", cfg.train.grad_norm, 0.0, math.inf),
-        ("train.warmup_ratio", cfg.train.warmup_ratio, -1e-9, 1.0),
-        ("train.weight_decay", cfg.train.weight_decay, -1e-9, math.inf),
+    for key, number in (
+        ("train.temperature", cfg.train.temperature),
+        ("train.temperature_colbert", cfg.train.temperature_colbert),
+        ("train.temperature_xtr", cfg.train.temperature_xtr),
+        ("distill.temperature", cfg.distill.temperature),
     ):
-        if not (low < number < high or number == high == 1.0):
+        if number is not None and not 0 < number < math.inf:
             raise UsageError(f"{key}={number} is out of range")
     if not cfg.analyze.k_primes or min(cfg.analyze.k_primes) < 1:
         raise UsageError(f"analyze.k_primes={cfg.analyze.k_primes} must name at least one k' above 0")
     if cfg.analyze.resamples < 100:
         raise UsageError(f"analyze.resamples={cfg.analyze.resamples} is too few for an interval", hint="at least 100")
-    if cfg.train.scorer is Scorer.xtr and (cfg.train.k_train is None or cfg.train.k_train < 1):
-        raise UsageError(f"train.scorer=xtr needs a positive train.k_train, got {cfg.train.k_train}")
+    k_trains(cfg.train)
+    if cfg.distill.n_ways < 2:
+        raise UsageError(f"distill.n_ways={cfg.distill.n_ways}: one candidate has nothing to be compared with")
+    if cfg.setup == "I" and (cfg.stage is TrainStage.kd or cfg.config == "xtr_multi"):
+        what = "stage=kd" if cfg.stage is TrainStage.kd else "config=xtr_multi"
+        raise UsageError(f"{what}: setup (I) of the study has no such model", hint="setup=II has it")
+    if cfg.train.eval_data and cfg.distill.eval_data and cfg.train.eval_data != cfg.distill.eval_data:
+        raise UsageError("train.eval_data and distill.eval_data name two collections", hint="one serves both")
+    if cfg.stage is TrainStage.kd and (cfg.distill.data is None) == (cfg.distill.lists is None):
+        raise UsageError(
+            f"exactly one of distill.data ({cfg.distill.data}) and distill.lists ({cfg.distill.lists}) must be set",
+            hint="set the other to null",
+        )
     if (cfg.train.data is None) == (cfg.train.triples is None):
         raise UsageError(
             f"exactly one of train.data ({cfg.train.data}) and train.triples ({cfg.train.triples}) must be set",

@@ -3,7 +3,11 @@
     data         the collection, checked; built where it is not a local folder
     train_data   the same for the collection we train on
     triples      (query, positive, hard negative), mined with BM25
-    train        the encoder, from the backbone
+    distill_data the collection whose candidates a teacher scores
+    scored       (query, candidates, the teacher's scores)
+    eval_data    a small collection to look at during training
+    train        the encoder, from the backbone, contrastive
+    distill      then from a teacher's scores (stage=kd)
     documents    token embeddings of the documents
     queries      token embeddings of the judged queries
     index        an engine's files over the documents
@@ -12,7 +16,7 @@
     analyze      tables and figures over many runs
 
 Each stage leaves `ROOT/STAGE/LABEL-FINGERPRINT/` with a `manifest.json` (artifacts.py), where ROOT is `artifacts/` for
-what is costly and `results/runs/` for what people read: `STAGES` below says which (`train_data` shares the folder of
+what is costly and `results/runs/` for what people read: `STAGES` below says which (the collections share the folder of
 `data`; `analyze`, which stands over many plans, goes to the results). `$XTRREP_HOME` replaces `artifacts/` and then
 holds `results/runs/` too. The fingerprint covers the part of the config that the stage reads, the fingerprints of the
 stages it needs, and the content of data and weights (of what lies on a hub: its id and revision). So a whole plan is
@@ -34,7 +38,23 @@ from typing import TYPE_CHECKING, Any
 from xtrrep import artifacts, runfile
 from xtrrep import config as configs
 from xtrrep.artifacts import Spec, digest, hash_file
-from xtrrep.config import Config, Data, Missing, Scorer, Scoring, SelfMatch, Source, plain
+from xtrrep.config import (
+    Config,
+    Data,
+    Distill,
+    Loop,
+    Missing,
+    Precision,
+    Scorer,
+    Scoring,
+    SelfMatch,
+    Source,
+    TrainStage,
+    k_trains,
+    objective_of,
+    plain,
+    temperature_of,
+)
 from xtrrep.console import DataError, UsageError, say
 from xtrrep.data import Collection, check, resolve, sources
 from xtrrep.index import engine_of
@@ -71,13 +91,22 @@ def is_text_engine(cfg: Config) -> bool:
 
 
 def model_label(cfg: Config) -> str:
-    """How tables and folders call the model: `I/xtr_k128`, `untrained`, or a checkpoint's name."""
+    """How tables and folders call the model: `I/xtr_k128`, `II/xtr_k256_kd`, `untrained`, or a checkpoint's name."""
     if cfg.model.source is Source.trained:
-        return f"{cfg.setup}/{cfg.config}"
+        return f"{cfg.setup}/{cfg.config}" + ("_kd" if is_distilled(cfg) else "")
     if cfg.model.source is Source.untrained:
         return "untrained"
     path = Path(str(cfg.model.checkpoint)).expanduser()
     return path.resolve().parent.name if path.name in ("model", "", ".") else path.name
+
+
+def is_distilled(cfg: Config) -> bool:
+    return cfg.stage is TrainStage.kd
+
+
+def loop_of(cfg: Config) -> Loop:
+    """The training that gives the model its last weights."""
+    return cfg.distill if is_distilled(cfg) else cfg.train
 
 
 def setting_of(cfg: Config) -> Setting:
@@ -157,10 +186,10 @@ def open_collection(data: Data, folder: Path) -> Collection:
     return sources.get(data.loader).open(data, folder)
 
 
-def _train_data(cfg: Config) -> Data:
-    if cfg.train.data is None:
-        raise UsageError("train.data is null")
-    return train_data_of(cfg.train.data)
+def _training_collection(name: str | None, key: str) -> Data:
+    if name is None:
+        raise UsageError(f"{key} is null")
+    return train_data_of(name)
 
 
 def _triples_spec(cfg: Config, specs: Specs) -> Spec:
@@ -171,7 +200,7 @@ def _triples_spec(cfg: Config, specs: Specs) -> Spec:
 def _triples_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
     from xtrrep.data.triples import mine
 
-    collection = open_collection(_train_data(cfg), folders["train_data"])
+    collection = open_collection(_training_collection(cfg.train.data, "train.data"), folders["train_data"])
     facts = mine(collection, out, seed=cfg.train.seed, max_triples=cfg.train.max_triples)
     return {"units": {"queries": facts["queries"]}, **facts}
 
@@ -183,45 +212,231 @@ def _model_config(cfg: Config) -> dict[str, Any]:
     return {key: model[key] for key in keys}
 
 
+def _loop_config(cfg: Config, loop: Loop) -> dict[str, Any]:
+    """What of a training decides its weights: no paths, nothing that only looks, variants by what they resolve to."""
+    dropped = {"data", "triples", "lists", "teacher", "revision", "max_triples", "max_queries"}
+    dropped |= {"checkpoint_every", "eval_every", "eval_data", "objective", "temperature_colbert", "temperature_xtr"}
+    config = {key: value for key, value in plain(loop).items() if key not in dropped}
+    config["precision"] = resolve_precision(loop.precision, _device(cfg.machine.device)).value
+    config["temperature_lr"] = (loop.temperature_lr or loop.learning_rate) if loop.learn_temperature else None
+    config["scorer"] = cfg.train.scorer.value
+    config["k_train"] = list(k_trains(cfg.train))
+    config |= dict(zip(("z", "missing", "mask"), objective_of(cfg.train), strict=True))
+    if loop is cfg.train:
+        config["temperature"] = temperature_of(cfg.train)
+        if cfg.train.loss.value == "contrastive":
+            config.pop("mini_batch")
+    if cfg.train.scorer is Scorer.colbert:
+        for key in ("z", "missing", "mask"):
+            config.pop(key)
+    if len(config["k_train"]) < 2:
+        config.pop("kd_multi", None)
+    return config
+
+
+def _source_content(kind: str, source: str, revision: str | None, files: Sequence[Path]) -> dict[str, str]:
+    """The identity of training data from outside: a hash of its files, or the hub's id and revision."""
+    if files:
+        return {kind: digest([[file.suffix, hash_file(file)] for file in files])}
+    return {kind: f"{source}@{revision}"}
+
+
+def _train_label(cfg: Config, suffix: str = "") -> str:
+    return _slug(f"{cfg.setup}-{cfg.config}{suffix}-{cfg.scale}")
+
+
 def _train_spec(cfg: Config, specs: Specs) -> Spec:
-    train = plain(cfg.train)
-    dropped = {"data", "triples", "revision", "max_triples", "checkpoint_every"}
-    config = {key: value for key, value in train.items() if key not in dropped}
-    config["precision"] = resolve_precision(cfg.train.precision, _device(cfg.machine.device)).value
+    config = _loop_config(cfg, cfg.train)
     content = dict(_weights(cfg.model.backbone, cfg.model.revision))
     if cfg.train.triples is not None:
         from xtrrep.data.triples import local_files
 
         files = local_files(cfg.train.triples)  # refuses a missing one before anything runs
-        hashes = digest([[file.suffix, hash_file(file)] for file in files])
-        content |= {"triples": hashes if files else f"{cfg.train.triples}@{cfg.train.revision}"}
+        content |= _source_content("triples", cfg.train.triples, cfg.train.revision, files)
         config["max_triples"] = cfg.train.max_triples
     upstream = {"triples": specs["triples"].fingerprint} if "triples" in specs else {}
-    label = _slug(f"{cfg.setup}-{cfg.config}-{cfg.scale}")
-    return Spec("train", label, 1, {"model": _model_config(cfg), "train": config}, upstream, content)
+    return Spec("train", _train_label(cfg), 2, {"model": _model_config(cfg), "train": config}, upstream, content)
 
 
 def _train_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
     from xtrrep.data.triples import read_triples
     from xtrrep.model.encoder import build
+    from xtrrep.train.losses import contrastive
+
+    source = str(folders["triples"] / "triples.jsonl") if "triples" in folders else str(cfg.train.triples)
+    triples = read_triples(source, revision=cfg.train.revision, max_triples=cfg.train.max_triples)
+    model = build(cfg.model, _device(cfg.machine.device))
+    return _fit(replace(cfg, stage=TrainStage.contrastive), specs, folders, out, model, triples, contrastive)
+
+
+def _scored_spec(cfg: Config, specs: Specs) -> Spec:
+    distill = cfg.distill
+    config: dict[str, Any] = {"n_ways": distill.n_ways, "max_queries": distill.max_queries, "seed": distill.seed}
+    config |= {"n_doc": distill.n_doc, "precision": _teacher_precision(cfg).value}
+    content = {"teacher": digest(_weights(distill.teacher, None))}
+    label = f"{_slug(str(distill.data))}--{_slug(distill.teacher.rsplit('/', 1)[-1])}"
+    return Spec("scored", label, 1, config, {"data": specs["distill_data"].fingerprint}, content)
+
+
+def _teacher_precision(cfg: Config) -> Precision:
+    return resolve_precision(cfg.distill.precision, _device(cfg.machine.device))
+
+
+def _scored_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
+    from xtrrep.train.teacher import score
+
+    data = _training_collection(cfg.distill.data, "distill.data")
+    facts = score(
+        open_collection(data, folders["distill_data"]),
+        out,
+        teacher=cfg.distill.teacher,
+        n_ways=cfg.distill.n_ways,
+        max_queries=cfg.distill.max_queries,
+        seed=cfg.distill.seed,
+        n_doc=cfg.distill.n_doc,
+        precision=_teacher_precision(cfg),
+        batch_size=cfg.machine.encode_batch,
+        device=_device(cfg.machine.device),
+        cache=configs.artifacts_root() / "weights",
+    )
+    return {"units": {"lists": facts["lists"]}, **facts}
+
+
+def _distill_spec(cfg: Config, specs: Specs) -> Spec:
+    config = _loop_config(cfg, cfg.distill)
+    upstream = {"train": specs["train"].fingerprint}
+    content = {}
+    if "scored" in specs:
+        upstream["scored"] = specs["scored"].fingerprint
+    else:
+        from xtrrep.data.scored import local_files
+
+        lists = str(cfg.distill.lists)
+        content = _source_content("lists", lists, cfg.distill.revision, local_files(lists))
+        config["max_queries"] = cfg.distill.max_queries
+    return Spec("distill", _train_label(cfg, "_kd"), 1, {"distill": config}, upstream, content)
+
+
+def _distill_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
+    from xtrrep.data.scored import read_scored
+    from xtrrep.model.encoder import load
+    from xtrrep.train.losses import distill
+
+    n_ways, revision = cfg.distill.n_ways, cfg.distill.revision
+    source = str(folders["scored"] / "scored.jsonl") if "scored" in folders else str(cfg.distill.lists)
+    lists = read_scored(source, revision=revision, n_ways=n_ways, max_queries=cfg.distill.max_queries)
+    model = load(folders["train"] / "model", cfg.model, _device(cfg.machine.device))
+    return _fit(cfg, specs, folders, out, model, lists, partial(distill, cfg=cfg.distill))
+
+
+def _fit(
+    cfg: Config,
+    specs: Specs,
+    folders: Folders,
+    out: Path,
+    model: MultiVectorEncoder,
+    rows: Any,
+    loss: Callable[[Any, Any], Any],
+) -> dict[str, Any]:
+    """Train, draw the loss, write the card."""
+    from xtrrep.model.card import write_card
     from xtrrep.report.figure import loss_curve
     from xtrrep.train.trainer import fit, read_log
 
-    device = _device(cfg.machine.device)
-    source = str(folders["triples"] / "triples.jsonl") if "triples" in folders else str(cfg.train.triples)
-    triples = read_triples(source, revision=cfg.train.revision, max_triples=cfg.train.max_triples)
-    facts = fit(build(cfg.model, device), triples, cfg.train, out, device)
-    rows = read_log(out / "log.jsonl")
+    loop, device = loop_of(cfg), _device(cfg.machine.device)
+    evaluate = _evaluator(cfg, folders) if loop.eval_data else None
+    facts = fit(model, rows, loop, out, device, loss=loss(model, cfg.train), machine=cfg.machine, evaluate=evaluate)
+    log = [row for row in read_log(out / "log.jsonl", "loss") if row["loss"] is not None]
     title = f"{model_label(cfg)}, scale={cfg.scale}: training loss"
-    loss_curve([r["step"] for r in rows], [r["loss"] for r in rows], facts["ln_pool"], title, out / "loss")
+    guess = None if isinstance(loop, Distill) else facts["ln_pool"]
+    loss_curve([r["step"] for r in log], [r["loss"] for r in log], guess, title, out / "loss")
+    write_card(out / "model", card_facts(cfg, specs, facts))
     return facts
+
+
+def _evaluator(cfg: Config, folders: Folders) -> Callable[[MultiVectorEncoder], dict[str, float]]:
+    """Measures of a model in training on `eval_data`, searched exactly; its stores are gone afterwards."""
+    import tempfile
+
+    from xtrrep.encode import Store, encode
+    from xtrrep.evaluate import canonical, evaluate
+    from xtrrep.model.encoder import set_lengths
+
+    loop, device = loop_of(cfg), _device(cfg.machine.device)
+    cfg = replace(cfg, data=_training_collection(loop.eval_data, "eval_data"))
+    collection = open_collection(cfg.data, folders["eval_data"])
+    documents = artifacts.read_manifest(folders["eval_data"])["facts"]["documents"]
+    setting, batch_size = setting_of(cfg), cfg.machine.encode_batch
+    engine, params = engine_of({"engine": "exact"})
+
+    def store(model: MultiVectorEncoder, task: str, texts: Any, count: int, scratch: Path) -> Store:
+        def run(out: Path) -> dict[str, Any]:
+            return encode(model, texts, count, out, cfg.encode, task=task, device=device, batch_size=batch_size)
+
+        return Store.open(artifacts.make(Spec("eval", task, 1, {}), scratch / task, run))
+
+    def measure(model: MultiVectorEncoder) -> dict[str, float]:
+        expansion, lengths = model[0].query_expansion, (model[0].query_length, model[0].document_length)
+        set_lengths(model, *lengths_of(cfg), expansion)
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                corpus = store(model, "document", collection.documents(), documents, Path(scratch))
+                queries = list(collection.queries.items())
+                asked = store(model, "query", queries, len(queries), Path(scratch))
+                searcher = engine.load(Path(scratch), corpus, params)
+                outcome = retrieve(searcher, corpus, asked, [setting], cfg.machine.query_batch)[setting]
+        finally:
+            set_lengths(model, *lengths, expansion)
+        scores = evaluate(collection.qrels, outcome.run, cfg.data.measures)
+        return {canonical(name): float(scores[name].mean()) for name in scores.columns}
+
+    return measure
+
+
+def card_facts(
+    cfg: Config, specs: Specs, facts: Mapping[str, Any], scores: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """What the model card says of a trained model; `scores` are rows of measured results."""
+    stage = "distill" if is_distilled(cfg) else "train"
+    train = cfg.train
+    ks = k_trains(train)
+    data = [str(train.data or train.triples)]
+    if is_distilled(cfg):
+        data.append(str(cfg.distill.data or cfg.distill.lists))
+    settings = {"model": _model_config(cfg), "train": _loop_config(cfg, train)}
+    if is_distilled(cfg):
+        settings["distill"] = _loop_config(cfg, cfg.distill)
+    verdict = f"The training diverged at step {facts['diverged_at']}." if facts["diverged_at"] is not None else None
+    return {
+        "name": model_label(cfg),
+        "scorer": train.scorer.value,
+        "k_train": list(ks) if len(ks) > 1 else (ks[0] if ks else None),
+        "objective": train.objective.value if ks else None,
+        "setup": cfg.setup,
+        "config": cfg.config,
+        "stage": cfg.stage.value,
+        "scale": cfg.scale,
+        "base_model": cfg.model.backbone,
+        "base_revision": cfg.model.revision,
+        "data": data,
+        "dim": cfg.model.dim,
+        "n_query": cfg.model.n_query,
+        "n_doc": cfg.model.n_doc,
+        "steps": facts["units"]["steps"],
+        "settings": settings,
+        "fingerprint": specs[stage].fingerprint,
+        "temperature": {"first": facts["temperature_first"], "last": facts["temperature_last"]},
+        "loss": {"first": facts["loss_first"], "last": facts["loss_last"], "ln_pool": facts["ln_pool"]},
+        "verdict": verdict,
+        "scores": list(scores) or None,
+    }
 
 
 def model_identity(cfg: Config, specs: Specs) -> str:
     """What the encoder is: our training's fingerprint, or a hash of backbone, head and seed, or of a checkpoint."""
     if cfg.model.source is Source.trained:
-        return specs["train"].fingerprint
-    if cfg.model.source is Source.checkpoint:
+        return specs["distill" if is_distilled(cfg) else "train"].fingerprint
+    if cfg.model.source in (Source.checkpoint, Source.released):
         return digest(_weights(str(cfg.model.checkpoint), cfg.model.revision))
     return digest({"model": _model_config(cfg), **_weights(cfg.model.backbone, cfg.model.revision)})
 
@@ -243,7 +458,8 @@ def _encoder(cfg: Config, folders: Folders) -> MultiVectorEncoder:
     from xtrrep.model.encoder import get
 
     n_query, n_doc = lengths_of(cfg)
-    trained = folders["train"] / "model" if "train" in folders else None
+    made = folders.get("distill" if is_distilled(cfg) else "train")
+    trained = made / "model" if made else None
     # The untrained head depends on the seed only; the lengths are the collection's.
     return get(replace(cfg.model, n_query=n_query, n_doc=n_doc), trained, _device(cfg.machine.device))
 
@@ -385,34 +601,54 @@ def _evaluate_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dic
 
 
 def _model_needs(cfg: Config) -> list[str]:
-    return ["train"] if cfg.model.source is Source.trained else []
+    if cfg.model.source is not Source.trained:
+        return []
+    return ["distill"] if is_distilled(cfg) else ["train"]
+
+
+def _collection_stage(name: str, leaves: str, data: Callable[[Config], Data]) -> Stage:
+    return Stage(
+        name,
+        leaves,
+        lambda cfg: [],
+        configs.artifacts_root,
+        lambda cfg, specs: _data_spec("data", data(cfg)),
+        lambda cfg, specs, folders, out: _data_run(data(cfg), out),
+    )
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage(
-        "data",
-        "counts; corpus, queries and qrels where built",
-        lambda cfg: [],
-        configs.artifacts_root,
-        lambda cfg, specs: _data_spec("data", cfg.data),
-        lambda cfg, specs, folders, out: _data_run(cfg.data, out),
+    _collection_stage("data", "counts; corpus, queries and qrels where built", lambda cfg: cfg.data),
+    _collection_stage(
+        "train_data", "the same, for training", lambda cfg: _training_collection(cfg.train.data, "train.data")
     ),
-    Stage(
-        "train_data",
-        "the same, for training",
-        lambda cfg: [],
-        configs.artifacts_root,
-        lambda cfg, specs: _data_spec("data", _train_data(cfg)),
-        lambda cfg, specs, folders, out: _data_run(_train_data(cfg), out),
+    _collection_stage(
+        "distill_data", "the same, for a teacher", lambda cfg: _training_collection(cfg.distill.data, "distill.data")
+    ),
+    _collection_stage(
+        "eval_data",
+        "the same, for a look during training",
+        lambda cfg: _training_collection(cfg.train.eval_data or cfg.distill.eval_data, "train.eval_data"),
     ),
     Stage("triples", "triples.jsonl", lambda cfg: ["train_data"], configs.artifacts_root, _triples_spec, _triples_run),
+    Stage("scored", "scored.jsonl", lambda cfg: ["distill_data"], configs.artifacts_root, _scored_spec, _scored_run),
     Stage(
         "train",
         "model/, loss.csv, loss.png, loss.svg, log.jsonl",
-        lambda cfg: ["triples"] if cfg.train.data is not None else [],
+        lambda cfg: (["triples"] if cfg.train.data else []) + (["eval_data"] if cfg.train.eval_data else []),
         configs.artifacts_root,
         _train_spec,
         _train_run,
+    ),
+    Stage(
+        "distill",
+        "the same",
+        lambda cfg: (
+            ["train", *(["scored"] if cfg.distill.data else [])] + (["eval_data"] if cfg.distill.eval_data else [])
+        ),
+        configs.artifacts_root,
+        _distill_spec,
+        _distill_run,
     ),
     Stage(
         "documents",
@@ -494,6 +730,12 @@ class Done:
 
 def plan(cfg: Config, until: str) -> Plan:
     """The steps that lead to stage `until`, without running anything."""
+    if cfg.model.source is Source.released:
+        from xtrrep.model.released import released_id
+
+        cfg = replace(cfg, model=replace(cfg.model, checkpoint=released_id(cfg.setup, cfg.config, cfg.stage.value)))
+    if until == "train":
+        until = _model_needs(cfg)[0] if _model_needs(cfg) else "train"
     wanted: set[str] = set()
 
     def visit(name: str) -> None:

@@ -15,6 +15,7 @@ from xtrrep import config as configs
 from xtrrep.config import Data, Source
 from xtrrep.console import DataError, XtrrepError
 from xtrrep.data import irds, local_home_hint, resolve
+from xtrrep.data.scored import local_files as scored_files
 from xtrrep.data.triples import local_files
 from xtrrep.model import weights
 from xtrrep.model.encoder import device_of, processor_has_bf16
@@ -24,8 +25,11 @@ from xtrrep.pipeline import STAGES, Plan, Step, is_text_engine, train_data_of
 ROUGH = {
     "data": 2.0,
     "train_data": 12.0,
+    "distill_data": 12.0,
+    "scored": 0.3,
     "triples": 0.002,
     "train": 1.3,
+    "distill": 1.4,
     "documents": 0.02,
     "queries": 0.006,
     "retrieve": 0.03,
@@ -49,8 +53,13 @@ def _planned_units(plan: Plan, step: Step) -> tuple[float | None, str]:
     cfg, name = plan.cfg, step.stage.name
     if name == "train":
         return cfg.train.steps, f"{cfg.train.steps:,} steps of {cfg.train.batch_size}"
-    if name in ("data", "train_data"):
+    if name == "distill":
+        size = f"{cfg.distill.batch_size}x{cfg.distill.n_ways}"
+        return cfg.distill.steps, f"{cfg.distill.steps:,} steps of {size}"
+    if step.spec.stage == "data":
         return 1, "1 collection"
+    if name == "scored" and cfg.distill.max_queries is not None:
+        return cfg.distill.max_queries, f"{cfg.distill.max_queries:,} lists of {cfg.distill.n_ways}"
     if name == "triples" and cfg.train.data is not None:
         return _counted(plan, "train_data", train_data_of(cfg.train.data), "queries")
     if name == "index" and cfg.index["engine"] == "exact":
@@ -75,7 +84,7 @@ def _counted(plan: Plan, stage: str, data: Data, kind: str) -> tuple[float | Non
 
 def _rate(step: Step, scale: str) -> tuple[float | None, str]:
     """Seconds a unit in the largest artifact of this stage and scale, else the rough figure for scale=demo."""
-    stage = step.stage.name
+    stage = step.spec.stage
     best = (0.0, 0.0)
     for path in step.stage.root().glob(f"{stage}/[!.]*/{artifacts.MANIFEST}"):
         manifest = artifacts.read_manifest(path.parent)
@@ -83,12 +92,12 @@ def _rate(step: Step, scale: str) -> tuple[float | None, str]:
         # A label begins with its engine and names the scale, where these matter.
         if stage == "index" and label.split("--")[0] != step.spec.label.split("--")[0]:
             continue
-        if scale in label or stage in ("data", "train_data", "triples"):
+        if scale in label or stage in ("data", "triples", "scored"):
             seconds = manifest["seconds"] + facts.get("shared_search_seconds", 0.0)
             best = max(best, (sum(facts.get("units", {}).values()), seconds))
     if best[0]:
         return best[1] / best[0], "as measured here"
-    return (ROUGH.get(stage), "rough") if scale == "demo" else (None, "")
+    return (ROUGH.get(step.stage.name), "rough") if scale == "demo" else (None, "")
 
 
 def forecast(plans: Sequence[Plan]) -> list[Forecast]:
@@ -122,19 +131,23 @@ def downloads(plans: Sequence[Plan]) -> dict[str, int | None]:
         cfg = plan.cfg
         if "data" in todo and resolve(cfg.data).loader == "ir_datasets":
             found[cfg.data.id] = cfg.data.download_mb or irds.download_mb(cfg.data)
-        if "train_data" in todo and cfg.train.data and resolve(train_data_of(cfg.train.data)).loader == "ir_datasets":
-            data = train_data_of(cfg.train.data)
-            found[cfg.train.data] = data.download_mb or irds.download_mb(data)
+        for stage, name in (("train_data", cfg.train.data), ("distill_data", cfg.distill.data)):
+            if stage in todo and name and resolve(data := train_data_of(name)).loader == "ir_datasets":
+                found[name] = data.download_mb or irds.download_mb(data)
         models = []
         if "train" in todo or (cfg.model.source is Source.untrained and todo & {"documents", "queries"}):
             models.append(cfg.model.backbone)
-        if cfg.model.source is Source.checkpoint and todo & {"documents", "queries"}:
+        if cfg.model.source in (Source.checkpoint, Source.released) and todo & {"documents", "queries"}:
             models.append(str(cfg.model.checkpoint))
+        if "scored" in todo and cfg.distill.teacher not in weights.ARCHIVES:
+            models.append(cfg.distill.teacher)
         for name in models:
             if weights.locate(name) is None and not weights.is_cached(name, cfg.model.revision):
                 found[name] = weights.HUB_MB.get(name)
         if "train" in todo and cfg.train.triples and not local_files(cfg.train.triples):
             found[cfg.train.triples] = None  # streamed
+        if "distill" in todo and cfg.distill.lists and not scored_files(cfg.distill.lists):
+            found[cfg.distill.lists] = None  # streamed
     return found
 
 
@@ -143,7 +156,7 @@ def missing(plans: Sequence[Plan]) -> list[str]:
     problems = []
     todo = {step.stage.name for plan in plans for step in plan.steps if not step.reuse}
     paper = any(plan.cfg.scale == "paper" and not is_text_engine(plan.cfg) for plan in plans)
-    if paper and todo & {"train", "documents"} and device_of("auto") == "cpu":
+    if paper and todo & {"train", "distill", "documents"} and device_of("auto") == "cpu":
         problems.append("no GPU, and scale=paper is hours of training and encoding on one")
     fetch = downloads(plans)
     if fetch and not weights.hub_reachable():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +20,27 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 COLUMNS = ["query", "positive", "negative"]
+COLUMNS_HINT = (
+    "triples have the columns query, positive and negative; for pairs alone, train.data=ID mines the negatives"
+)
 SUFFIXES = (".jsonl", ".parquet")
 QUERIES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class _Corpus:
+class Corpus:
+    """The documents of a collection, numbered in their order."""
+
     texts: list[str]
     numbers: dict[str, int]  # document id -> its place in `texts`
 
+    @classmethod
+    def of(cls, collection: Collection) -> Corpus:
+        documents = list(collection.documents())
+        return cls([text for _, text in documents], {id: number for number, (id, _) in enumerate(documents)})
+
     def positives(self, grades: dict[str, int]) -> list[int]:
+        """The documents of grade 1 and more that are there."""
         return [self.numbers[id] for id, grade in grades.items() if grade > 0 and id in self.numbers]
 
 
@@ -50,19 +62,22 @@ def mine(
     Returns `triples`, `queries` and `random_negatives`. Raises DataError where no judged positive is in the corpus,
     and for a query whose every document is positive.
     """
-    documents = list(collection.documents())
-    corpus = _Corpus([text for _, text in documents], {id: number for number, (id, _) in enumerate(documents)})
+    corpus = Corpus.of(collection)
     rng = random.Random(seed)
-    wanted = _sample_pairs(collection, corpus, rng, per_query, max_triples)
-    if not wanted:
-        raise DataError(f"{collection.id} has no positive judgement of a document in its corpus to train on")
+    wanted = sample_pairs(collection, corpus, rng, per_query, max_triples)
     facts = {"triples": 0, "queries": len(wanted), "random_negatives": 0}
 
     def write(file: Any) -> None:
-        for query_id, positive, negatives in _candidates(collection, corpus, wanted, depth):
+        for query_id, positive, negatives in hard_negatives(collection, corpus, wanted, depth):
             facts["triples"] += 1
             facts["random_negatives"] += not negatives
-            negative = rng.choice(negatives) if negatives else _other(collection, corpus, query_id, rng)
+            negative = rng.choice(negatives) if negatives else random_negative(collection, corpus, query_id, rng)
+            if negative is None:
+                raise DataError(
+                    f"{collection.id} has only positive documents for the query {query_id!r}, so there is no negative "
+                    "to train on",
+                    hint="add documents that are not relevant to every query",
+                )
             texts = (collection.queries[query_id], corpus.texts[positive], corpus.texts[negative])
             file.write((json.dumps(dict(zip(COLUMNS, texts, strict=True)), ensure_ascii=False) + "\n").encode())
 
@@ -71,17 +86,22 @@ def mine(
     return facts
 
 
-def _sample_pairs(
-    collection: Collection, corpus: _Corpus, rng: random.Random, per_query: int | None, max_triples: int | None
+def sample_pairs(
+    collection: Collection, corpus: Corpus, rng: random.Random, per_query: int | None, max_pairs: int | None
 ) -> dict[str, list[int]]:
-    """Query id -> numbers of the positives to use, in file order."""
+    """Query id -> numbers of the positives to use, in file order: all of them, or random samples within the limits.
+
+    Raises DataError where no judged positive is in the corpus.
+    """
     pairs: list[tuple[str, int]] = []
     for query_id in collection.queries:
         positives = [n for n in corpus.positives(collection.qrels[query_id]) if corpus.texts[n].strip()]
         pairs += [(query_id, positives[at]) for at in _sample(len(positives), per_query, rng)]
     wanted: dict[str, list[int]] = {}
-    for at in _sample(len(pairs), max_triples, rng):
+    for at in _sample(len(pairs), max_pairs, rng):
         wanted.setdefault(pairs[at][0], []).append(pairs[at][1])
+    if not wanted:
+        raise DataError(f"{collection.id} has no positive judgement of a document in its corpus to train on")
     return wanted
 
 
@@ -89,10 +109,14 @@ def _sample(size: int, limit: int | None, rng: random.Random) -> Iterable[int]:
     return range(size) if limit is None or size <= limit else sorted(rng.sample(range(size), limit))
 
 
-def _candidates(
-    collection: Collection, corpus: _Corpus, wanted: dict[str, list[int]], depth: int
+def hard_negatives(
+    collection: Collection, corpus: Corpus, wanted: dict[str, list[int]], depth: int
 ) -> Iterator[tuple[str, int, list[int]]]:
-    """(query id, positive, its hard negatives by rank), as document numbers."""
+    """(query id, positive, its hard negatives by rank), as document numbers.
+
+    Hard negatives are the `depth` best BM25 hits that are neither positive nor a copy of a positive: few or none for a
+    query that shares no word with the corpus.
+    """
     bm25 = Bm25.build(corpus.texts)
     ids = list(wanted)
     with progress(len(ids), "mine negatives", "queries") as bar:
@@ -109,28 +133,25 @@ def _candidates(
             bar.update(len(chunk))
 
 
-def _excluded(corpus: _Corpus, grades: dict[str, int]) -> set[str]:
+def _excluded(corpus: Corpus, grades: dict[str, int]) -> set[str]:
     """The texts of a query's positives: a copy of one under another id is no negative either."""
     return {corpus.texts[number] for number in corpus.positives(grades)}
 
 
-def _is_excluded(corpus: _Corpus, excluded: set[str], number: int) -> bool:
+def _is_excluded(corpus: Corpus, excluded: set[str], number: int) -> bool:
     text = corpus.texts[number]
     return text in excluded or not text.strip()
 
 
-def _other(collection: Collection, corpus: _Corpus, query_id: str, rng: random.Random) -> int:
-    """A random document that is not positive. Raises DataError where there is none."""
-    excluded = _excluded(corpus, collection.qrels[query_id])
+def random_negative(
+    collection: Collection, corpus: Corpus, query_id: str, rng: random.Random, taken: Iterable[str] = ()
+) -> int | None:
+    """A random document that is neither positive nor one of the texts `taken`; None where there is none."""
+    excluded = _excluded(corpus, collection.qrels[query_id]) | set(taken)
     size = len(corpus.texts)
     start = rng.randrange(size)
-    for step in range(size):
-        if not _is_excluded(corpus, excluded, number := (start + step) % size):
-            return number
-    raise DataError(
-        f"{collection.id} has only positive documents for the query {query_id!r}, so there is no negative to train on",
-        hint="add documents that are not relevant to every query",
-    )
+    numbers = ((start + step) % size for step in range(size))
+    return next((number for number in numbers if not _is_excluded(corpus, excluded, number)), None)
 
 
 def read_triples(
@@ -139,14 +160,15 @@ def read_triples(
     """Triples with exactly the columns query, positive, negative, the first `max_triples` where that is set.
 
     `source` is a `.jsonl` or `.parquet` file, a folder of them (read in name order, into memory), or a dataset id on
-    the hub (streamed, split `train`). Raises DataError for a missing column, an empty text, a line that is not JSON,
-    or a hub that cannot be reached.
+    the hub (split `train` at `revision`, streamed: `state_dict` and `load_state_dict` keep and restore the position).
+    Raises DataError for a missing column, an empty text, a line that is not JSON, or a hub that cannot be reached; for
+    an empty text in a stream only when that row is reached.
     """
     files = local_files(source)
     return _read_local(files, max_triples) if files else _stream_hub(source, revision, max_triples)
 
 
-def local_files(source: str) -> list[Path]:
+def local_files(source: str, hint: str = "train.triples=FILE.jsonl with query, positive and negative") -> list[Path]:
     """The files of a local `source`, in name order; none where it is a hub id. Raises DataError for a missing one."""
     path = Path(source).expanduser()
     if not (path.exists() or path.suffix in SUFFIXES or source.startswith(("/", ".", "~"))):
@@ -154,7 +176,7 @@ def local_files(source: str) -> list[Path]:
     files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES) if path.is_dir() else [path]
     if not files or not files[0].exists():
         what = "holds no .jsonl or .parquet file" if path.is_dir() else "does not exist"
-        raise DataError(f"{path} {what}", hint="train.triples=FILE.jsonl with query, positive and negative")
+        raise DataError(f"{path} {what}", hint=hint)
     return files
 
 
@@ -180,11 +202,9 @@ def _read_jsonl(path: Path, limit: int | None) -> Any:
     for count, (where, row) in enumerate(read_json_lines(path)):
         if count == limit:
             break
-        _need_columns(where, row)
+        need_columns(where, row, COLUMNS, COLUMNS_HINT)
         for name in COLUMNS:
-            if not isinstance(row[name], str) or not row[name].strip():
-                raise DataError(f"{where}: {name!r} is not a text with words: {row[name]!r}")
-            columns[name].append(row[name])
+            columns[name].append(need_text(where, name, row[name]))
     return pa.table(columns, schema=pa.schema([(name, pa.large_string()) for name in COLUMNS]))
 
 
@@ -194,7 +214,7 @@ def _read_parquet(path: Path, limit: int | None) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        _need_columns(str(path), pq.read_schema(path).names)
+        need_columns(str(path), pq.read_schema(path).names, COLUMNS, COLUMNS_HINT)
         table = pq.read_table(path, columns=COLUMNS).slice(0, limit)
         table = table.select(COLUMNS).cast(pa.schema([(name, pa.large_string()) for name in COLUMNS]))
     except pa.ArrowException as error:
@@ -207,28 +227,58 @@ def _read_parquet(path: Path, limit: int | None) -> Any:
     return table
 
 
-def _need_columns(where: str, found: Iterable[str]) -> None:
+def need_columns(where: str, found: Iterable[str], wanted: Sequence[str], hint: str) -> None:
+    """Raise DataError, naming the columns found, where one of the `wanted` is missing."""
     found = list(found)
-    missing = [name for name in COLUMNS if name not in found]
+    missing = [name for name in wanted if name not in found]
     if missing:
-        raise DataError(
-            f"{where}: no column {', '.join(missing)} (found: {', '.join(found) or 'none'})",
-            hint="triples have the columns query, positive and negative",
-        )
+        raise DataError(f"{where}: no column {', '.join(missing)} (found: {', '.join(found) or 'none'})", hint=hint)
 
 
-def _stream_hub(source: str, revision: str | None, limit: int | None) -> IterableDataset:
+def need_text(where: str, name: str, value: Any) -> str:
+    """`value`, where it is a text with words. Raises DataError."""
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{where}: {name!r} is not a text with words: {value!r}"[:300])
+    return value
+
+
+def open_hub(
+    source: str, subset: str | None, revision: str | None, *, streaming: bool, hint: str
+) -> tuple[Any, dict[str, Any]]:
+    """Split `train` of a hub dataset's `subset` (None: its only one) and its first row.
+
+    A Dataset, or when `streaming` an IterableDataset. Raises DataError where it cannot be read or is empty.
+    """
     from datasets import load_dataset
 
     try:
-        dataset = load_dataset(source, revision=revision, split="train", streaming=True)
-        first: dict[str, Any] = next(iter(dataset), {})  # nothing is fetched before the first row is asked for
+        dataset = load_dataset(source, subset, revision=revision, split="train", streaming=streaming)
+        first = next(iter(dataset), None)  # of a stream, nothing is fetched before the first row is asked for
     except Exception as error:  # datasets, huggingface_hub and the HTTP client each raise their own kinds
-        reason = str(error).strip().partition("\n")[0]
-        raise DataError(
-            f"could not read {source} from the hub ({type(error).__name__}: {reason})",
-            hint="check the id and the network, or name a local file: train.triples=FILE.jsonl",
-        ) from error
-    _need_columns(source, first)
+        raise hub_error(source, error, hint) from error
+    if first is None:
+        raise DataError(f"{source}{f' ({subset})' if subset else ''} holds no row", hint=hint)
+    return dataset, first
+
+
+def hub_error(source: str, error: Exception, hint: str) -> DataError:
+    """One line out of whatever the hub's client raised."""
+    reason = str(error).strip().partition("\n")[0]
+    return DataError(f"could not read {source} from the hub ({type(error).__name__}: {reason})", hint=hint)
+
+
+def _stream_hub(source: str, revision: str | None, limit: int | None) -> IterableDataset:
+    from datasets import Features, Value
+
+    hint = "check the id and the network, or name a local file: train.triples=FILE.jsonl"
+    dataset, first = open_hub(source, None, revision, streaming=True, hint=hint)
+    need_columns(source, first, COLUMNS, COLUMNS_HINT)
     dataset = dataset.select_columns(COLUMNS)
-    return dataset if limit is None else dataset.take(limit)
+    dataset = dataset if limit is None else dataset.take(limit)
+    # Sentence-transformers needs the columns' types, which a mapped stream only has where they are given.
+    features = Features({name: Value("string") for name in COLUMNS})
+    return dataset.map(partial(_checked, source), with_indices=True, features=features)
+
+
+def _checked(source: str, row: dict[str, Any], number: int) -> dict[str, Any]:
+    return {name: need_text(f"{source}: row {number + 1}", name, row[name]) for name in COLUMNS}

@@ -2,19 +2,20 @@
 
 A backbone gets the study's head: one bias-free linear layer to `dim`, [MASK] expansion that is scored but not
 attended, a punctuation skip list on documents, no prefixes, unit vectors. A multi-vector checkpoint (ours, a
-sentence-transformers or a PyLate save) is taken as it is.
+sentence-transformers or PyLate save, Stanford's ColBERT, Google's XTR) is taken as it is.
 """
 
 from __future__ import annotations
 
-import json
 import string
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtrrep.config import Model, Precision, Projection, Source
 from xtrrep.console import DataError, UsageError
-from xtrrep.model import weights
+from xtrrep.model import hub, stanford, t5, tensors
+from xtrrep.model.layout import Layout, is_multi_vector, layout_of
 
 if TYPE_CHECKING:
     import torch
@@ -58,20 +59,6 @@ def resolve_precision(precision: Precision, device: str) -> Precision:
     return Precision.bf16 if torch.cuda.is_bf16_supported() else Precision.fp16
 
 
-def is_multi_vector(folder: Path) -> bool:
-    """Whether a folder is already a multi-vector model (sentence-transformers, PyLate or Stanford ColBERT)."""
-    if (folder / "artifact.metadata").exists():
-        return True
-    settings = folder / "config_sentence_transformers.json"
-    if not settings.exists():
-        return False
-    try:
-        content = json.loads(settings.read_text())
-    except json.JSONDecodeError as error:
-        raise DataError(f"{settings} is not JSON ({error})") from None
-    return content.get("model_type") in ("MultiVectorEncoder", "ColBERT") or "query_prefix" in content
-
-
 def quiet() -> None:
     """Keep the libraries' own bars and notices off stderr; our progress and errors say what matters."""
     from transformers.utils import logging
@@ -85,39 +72,24 @@ def build(cfg: Model, device: str) -> MultiVectorEncoder:
 
     A backbone that is already a multi-vector model keeps its own head. Raises DataError where weights are missing.
     """
-    import torch
-    from sentence_transformers import MultiVectorEncoder
-    from sentence_transformers.base.modules import Normalize, Transformer
-    from sentence_transformers.base.modules.dense import Dense
-    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+    from sentence_transformers.base.modules import Transformer
 
     quiet()
-    folder = weights.locate(cfg.backbone)
-    if folder is not None and is_multi_vector(folder):
+    folder = hub.folder_of(cfg.backbone, cfg.revision)
+    if is_multi_vector(folder):
         return load(folder, cfg, device)
-    options = {} if folder is not None else {"revision": cfg.revision}
     try:
-        transformer = Transformer(str(folder or cfg.backbone), model_kwargs=options, processor_kwargs=options)
+        transformer = Transformer(str(folder))
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"cannot load the backbone {cfg.backbone!r}: {str(error).splitlines()[0]}",
-            hint="scale=demo needs no hub; a local folder works too: model.backbone=FOLDER",
+            hint="is the folder complete? model.backbone=FOLDER names another",
         ) from None
     if cfg.layers is not None:
         _keep_layers(transformer, cfg.layers)
-    head = Dense(
-        transformer.get_embedding_dimension(),
-        cfg.dim,
-        bias=False,
-        activation_function=torch.nn.Identity(),
-        module_input_name="token_embeddings",
-        module_output_name="token_embeddings",
-    )
-    with torch.no_grad():
-        head.linear.weight.copy_(projection(cfg, head.linear.in_features))
-    mask = MultiVectorMask(skiplist_words=list(string.punctuation) if cfg.skip_punctuation else [])
-    normalize = Normalize(module_input_name="token_embeddings")
-    model = MultiVectorEncoder(modules=[transformer, head, mask, normalize], device=device)
+    weight = projection(cfg, transformer.get_embedding_dimension())
+    skiplist = list(string.punctuation) if cfg.skip_punctuation else []
+    model = tensors.assemble(transformer, weight, None, device, skiplist=skiplist)
     expansion = {"strategy": "fixed", "attend": False, "length": cfg.n_query, "token": None}
     set_lengths(model, cfg.n_query, cfg.n_doc, expansion if cfg.query_expansion else None)
     return model
@@ -146,22 +118,55 @@ def _keep_layers(transformer: Any, count: int) -> None:
     backbone.config.num_hidden_layers = count
 
 
-def load(folder: str | Path, cfg: Model, device: str) -> MultiVectorEncoder:
-    """A multi-vector model as saved: head, prefixes, skip list and expansion are its own; lengths are `cfg`'s."""
+def load(name: str | Path, cfg: Model, device: str) -> MultiVectorEncoder:
+    """A multi-vector model as saved: head, prefixes, skip list and expansion are its own; lengths are `cfg`'s.
+
+    `name` is a folder, a short name or a hub id. The weights are float32, whatever they were stored in. Raises
+    DataError where there is nothing to read, or no multi-vector head in it.
+    """
     from safetensors import SafetensorError
-    from sentence_transformers import MultiVectorEncoder
 
     quiet()
+    folder = hub.folder_of(name, cfg.revision)
+    layout = layout_of(folder)
+    if layout is Layout.backbone:  # the library would put a random head on it, without an error
+        raise DataError(
+            f"{name} has no multi-vector head",
+            hint=f"model.source=untrained model.backbone={name} starts from it with a new one",
+        )
+    read = {Layout.stanford: stanford.load, Layout.xtr_t5: t5.load}.get(layout, _load_saved)
     try:
-        # A folder has no revisions; a hub id is loaded at the one its identity names.
-        model = MultiVectorEncoder(str(folder), device=device, revision=None if Path(folder).is_dir() else cfg.revision)
+        model = read(folder, device)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise DataError(
-            f"cannot load the model {folder}: {str(error).splitlines()[0]}",
+            f"cannot load the model {name}: {str(error).splitlines()[0]}",
             hint="is the folder complete? rm -r a trained one to train it again",
         ) from None
+    transformer = model[0]
+    if False:
+        transformer.preprocess = partial(_preprocess_with_marker, transformer, dict(model.prompts))
     set_lengths(model, cfg.n_query, cfg.n_doc, model[0].query_expansion)
     return model
+
+
+def _preprocess_with_marker(
+    transformer: Any, markers: dict[str, str | None], inputs: Any, prompt: str | None = None, **kwargs: Any
+) -> Any:
+    """Put the checkpoint's marker, such as "[Q] ", in front of each text of a task, whoever asks.
+
+    The library keeps markers as prompts and adds them in encode_query and encode_document only: encode(task="query"),
+    the trainer and its losses leave them out without a word. A prompt that is given wins, so none is added twice.
+    """
+    prompt = prompt or markers.get(kwargs.get("task") or "")
+    return type(transformer).preprocess(transformer, inputs, prompt=prompt, **kwargs)
+
+
+def _load_saved(folder: Path, device: str) -> MultiVectorEncoder:
+    import torch
+    from sentence_transformers import MultiVectorEncoder
+
+    # As they are stored, half-precision weights would make the library round the head to match.
+    return MultiVectorEncoder(str(folder), device=device, model_kwargs={"dtype": torch.float32})
 
 
 def get(cfg: Model, trained: Path | None, device: str) -> MultiVectorEncoder:
@@ -170,16 +175,33 @@ def get(cfg: Model, trained: Path | None, device: str) -> MultiVectorEncoder:
         if trained is None:
             raise DataError("the trained model has not been made yet", hint="xtrrep train")
         return load(trained, cfg, device)
-    if cfg.source is Source.checkpoint:
-        name = str(cfg.checkpoint)
-        return load(weights.locate(name) or name, cfg, device)
+    if cfg.source in (Source.checkpoint, Source.released):
+        if cfg.checkpoint is None:  # released: the caller puts the study's name there, released.released_id
+            raise UsageError(f"model.source={cfg.source.value} without a name", hint="model.checkpoint=FOLDER")
+        return load(cfg.checkpoint, cfg, device)
     return build(cfg, device)
+
+
+def position_limit(transformer: Any) -> int | None:
+    """How many tokens the backbone has positions for; None where they are relative, as in T5.
+
+    Not the tokenizer's maximum: a PyLate save has the length of the last text it tokenized there, one marker short.
+    """
+    limit = getattr(transformer.config, "max_position_embeddings", None)
+    if not limit or limit < 0:
+        return None
+    for module in transformer.model.modules():
+        table = getattr(module, "position_embeddings", None)
+        first = getattr(module, "padding_idx", None)
+        if isinstance(first, int) and hasattr(table, "num_embeddings"):
+            return int(limit) - first - 1  # RoBERTa and MPNet start counting after the padding index
+    return int(limit)
 
 
 def check_length(model: MultiVectorEncoder, name: str, length: int) -> None:
     """Raise UsageError for a length above what the backbone has positions for."""
-    limit = model[0].max_seq_length
-    if limit and length > limit:
+    limit = position_limit(model[0])
+    if limit is not None and length > limit:
         raise UsageError(f"{name}={length} is above the backbone's limit of {limit} tokens", hint=f"at most {limit}")
 
 

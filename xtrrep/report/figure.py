@@ -88,18 +88,26 @@ def k_prime_sweep(
     return _save(figure, stem)
 
 
-def loss_curve(steps: Sequence[int], losses: Sequence[float], ln_pool: float, title: str, stem: Path) -> list[Path]:
-    """Training loss by step, with its running mean and the loss of guessing, ln(pool). Returns the files written."""
+def loss_curve(
+    steps: Sequence[int], losses: Sequence[float], ln_pool: float | None, title: str, stem: Path
+) -> list[Path]:
+    """Training loss by step, with its running mean and, where there is one, the loss of guessing, ln(pool).
+
+    Returns the files written.
+    """
     import numpy as np
 
     figure, (axis,) = _new(6, 3.6, 1)
     axis.plot(steps, losses, color=COLOURS[0], linewidth=0.6, alpha=0.45)
     window = max(1, len(losses) // 20)
+    losses = list(losses) or [float("nan")]  # a run that diverged at its first step
+    steps = list(steps) or [0]
     smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
     axis.plot(steps[window - 1 :], smooth, color=COLOURS[0], linewidth=1.6)
-    axis.axhline(ln_pool, color="#666666", linestyle=":", linewidth=1)
-    axis.annotate("guessing: ln(pool)", (0.99, ln_pool), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                  fontsize=8, color="#444444")  # fmt: skip
+    if ln_pool is not None:
+        axis.axhline(ln_pool, color="#666666", linestyle=":", linewidth=1)
+        axis.annotate("guessing: ln(pool)", (0.99, ln_pool), xycoords=("axes fraction", "data"), ha="right",
+                      va="bottom", fontsize=8, color="#444444")  # fmt: skip
     axis.set_xlabel("step")
     axis.set_ylabel("loss")
     axis.set_title(title, loc="left", fontsize=10)
