@@ -41,6 +41,7 @@ import select
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -212,7 +213,7 @@ def blocked_product(rows: Any, tokens: Any, row_block: int, token_block: int, ta
 
 
 def limit_rounds(folder: Path) -> Callable[[], dict[str, Any]]:
-    """Search the block shapes once, and return what a round does."""
+    """Search the block shapes, and return what a round does."""
     import torch
 
     queries, documents, mask = load_inputs(folder)
@@ -264,7 +265,13 @@ def worker(contestant: str, folder: Path, threads: int) -> int:
     torch.set_num_threads(threads)
     maker = CONTESTANTS[contestant]
     if maker is None:
-        run = limit_rounds(folder)
+        found: list[Callable[[], dict[str, Any]]] = []
+
+        def run() -> dict[str, Any]:
+            if not found:  # in the first round, when all others sleep
+                found.append(limit_rounds(folder))
+            return found[0]()
+
     else:
         loss = maker()
         queries, documents = torch.randn(2, 4, DIMENSIONS), torch.randn(2, WAYS, 64, DIMENSIONS)
@@ -316,8 +323,8 @@ def cut(store: Path, pieces: int, length: int) -> Any:
     opened = Store.open(store)
     if opened.tokens < pieces * length or opened.dim != DIMENSIONS:
         raise DataError(
-            f"{store} holds {opened.tokens:,} vectors of dimension {opened.dim}; this case takes {pieces * length:,} of "
-            f"{DIMENSIONS}",
+            f"{store} holds {opened.tokens:,} vectors of dimension {opened.dim}; this case takes "
+            f"{pieces * length:,} of {DIMENSIONS}",
             hint="a larger store of a model with model.dim=128, or a smaller --batch",
         )
     taken, total = [], 0
@@ -420,21 +427,17 @@ class Contestant:
 
     def __init__(self, name: str, python: Path, folder: Path, threads: int) -> None:
         self.name = name
+        self.errors = tempfile.TemporaryFile()  # and no pipe, which fills up
+        words = ["--worker", name, "--inputs", str(folder), "--threads", str(threads)]
+        settings = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
-            [str(python), str(Path(__file__).resolve()), "--worker", name, "--inputs", str(folder)]
-            + ["--threads", str(threads)],
+            [str(python), str(Path(__file__).resolve()), *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ
-            | {
-                "OMP_NUM_THREADS": str(threads),
-                "HF_HUB_OFFLINE": "1",
-                "PYTHONPATH": str(ROOT),
-                "PYTHONUNBUFFERED": "1",
-            },
+            stderr=self.errors,
+            bufsize=0,  # select() does not see a line that lies in a buffer
+            env=os.environ | settings,
         )
-        self.facts = self.answer()
 
     def answer(self) -> dict[str, Any]:
         """The next answer. Raises RuntimeError when the process ends or is silent for too long."""
@@ -443,19 +446,19 @@ class Contestant:
             ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
             line = self.process.stdout.readline() if ready else b""
             if not line:
-                self.process.kill()
-                _, errors = self.process.communicate()
-                last = (errors.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+                self.end()
+                self.errors.seek(0)
+                last = (self.errors.read().decode(errors="replace").strip().splitlines() or ["no message"])[-1]
                 raise RuntimeError(f"{self.name} ended with {self.process.returncode}: {last[:200]}")
             if line.startswith(b"@"):
                 found: dict[str, Any] = json.loads(line[1:])
                 return found
 
     def go(self) -> dict[str, Any]:
+        """A round."""
         assert self.process.stdin is not None
         time.sleep(0.05)  # the threads of the one before stop spinning
         self.process.stdin.write(b"go\n")
-        self.process.stdin.flush()
         return self.answer()
 
     def end(self) -> None:
@@ -464,15 +467,13 @@ class Contestant:
 
 
 @contextmanager
-def started(names: list[str], pythons: dict[str, Path], folder: Path, threads: int, notes: list[str]) -> Iterator[Any]:
+def started(names: list[str], pythons: dict[str, Path], folder: Path, threads: int) -> Iterator[dict[str, Contestant]]:
+    """Processes of these names, importing at the same time; killed in the end, whatever happens."""
     found: dict[str, Contestant] = {}
     try:
         for name in names:
-            try:
-                found[name] = Contestant(name, pythons[name], folder, threads)
-            except RuntimeError as error:
-                notes.append(str(error))
-        yield found
+            found[name] = Contestant(name, pythons[name], folder, threads)
+        yield dict(found)
     finally:
         for contestant in found.values():
             contestant.end()
@@ -494,23 +495,34 @@ def run_case(case: Case, args: argparse.Namespace, bar: Any) -> dict[str, Any]:
     rounds: dict[str, list[dict[str, Any]]] = {}
     versions: dict[str, str] = {}
     resettable = True
-    with started(names, pythons, folder, args.threads, notes) as workers:
-        for name, contestant in workers.items():
-            own = contestant.facts["versions"]
-            versions |= {(f"torch of {name.split()[0]}" if k == "torch" and name in PEERS else k): own[k] for k in own}
-            resettable &= contestant.facts["peak_resettable"]
+    with started(names, pythons, folder, args.threads) as workers:
+
+        def ask(name: str, question: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+            """An answer, or None, a note and one contestant less."""
+            try:
+                return question()
+            except (RuntimeError, OSError) as error:
+                notes.append(str(error))
+                rounds.pop(name, None)
+                del workers[name]
+                return None
+
+        for name in names:
+            facts = ask(name, workers[name].answer)
+            if facts is not None:
+                own = facts["versions"]
+                peer = name.startswith("PyLate")  # which brings a torch and a sentence-transformers of its own
+                versions |= {
+                    f"{package} of PyLate" if peer and package != "pylate" else package: own[package] for package in own
+                }
+                resettable &= facts["peak_resettable"]
         for number in range(args.rounds):
-            order = list(workers)
-            for name in order[number % len(order) :] + order[: number % len(order)]:
-                if name not in workers:
-                    continue
-                bar.set_postfix_str(f"{case.name}: {name}")
-                try:
-                    rounds.setdefault(name, []).append(workers[name].go())
-                except RuntimeError as error:
-                    notes.append(str(error))
-                    rounds.pop(name, None)
-                    del workers[name]
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                if name in workers:
+                    bar.set_postfix_str(f"{case.name}: {name}")
+                    one = ask(name, workers[name].go)
+                    if one is not None:
+                        rounds.setdefault(name, []).append(one)
             bar.update(1)
     for path in folder.iterdir():
         path.unlink()

@@ -15,12 +15,12 @@ def test_the_number_of_configs() -> None:
     """A file that is added or lost shows up here."""
     on_disk = list(config.config_dir().rglob("*.yaml"))
     assert len(on_disk) == len(CHOICES) + 1  # and root.yaml
-    assert len(CHOICES) == 34
+    assert len(CHOICES) == 36
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_config_composes(group: str, name: str) -> None:
-    extra = ["data.path=somewhere"] if name == "folder" else []
+    extra = {"folder": ["data.path=somewhere"], "xtr_multi": ["setup=II"]}.get(name, [])
     cfg = compose([f"{group}={name}", *extra])
     assert isinstance(cfg, Config)
     assert pipeline.engine_of(cfg.index)[1] is not None
@@ -38,10 +38,13 @@ def test_paper_scale_is_the_protocol() -> None:
     assert (train.triples, train.max_triples) == ("bclavie/msmarco-10m-triplets", 9_998_000)
     assert (train.batch_size, train.steps, train.learning_rate) == (196, 50_000, 3e-5)
     assert (train.warmup_ratio, train.grad_norm, train.precision) == (0.01, 10.0, config.Precision.bf16)
-    assert (train.k_train, train.temperature) == (128, 0.05)
+    assert (config.k_trains(train), config.temperature_of(train)) == ((128,), 0.05)
+    assert not train.learn_temperature
+    assert config.objective_of(train) == ("retrieved", "zero", "topk")
     assert pipeline.setting_of(cfg).k_prime == 40_000
     colbert = compose(["scale=paper", "config=colbert"])
-    assert (colbert.train.scorer, colbert.train.temperature) == (config.Scorer.colbert, 1.0)
+    assert (colbert.train.scorer, config.temperature_of(colbert.train)) == (config.Scorer.colbert, 1.0)
+    assert config.k_trains(colbert.train) == ()
     assert pipeline.setting_of(colbert).k_prime == 4_000
     scann = compose(["index=scann"]).index
     assert (scann["num_leaves"], scann["num_leaves_to_search"]) == (2000, 200)
@@ -49,6 +52,33 @@ def test_paper_scale_is_the_protocol() -> None:
     assert (scann["training_sample_size"], scann["spherical"]) == (250_000, True)
     for k in (64, 256, 512):
         assert compose([f"config=xtr_k{k}"]).train.k_train == k
+
+
+def test_paper_scale_of_setup_two_is_the_protocol() -> None:
+    """PROTOCOL sections 1 and 2, value by value."""
+    cfg = compose(["scale=paper", "setup=II", "config=xtr_multi", "stage=kd"])
+    assert cfg.model.backbone == "answerdotai/ModernBERT-base"
+    assert (cfg.model.dim, cfg.model.n_query, cfg.model.n_doc) == (128, 32, 300)
+    train, kd = cfg.train, cfg.distill
+    assert train.triples == "bclavie/msmarco-10m-triplets"
+    assert (train.batch_size, train.steps, train.learning_rate, train.n_doc) == (64, 50_000, 3e-5, 512)
+    assert (train.warmup_ratio, train.learn_temperature, train.temperature_lr) == (0.0, True, None)
+    assert (config.k_trains(train), config.temperature_of(train)) == ((128, 256, 512), 0.05)
+    assert config.temperature_of(compose(["scale=paper", "setup=II", "config=colbert"]).train) == 0.2
+    assert kd.lists == "lightonai/ms-marco-en-bge-gemma"
+    assert (kd.n_ways, kd.batch_size, kd.steps, kd.learning_rate) == (16, 16, 20_000, 4e-6)
+    assert (kd.temperature, kd.learn_temperature, kd.min_max) == (1.0, True, True)
+    assert (kd.loss, kd.kd_multi) == (config.DistillLoss.kl, config.KdMulti.losses)
+    released = compose(["scale=paper", "setup=II", "config=xtr_multi", "stage=kd", "protocol=released"])
+    assert released.distill.kd_multi is config.KdMulti.scores
+    assert config.objective_of(released.train) == ("positive_clamped", "zero", "topk")
+
+
+def test_a_distilled_models_name_can_be_typed() -> None:
+    cfg = compose(["setup=II", "config=xtr_k256_kd"])
+    assert (cfg.config, cfg.stage) == ("xtr_k256", config.TrainStage.kd)
+    assert pipeline.model_label(cfg) == "II/xtr_k256_kd"
+    assert cfg == compose(["setup=II", "config=xtr_k256", "stage=kd"])
 
 
 @pytest.mark.parametrize(
@@ -68,7 +98,18 @@ def test_paper_scale_is_the_protocol() -> None:
         (["train.learning_rate=abc"], UsageError, "train.learning_rate", None),
         (["train.scorer=xrt"], UsageError, "train.scorer", None),
         (["train.steps=0"], UsageError, "train.steps", None),
-        (["train.k_train=null"], UsageError, "k_train", None),
+        (["train.k_train=null"], UsageError, "k_train", "[128,256,512]"),
+        (["train.k_train=abc"], UsageError, "k_train", "[128,256,512]"),
+        (["train.k_train=[128,0]"], UsageError, "k_train", "[128,256,512]"),
+        (["train.k_train=[128,128]"], UsageError, "twice", None),
+        (["config=xtr_k256_kd"], UsageError, "setup (I)", "setup=II"),
+        (["config=xtr_multi"], UsageError, "setup (I)", "setup=II"),
+        (["config=nothing_kd"], UsageError, "nothing_kd", "xtr"),
+        (["train.eval_every=5"], UsageError, "eval_data", "pydoc/test"),
+        (["distill.n_ways=1"], UsageError, "n_ways", None),
+        (["train.temperature=-1"], UsageError, "train.temperature", None),
+        (["distill.temperature_lr=0"], UsageError, "distill.temperature_lr", None),
+        (["setup=II", "stage=kd", "distill.lists=x.jsonl"], UsageError, "distill.lists", "null"),
         (["retrieve.k_prime=10,100"], UsageError, "several values", "[10,100]"),
         (["config=colbert", "config=xtr_k64"], UsageError, "twice", None),
         (["train"], UsageError, "KEY=VALUE", "retrieve.k_prime=1000"),
@@ -128,7 +169,18 @@ def fingerprints(*words: str) -> dict[str, str]:
         ("data.n_doc=100", "documents"),
         ("data.n_query=24", "queries"),
         ("retrieve.k_prime=17", "retrieve"),
-        ("protocol=released", "retrieve"),
+        ("protocol=released", "train"),  # its objective
+        ("train.objective=stated", None),
+        ("train.z=retrieved", None),  # what it is anyway
+        ("train.k_train=[128]", None),
+        ("train.temperature=0.05", None),
+        ("train.temperature_colbert=9", None),
+        ("train.temperature_lr=1e-3", None),  # nothing is learned
+        ("train.learn_temperature=true", "train"),
+        ("train.missing=drop", "train"),
+        ("train.eval_every=null", None),
+        ("machine.gradient_checkpointing=true", None),
+        ("distill.steps=9", None),  # not distilled
         ("protocol=corrected", None),
         ("data.measures=[P@5]", "evaluate"),
     ],
@@ -141,6 +193,17 @@ def test_identity_changes_from_the_stage_that_reads_the_value(word: str, first_c
         return
     assert changed[0] == first_changed
     assert "evaluate" in changed
+
+
+def test_distillation_starts_from_the_contrastive_model() -> None:
+    words = ("setup=II", "config=xtr_k256")
+    before, after = fingerprints(*words), fingerprints(*words, "stage=kd")
+    assert before["train"] == after["train"]
+    assert before["documents"] != after["documents"]
+    changed = fingerprints(*words, "stage=kd", "distill.kd_multi=scores")
+    assert changed["distill"] == after["distill"]  # one k_train has nothing to stack
+    assert fingerprints(*words, "stage=kd", "distill.temperature=0.5")["distill"] != after["distill"]
+    assert fingerprints(*words, "stage=kd", "distill.n_ways=4")["scored"] != after["scored"]
 
 
 def test_untrained_is_the_same_model_whatever_the_config() -> None:

@@ -163,6 +163,32 @@ def train(
 
 
 @app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="where to; it must not exist yet, or be empty")],
+    overrides: Overrides = None,
+    config: ConfigName = None,
+    scale: Scale = None,
+    json: Json = False,
+) -> None:
+    """Copy a trained model to FOLDER with a model card: settings, temperature, every score measured here.
+
+    Example: xtrrep export my-xtr config=xtr_k128
+    """
+    from xtrrep.export import export
+
+    outcome = _work(_merge(overrides, config=config, scale=scale), "train", json=False, dry_run=False)
+    if outcome is None:
+        return
+    plan, _, result = outcome
+    scores = export(plan, Path(result["folder"]), folder)
+    if json:
+        _print_json({"folder": str(folder), "fingerprint": result["fingerprint"], "scores": scores})
+        return
+    print(_relative(folder))
+    say(f"{len(scores)} measured scores in its card; MultiVectorEncoder({str(folder)!r}) loads it")
+
+
+@app.command()
 def encode(
     overrides: Overrides = None,
     data: DataId = None,

@@ -451,7 +451,7 @@ def _encode_spec(stage: str, cfg: Config, specs: Specs) -> Spec:
         config = {"precision": precision, "n_query": n_query}
         kept = {"queries": content["queries"], "qrels": content["qrels"]}
     label = f"{_slug(model_label(cfg))}-{cfg.scale}--{specs['data'].label}"
-    return Spec(stage, label, 1, config, {"model": model_identity(cfg, specs)}, kept)
+    return Spec(stage, label, 2, config, {"model": model_identity(cfg, specs)}, kept)
 
 
 def _encoder(cfg: Config, folders: Folders) -> MultiVectorEncoder:

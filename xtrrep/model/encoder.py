@@ -143,7 +143,7 @@ def load(name: str | Path, cfg: Model, device: str) -> MultiVectorEncoder:
             hint="is the folder complete? rm -r a trained one to train it again",
         ) from None
     transformer = model[0]
-    if False:
+    if any(model.prompts.values()):
         transformer.preprocess = partial(_preprocess_with_marker, transformer, dict(model.prompts))
     set_lengths(model, cfg.n_query, cfg.n_doc, model[0].query_expansion)
     return model

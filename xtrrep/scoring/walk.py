@@ -287,7 +287,7 @@ class _Scores(torch.autograd.Function):
             outputs.fill_(torch.finfo(torch.float32).min)
         kept_of, divisors = [], []
         for output, threshold in zip(outputs, maxima.thresholds, strict=True):
-            kept = best >= threshold
+            kept = ~(best < threshold)  # and not >=, so that a NaN is kept and seen in the loss
             if maxima.lowest is not None:
                 # A token that was not retrieved stands as 0 there, so a negative maximum wins only where none does.
                 kept &= (best >= 0) | (maxima.lowest >= threshold)
@@ -318,10 +318,11 @@ class _Scores(torch.autograd.Function):
         query_of = row_of // max(queries.shape[1], 1)
         weights = torch.zeros(place.shape, dtype=dtype, device=place.device)
         for one, divisor, part in zip(gradient.to(dtype), divisors, kept, strict=True):
-            weights.addcmul_((one[:, order].t() / divisor)[:, query_of], part.to(dtype))
+            weights += torch.where(part, (one[:, order].t() / divisor)[:, query_of], 0.0)
         row, document = weights.t().nonzero(as_tuple=True)  # in the order of the rows
         weight = weights[document, row]
         token = place[document, row].long()
+        token.clamp_(max=max(documents.shape[0] * documents.shape[1] - 1, 0))  # NOWHERE is kept where scores are NaN
         del weights
         to_queries = to_documents = None
         if ctx.needs_input_grad[0]:

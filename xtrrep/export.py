@@ -1,0 +1,69 @@
+"""A trained model as a folder of its own: weights, and a card with every score this machine has measured for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from xtrrep import artifacts
+from xtrrep import config as configs
+from xtrrep.config import Source
+from xtrrep.console import DataError, UsageError
+from xtrrep.pipeline import Plan, card_facts, is_distilled
+
+
+def export(plan: Plan, trained: Path, folder: Path) -> list[dict[str, Any]]:
+    """Copy the model of a finished training stage to `folder`, with a card that lists its scores. Returns the scores.
+
+    Raises UsageError for a model that we did not train, and DataError where `folder` already holds something.
+    """
+    if plan.cfg.model.source is not Source.trained:
+        raise UsageError("only a model trained here can be exported", hint="model.source=trained")
+    folder = folder.expanduser().resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} is not empty", hint="name a folder that does not exist yet")
+    from xtrrep.model.card import write_card
+
+    stage = "distill" if is_distilled(plan.cfg) else "train"
+    manifest = artifacts.check(trained, plan.specs[stage].fingerprint)
+    scores = sorted(measured(manifest["fingerprint"]), key=lambda row: [str(row[key]) for key in sorted(row)])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(trained / "model", partial)
+    write_card(partial, card_facts(plan.cfg, plan.specs, manifest["facts"], scores))
+    if folder.exists():
+        folder.rmdir()
+    os.replace(partial, folder)
+    return scores
+
+
+def measured(model: str) -> Iterator[dict[str, Any]]:
+    """Every measure of every evaluated run whose documents the model with this fingerprint encoded."""
+    made = artifacts.complete(configs.artifacts_root()) + artifacts.complete(configs.results_root())
+    by_print = {manifest["fingerprint"]: (folder, manifest) for folder, manifest in made}
+    names = {m["content"]["corpus"]: m["facts"]["id"] for _, m in made if m["stage"] == "data"}
+    for _, evaluation in made:
+        if evaluation["stage"] != "evaluate":
+            continue
+        chain = [evaluation]
+        for key in ("run", "index", "documents"):
+            found = by_print.get(chain[-1]["upstream"].get(key, ""))
+            if found is None:
+                break  # a text engine has no documents, and what was deleted cannot be told apart
+            chain.append(found[1])
+        if len(chain) < 4 or chain[3]["upstream"].get("model") != model:
+            continue
+        run, index, documents = chain[1:]
+        for measure, value in evaluation["facts"]["measures"].items():
+            yield {
+                "data": names.get(documents["content"]["corpus"], documents["label"]),
+                "engine": index["config"]["engine"],
+                "scoring": run["config"]["scoring"],
+                "k_prime": run["config"]["k_prime"],
+                "measure": measure,
+                "value": value,
+            }
