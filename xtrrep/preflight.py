@@ -158,6 +158,7 @@ def missing(plans: Sequence[Plan]) -> list[str]:
     paper = any(plan.cfg.scale == "paper" and not is_text_engine(plan.cfg) for plan in plans)
     if paper and todo & {"train", "distill", "documents"} and device_of("auto") == "cpu":
         problems.append("no GPU, and scale=paper is hours of training and encoding on one")
+    problems += [str(error) for error in _teachers_missing(plans)]
     fetch = downloads(plans)
     if fetch and not weights.hub_reachable():
         problems.append(
@@ -166,8 +167,27 @@ def missing(plans: Sequence[Plan]) -> list[str]:
     return problems
 
 
+def _teachers_missing(plans: Sequence[Plan]) -> list[DataError]:
+    """Why a teacher from the package registry cannot score; empty where it can, or has."""
+    names = {
+        plan.cfg.distill.teacher
+        for plan in plans
+        for step in plan.steps
+        if step.stage.name == "scored" and not step.reuse
+    }
+    found = []
+    for name in sorted(names & weights.ARCHIVES.keys()):
+        try:
+            weights.archive_parts(name)
+        except DataError as error:
+            found.append(error)
+    return found
+
+
 def require(plans: Sequence[Plan]) -> None:
     """Refuse a run that this machine cannot finish. Raises DataError with what is missing and what works instead."""
+    for error in _teachers_missing(plans):
+        raise error
     problems = missing(plans)
     if not problems:
         return
@@ -226,6 +246,11 @@ def doctor() -> list[tuple[str, bool | None, str, str]]:
         rows.append((f"engine {name}", present, "ready" if present else "not installed", entry.install))
     for name in weights.PACKAGES:
         rows.append(_attempt(f"weights {name}", lambda name=name: str(weights.locate(name)) and "ready"))
+    for name in weights.ARCHIVES:
+        what, fine, finding, fix = _attempt(
+            f"weights {name}", lambda name=name: weights.archive_parts(name) and "ready"
+        )
+        rows.append((what, fine or None, finding if fine else "not installed: no distillation at scale=demo", fix))
     home = configs.artifacts_root()
     existing = next(p for p in (home, *home.parents) if p.exists())
     free = shutil.disk_usage(existing).free / 1e9

