@@ -90,8 +90,8 @@ def write(rows: list[list[object]], seeds: list[int]) -> None:
         f"Recorded {datetime.date.today()} at scale={cfg.scale} on {platform.machine()}, two cores, no GPU, by "
         "scripts/record_training.py.",
         f"MiniLM trained on {cfg.train.data} ({cfg.train.steps} steps of {cfg.train.batch_size}; `_kd`: then "
-        f"{cfg.distill.steps} steps of {cfg.distill.batch_size} x {cfg.distill.n_ways}), tested on {cfg.data.id}, packages "
-        "held out of training; exact search, each model's own scoring.",
+        f"{cfg.distill.steps} steps of {cfg.distill.batch_size} x {cfg.distill.n_ways}), tested on {cfg.data.id}, "
+        "packages held out of training; exact search, each model's own scoring.",
         "Losses are means of the first and the last tenth of the steps. The loss of distillation has no guess to stand "
         "beside. Paired over queries, bootstrap interval, two-sided sign-flip permutation p (10,000 resamples).",
         f"Mean {MEASURE} over seeds: " + "; ".join(means) + ".",
