@@ -73,8 +73,13 @@ def triples() -> Dataset:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A random BERT of one narrow layer with MiniLM's tokenizer: its checkpoints are 12 MB, MiniLM's 160."""
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A random BERT of one narrow layer with MiniLM's tokenizer: its checkpoints are 12 MB, MiniLM's 160.
+
+    One thread: more of them only wait for each other at this size.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = AutoTokenizer.from_pretrained(weights.locate(MINILM.backbone))
     tokenizer.save_pretrained(folder)
@@ -82,6 +87,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> None:
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     BertModel(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(folder)
     TINY.backbone = str(folder)
+    yield
+    torch.set_num_threads(threads)
 
 
 def stream_of(folder: Path, count: int, shards: int = 3) -> IterableDataset:
@@ -170,7 +177,7 @@ def loss_on(model: MultiVectorEncoder, triples: Dataset, cfg: Train) -> float:
 
 @pytest.mark.parametrize("scorer", [Scorer.xtr, Scorer.colbert])
 def test_fit_learns_and_leaves_a_model(scorer: Scorer, triples: Dataset, tmp_path: Path) -> None:
-    cfg = replace(CFG, scorer=scorer, steps=16, temperature=0.05 if scorer is Scorer.xtr else 1.0)
+    cfg = replace(CFG, scorer=scorer, steps=16, checkpoint_every=16, temperature=0.05 if scorer is Scorer.xtr else 1.0)
     model = encoder.build(MINILM, "cpu")
     before = loss_on(model, triples, cfg)
     facts = trainer.fit(model, triples, cfg, tmp_path, "cpu", loss=contrastive(model, cfg), machine=QUIET)

@@ -326,6 +326,14 @@ def test_a_retrieved_negative_loses_to_the_stand_in_unless_the_document_is_retri
     assert authors(k_train=4).tolist() == [[2.0, pytest.approx(-1000.0)]]  # nothing is left to stand as 0
 
 
+def test_drop_is_for_documents_that_nothing_retrieved() -> None:
+    """Of two documents one is retrieved, at -1, and loses to the stand-in: it scores 0 and stays in the softmax."""
+    query = torch.tensor([[[1.0]]])
+    documents = torch.tensor([[[[-1.0], [-2.0]], [[-3.0], [-4.0]]]])
+    assert xtr_scores(query, documents, k_train=1, missing="drop").tolist() == [[-1.0, DROPPED]]
+    assert xtr_scores(query, documents, k_train=1, missing="drop", z="positive_clamped").tolist() == [[0.0, DROPPED]]
+
+
 def test_a_retrieved_score_of_zero_counts() -> None:
     """Orthogonal, yet among the k best: Z counts it and its gradient flows. The released code does not count it."""
     queries = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]], requires_grad=True)
@@ -391,6 +399,45 @@ def test_one_list_a_sequence_of_k() -> None:
     assert torch.equal(
         XTRScores(mask="none", k_train=3)(queries, documents), xtr_scores(queries, documents, mask="none")
     )
+
+
+@pytest.mark.parametrize("k", [1, 30, 10**6])
+def test_a_nan_is_seen_and_one_below_a_mask_is_not(k: int) -> None:
+    """A NaN that quietly became a 0 would train on."""
+    generator = torch.Generator().manual_seed(2)
+    queries, documents = torch.randn(3, 2, 8, generator=generator), torch.randn(3, 2, 20, 8, generator=generator)
+    plain = xtr_scores(queries, documents, k_train=k)
+    broken = documents.clone()
+    broken[1, 1, 3, 0] = math.nan
+    for scores in (xtr_scores(queries, broken, k_train=k), maxsim_scores(queries, broken)):
+        assert scores.isnan().sum(0).tolist() == [0, 0, 0, 3, 0, 0]
+    asked = queries.clone()
+    asked[2, 1, 4] = math.nan
+    assert xtr_scores(asked, documents, k_train=k).isnan().sum(1).tolist() == [0, 0, 6]
+    keep = torch.ones(3, 2, 20, dtype=torch.bool)
+    keep[1, 1, 3] = False
+    broken.requires_grad_()
+    scores = xtr_scores(queries, broken, None, keep, k_train=k)
+    (gradient,) = torch.autograd.grad(scores.sum(), broken)
+    assert scores.isfinite().all()
+    assert gradient.isfinite().all()
+    assert not torch.equal(scores, plain) or k == 1
+
+
+def test_what_is_refused() -> None:
+    queries, documents = torch.ones(2, 3, 4), torch.ones(2, 1, 5, 4)
+    for k in (0, -1, [], [3, 0], True, 2.0):
+        with pytest.raises((ValueError, TypeError), match="k_train"):
+            xtr_scores(queries, documents, k_train=k)
+    for options in ({"z": "mean"}, {"missing": "min"}, {"mask": "all"}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            xtr_scores(queries, documents, **options)
+        with pytest.raises(ValueError, match=next(iter(options))):
+            XTRScores(**options)
+    with pytest.raises(ValueError, match="fit"):
+        xtr_scores(queries, documents[..., :3])
+    with pytest.raises(ValueError, match="mask"):
+        xtr_scores(queries, documents, torch.ones(2, 2))
 
 
 # Large shapes, past every block and group of the kernel

@@ -18,12 +18,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-GROUP = 8  # tokens of one document under one maximum, and groups under one maximum of the next level
-PIECE = 4096  # tokens of one product: times 256 rows 4 MB, which stays in a shared cache
-BUFFER_BYTES = {"cpu": 144 << 20}  # of the similarities of one block of rows
+GROUP = 8  # tokens of one document under one maximum, where that is free to choose
+GROUPS = (8, 10, 9, 6, 12, 7, 5)  # sizes tried where documents without padding can stay where they are
+COARSE = 8  # groups under one maximum of the next level
+PIECE = 1600  # tokens of one product: times 400 rows 2.5 MB, which stays in a shared cache
+BUFFER_BYTES = {"cpu": 176 << 20}  # of the similarities of one block of rows
 BUFFER_BYTES_GPU = 2 << 30
 LOOKUP = 1 << 22  # entries of one look-up into the buffer
 NOWHERE = torch.iinfo(torch.int32).max
@@ -44,42 +47,52 @@ class Layout:
     """The batch's document tokens without padding; every document starts a group of its own, small documents first."""
 
     tokens: Tensor  # (M, H), zeros where a document's last group has no token left
+    size: int  # tokens of a group
     place: Tensor  # (M,) int32 index into the flat (C x S) input, NOWHERE at those zeros
     empty: Tensor  # (E,) the rows of `tokens` that are such zeros, ascending
     order: Tensor  # (D,) numbers of the documents that have a token, as laid out here
     document_of_group: Tensor  # (G,) index into `order`
     runs: tuple[Run, ...]
     pool: int  # real tokens
-    documents: int  # C
 
 
 def lay_out(tokens: Tensor, mask: Tensor) -> Layout:
     """Lay out (C, S, H) tokens under a boolean (C, S) mask."""
+    count, slots = mask.shape
     device = tokens.device
-    groups = (mask.sum(1) + GROUP - 1) // GROUP
+    flat = tokens.reshape(-1, tokens.shape[-1])
+    whole = bool(mask.all()) and slots > 0
+    size = next((size for size in GROUPS if whole and slots % size == 0), GROUP)
+    groups = (mask.sum(1) + size - 1) // size
     order = torch.argsort(groups, stable=True)
     order = order[groups[order] > 0]
     sizes = groups[order]
-    first = torch.cumsum(sizes, 0) - sizes
     document_of_group = torch.repeat_interleave(torch.arange(len(order), device=device), sizes)
-    start = torch.zeros(len(groups), dtype=torch.int64, device=device)
-    start[order] = first * GROUP
+    if whole and slots % size == 0:  # as they lie: nothing to copy
+        place = torch.arange(len(flat), dtype=torch.int32, device=device)
+        empty = place.new_empty(0, dtype=torch.int64)
+        return Layout(flat, size, place, empty, order, document_of_group, _runs(sizes), len(flat))
+    start = torch.zeros(count, dtype=torch.int64, device=device)
+    start[order] = (torch.cumsum(sizes, 0) - sizes) * size
     real = mask.reshape(-1).nonzero()[:, 0]
     slot = (mask.cumsum(1) - 1).reshape(-1)[real]
-    place = torch.full((len(document_of_group) * GROUP,), NOWHERE, dtype=torch.int32, device=device)
-    place[start[real // max(mask.shape[1], 1)] + slot] = real.to(torch.int32)
+    place = torch.full((len(document_of_group) * size,), NOWHERE, dtype=torch.int32, device=device)
+    place[start[real // max(slots, 1)] + slot] = real.to(torch.int32)
     empty = (place == NOWHERE).nonzero()[:, 0]
-    flat = tokens.reshape(-1, tokens.shape[-1])
-    if len(place) != len(flat) or len(empty) or bool((place[1:] < place[:-1]).any()):
-        flat = flat.index_select(0, place.clamp(max=max(len(flat) - 1, 0)))
-        flat.index_fill_(0, empty, 0.0)
+    packed = flat.index_select(0, place.clamp(max=max(len(flat) - 1, 0)))
+    packed.index_fill_(0, empty, 0.0)
+    return Layout(packed, size, place, empty, order, document_of_group, _runs(sizes), len(real))
+
+
+def _runs(sizes: Tensor) -> tuple[Run, ...]:
+    """Runs of equal numbers of groups, from those of the documents as laid out."""
     runs = []
     document = group = 0
     values, counts = torch.unique_consecutive(sizes, return_counts=True)
     for each, count in zip(values.tolist(), counts.tolist(), strict=True):
         runs.append(Run(document, count, group, each))
         document, group = document + count, group + count * each
-    return Layout(flat, place, empty, order, document_of_group, tuple(runs), len(real), len(mask))
+    return tuple(runs)
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,7 @@ class Block:
 
     layout: Layout
     scores: Tensor  # (M, B)
-    groups: Tensor  # (G', B) maxima of 8 tokens, padded to a multiple of 8 with -inf
+    groups: Tensor  # (G', B) maxima of the groups, padded to a multiple of COARSE with -inf
 
 
 def walk(rows: Tensor, layout: Layout, ks: Sequence[int], *, negatives: bool = False) -> Maxima:
@@ -116,11 +129,10 @@ def walk(rows: Tensor, layout: Layout, ks: Sequence[int], *, negatives: bool = F
         best[:, here] = found
         threshold = found.new_full((found.shape[1],), -torch.inf)
         if largest:
-            values, tokens = _top(block, largest + 1)
-            for n in limited:
-                thresholds[n, here] = values[:, ks[n] - 1]
+            values, tokens, reached = _top(block, [ks[n] for n in limited])
+            thresholds[limited, here] = reached
         if len(limited) == len(ks):
-            threshold = values[:, largest - 1]
+            threshold = thresholds[:, here].amin(0)
             place[:, here] = _places_of_top(block, found, values, tokens, threshold)
         else:
             _places_of_all(block, place[:, here])
@@ -133,18 +145,18 @@ def walk(rows: Tensor, layout: Layout, ks: Sequence[int], *, negatives: bool = F
 
 def _blocks(rows: Tensor, layout: Layout) -> Iterator[tuple[int, Block]]:
     """Blocks of similarities, all in the same buffer."""
-    tokens = layout.tokens
-    size, groups = len(tokens), len(tokens) // GROUP
+    tokens, each = layout.tokens, layout.size
+    size, groups = len(tokens), len(tokens) // each
     if not size or not len(rows):
         return
-    padded = -(-groups // GROUP) * GROUP
+    padded = -(-groups // COARSE) * COARSE
     budget = BUFFER_BYTES.get(rows.device.type, BUFFER_BYTES_GPU)
     most = max(budget // (size * rows.element_size()) // 16 * 16, 16)
     count = -(-len(rows) // most)
     step = -(-len(rows) // count // 16) * 16 if count > 1 else len(rows)
     grid = rows.new_empty(size * step)
     tops = rows.new_empty(padded * step)
-    pieces = [(begin, min(begin + PIECE, size)) for begin in range(0, size, PIECE)]
+    pieces = [(begin, min(begin + PIECE // each * each, size)) for begin in range(0, size, PIECE // each * each)]
     ends = torch.tensor([begin for begin, _ in pieces] + [size], device=rows.device)
     padding = torch.searchsorted(layout.empty, ends).tolist()
     for start in range(0, len(rows), step):
@@ -158,7 +170,7 @@ def _blocks(rows: Tensor, layout: Layout) -> Iterator[tuple[int, Block]]:
             torch.mm(tokens[begin:end], part, out=piece)
             if padding[n + 1] > padding[n]:
                 piece.index_fill_(0, layout.empty[padding[n] : padding[n + 1]] - begin, -torch.inf)
-            torch.amax(piece.view(-1, GROUP, b), 1, out=block.groups[begin // GROUP : end // GROUP])
+            torch.amax(piece.view(-1, each, b), 1, out=block.groups[begin // each : end // each])
         yield start, block
 
 
@@ -178,43 +190,59 @@ def _take(values: Tensor, items: Tensor) -> Tensor:
     return torch.take(values, items * b + torch.arange(b, device=items.device)[:, None])
 
 
-def _members(items: Tensor) -> Tensor:
-    """(B, n) groups to the (B, 8 n) items in them."""
-    inside = torch.arange(GROUP, device=items.device)
-    return (items[:, :, None] * GROUP + inside).view(len(items), -1)
+def _take_members(values: Tensor, groups: Tensor, size: int) -> Tensor:
+    """values (N, B) of all members of groups (B, n) of `size` items: (B, n * size)."""
+    b = values.shape[1]
+    first = groups * (size * b) + torch.arange(b, device=groups.device)[:, None]
+    return torch.take(values, (first[:, :, None] + torch.arange(size, device=groups.device) * b).view(b, -1))
 
 
-def _top(block: Block, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest scores of each row, descending, and their tokens: (B, k) each.
+def _largest(values: Tensor, ranks: Sequence[int]) -> Tensor:
+    """Columns (B, max(ranks)) of the largest values (B, n), the r-th largest at column -r for each r of `ranks`."""
+    n, k = values.shape[1], max(ranks)
+    if values.device.type != "cpu":
+        return values.topk(k, 1).indices.flip(1)
+    # numpy selects by vector instructions, in half of the time that topk takes with two threads.
+    columns = np.argpartition(values.numpy(), sorted({n - rank for rank in ranks}), axis=1)
+    return torch.from_numpy(columns[:, n - k :])
 
-    A group that holds one of them has a maximum among the k largest maxima, so the search goes down from groups of 64
-    tokens to groups of 8 to tokens, keeping k at each level.
+
+def _top(block: Block, ks: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest max(ks) + 1 scores (B, n) of each row, their tokens, and the k-th largest for each k: (K, B).
+
+    The first column holds the smallest, the spare one. A group that holds one of these scores has a maximum among as
+    many largest maxima, so the search goes down from groups of groups to groups to tokens, keeping as many at each
+    level.
     """
-    groups = block.groups
-    if len(groups) // GROUP > k:
-        coarse = groups.view(-1, GROUP, groups.shape[1]).amax(1).t().contiguous()
-        candidates = _members(coarse.topk(k, 1, sorted=False).indices)
-        chosen = candidates.gather(1, _take(groups, candidates).topk(k, 1, sorted=False).indices)
-    elif len(block.layout.document_of_group) > k:
-        chosen = groups[: len(block.layout.document_of_group)].t().contiguous().topk(k, 1, sorted=False).indices
+    groups, size = block.groups, block.layout.size
+    real = len(block.layout.document_of_group)
+    k = max(ks) + 1
+    if len(groups) // COARSE > k:
+        coarse = groups.view(-1, COARSE, groups.shape[1]).amax(1).t().contiguous()
+        chosen = _largest(coarse, [k])
+        inner = _largest(_take_members(groups, chosen, COARSE), [k])
+        chosen = chosen.gather(1, inner // COARSE) * COARSE + inner % COARSE
+    elif real > k:
+        chosen = _largest(groups[:real].t().contiguous(), [k])
     else:
-        values, tokens = block.scores.t().contiguous().topk(k, 1)
-        return values, tokens
-    candidates = _members(chosen)
-    values, which = _take(block.scores, candidates).topk(k, 1)
-    return values, candidates.gather(1, which)
+        chosen = torch.arange(real, device=groups.device).expand(groups.shape[1], -1)
+    scores = _take_members(block.scores, chosen, size)
+    inner = _largest(scores, [k, *ks])
+    tokens = chosen.gather(1, inner // size) * size + inner % size
+    values = scores.gather(1, inner)
+    return values, tokens, torch.stack([values[:, k - rank] for rank in ks])
 
 
 def _places_of_top(block: Block, found: Tensor, values: Tensor, tokens: Tensor, threshold: Tensor) -> Tensor:
-    """(D, B) flat indices of the tokens of the retrieved maxima, from the largest k + 1 scores of each row."""
+    """(D, B) flat indices of the tokens of the retrieved maxima, from what `_top` found."""
     layout = block.layout
-    document = layout.document_of_group[tokens // GROUP]
+    document = layout.document_of_group[tokens // layout.size]
     place = torch.where(values == _take(found, document), layout.place[tokens], NOWHERE)
     places = torch.full(found.t().shape, NOWHERE, dtype=torch.int32, device=found.device)
     places.scatter_reduce_(1, document, place, "amin")
     places = places.t()
     # Where the spare score equals the threshold, there may be more of its kind outside the list: look for them.
-    tied = values[:, -1] == threshold
+    tied = values[:, 0] == threshold
     if bool(tied.any()):
         for part, scores in _look_up(block, (tied & (found == threshold)).nonzero(), -torch.inf):
             token = _first_token(layout)[part[:, 0]] + scores.max(1).indices
@@ -227,12 +255,12 @@ def _places_of_all(block: Block, places: Tensor) -> None:
     layout, b = block.layout, block.scores.shape[1]
     device = block.scores.device
     column = torch.arange(b, device=device)
-    inside = torch.arange(GROUP, device=device)[:, None, None]
+    inside = torch.arange(layout.size, device=device)[:, None, None]
     for run in layout.runs:
         groups = block.groups[run.group : run.group + run.documents * run.groups]
         winner = groups.view(run.documents, run.groups, b).max(1).indices
         first = run.group + run.groups * torch.arange(run.documents, device=device)[:, None]
-        token = (first + winner) * GROUP
+        token = (first + winner) * layout.size
         slot = torch.take(block.scores, (token + inside) * b + column).max(0).indices
         places[run.document : run.document + run.documents] = layout.place[token + slot]
 
@@ -240,15 +268,15 @@ def _places_of_all(block: Block, places: Tensor) -> None:
 def _first_token(layout: Layout) -> Tensor:
     """(D,) where each document begins."""
     parts = [run.group + run.groups * torch.arange(run.documents) for run in layout.runs]
-    return torch.cat(parts).to(layout.tokens.device) * GROUP
+    return torch.cat(parts).to(layout.tokens.device) * layout.size
 
 
 def _look_up(block: Block, pairs: Tensor, filler: float) -> Iterator[tuple[Tensor, Tensor]]:
     """Parts (n, 2) of (document, row) pairs with all their scores (n, longest document), padded with `filler`."""
     layout = block.layout
-    sizes = torch.cat([torch.full((run.documents,), run.groups * GROUP) for run in layout.runs]).to(pairs.device)
+    sizes = torch.cat([torch.full((run.documents,), run.groups * layout.size) for run in layout.runs]).to(pairs.device)
     starts = _first_token(layout)
-    longest = layout.runs[-1].groups * GROUP
+    longest = layout.runs[-1].groups * layout.size
     slots = torch.arange(longest, device=pairs.device)
     for part in torch.split(pairs, max(LOOKUP // longest, 1)):
         document = part[:, :1]
@@ -288,11 +316,11 @@ class _Scores(torch.autograd.Function):
         kept_of, divisors = [], []
         for output, threshold in zip(outputs, maxima.thresholds, strict=True):
             kept = ~(best < threshold)  # and not >=, so that a NaN is kept and seen in the loss
+            retrieved = _by_query(kept, row_of, queries)
             if maxima.lowest is not None:
                 # A token that was not retrieved stands as 0 there, so a negative maximum wins only where none does.
                 kept &= (best >= 0) | (maxima.lowest >= threshold)
             values = torch.where(kept, best, 0.0)
-            retrieved = _by_query(kept, row_of, queries)
             if z == "retrieved":
                 divisor = retrieved.clamp(min=1)
             elif z == "positive_clamped":
@@ -315,10 +343,9 @@ class _Scores(torch.autograd.Function):
         queries, documents, row_of, order, place, kept, divisors = ctx.saved_tensors
         h = queries.shape[-1]
         dtype = torch.promote_types(queries.dtype, torch.float32)
-        query_of = row_of // max(queries.shape[1], 1)
         weights = torch.zeros(place.shape, dtype=dtype, device=place.device)
         for one, divisor, part in zip(gradient.to(dtype), divisors, kept, strict=True):
-            weights += torch.where(part, (one[:, order].t() / divisor)[:, query_of], 0.0)
+            weights += torch.where(part, _to_rows(one[:, order].t() / divisor, row_of, queries), 0.0)
         row, document = weights.t().nonzero(as_tuple=True)  # in the order of the rows
         weight = weights[document, row]
         token = place[document, row].long()
@@ -352,6 +379,14 @@ def _by_query(values: Tensor, row_of: Tensor, queries: Tensor) -> Tensor:
         return values.view(len(values), q, t).sum(-1, dtype=dtype)
     sums = torch.zeros(len(values), q, dtype=dtype, device=values.device)
     return sums.index_add_(1, row_of // t, values.to(dtype))
+
+
+def _to_rows(values: Tensor, row_of: Tensor, queries: Tensor) -> Tensor:
+    """(D, Q) repeated for the rows of each query: (D, R)."""
+    q, t, _ = queries.shape
+    if len(row_of) == q * t:
+        return values[:, :, None].expand(-1, -1, t).reshape(len(values), q * t)
+    return values[:, row_of // t]
 
 
 def _weighted_sums(table: Tensor, index: Tensor, weight: Tensor, bag: Tensor, bags: int) -> Tensor:

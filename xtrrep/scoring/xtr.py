@@ -123,7 +123,7 @@ class XTRKDScores(XTRScores):
 
 
 def _check(k_train: int | Sequence[int], **variant: str) -> tuple[int, ...]:
-    ks = (k_train,) if isinstance(k_train, int) else tuple(k_train)
+    ks = tuple(k_train) if isinstance(k_train, Sequence) else (k_train,)
     if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
         raise ValueError(f"k_train must be a positive integer or several, got {k_train!r}")
     for name, known in (
