@@ -288,7 +288,7 @@ def test_kill_9_twice(tmp_path: Path) -> None:
                 target=child, args=(TINY.backbone, tmp_path / name, tmp_path / f"{name} rows", kill_in)
             )
             process.start()
-            process.join(timeout=120)
+            process.join(timeout=600)
             assert process.exitcode == (-signal.SIGKILL if kill_in else 0)
     assert_same_result(tmp_path / "whole", tmp_path / "broken")
 
@@ -504,6 +504,7 @@ import sys
 sys.modules["xtrrep"] = None
 import torch
 from sentence_transformers import MultiVectorEncoder
+torch.set_num_threads({torch.get_num_threads()})
 model = MultiVectorEncoder({str(tmp_path / "model")!r}, device="cpu")
 pairs = (("a node, an edge", "document"), ("node", "query"))
 torch.save([torch.as_tensor(model.encode([text], task=task)[0]) for text, task in pairs], {str(tmp_path / "vectors")!r})
