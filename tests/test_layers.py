@@ -8,7 +8,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xtrrep"
 
 # DESIGN: a module imports only from what stands to its left. The leading `console` is below the two it shares a place
-# with there, since both raise its errors; `export` and `preflight` (plans and checks for the command line) stand before `cli`.
+# with there, since both raise its errors; `export` and `preflight` (plans and checks for the command line) stand before
+# `cli`.
 ORDER = [
     "console",
     "registry",

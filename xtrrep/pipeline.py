@@ -341,7 +341,8 @@ def _fit(
     """Train, draw the loss, write the card."""
     from xtrrep.model.card import write_card
     from xtrrep.report.figure import loss_curve
-    from xtrrep.train.trainer import fit, read_log
+    from xtrrep.train.log import read_log
+    from xtrrep.train.trainer import fit
 
     loop, device = loop_of(cfg), _device(cfg.machine.device)
     evaluate = _evaluator(cfg, folders) if loop.eval_data else None
@@ -376,17 +377,13 @@ def _evaluator(cfg: Config, folders: Folders) -> Callable[[MultiVectorEncoder], 
         return Store.open(artifacts.make(Spec("eval", task, 1, {}), scratch / task, run))
 
     def measure(model: MultiVectorEncoder) -> dict[str, float]:
-        expansion, lengths = model[0].query_expansion, (model[0].query_length, model[0].document_length)
-        set_lengths(model, *lengths_of(cfg), expansion)
-        try:
-            with tempfile.TemporaryDirectory() as scratch:
-                corpus = store(model, "document", collection.documents(), documents, Path(scratch))
-                queries = list(collection.queries.items())
-                asked = store(model, "query", queries, len(queries), Path(scratch))
-                searcher = engine.load(Path(scratch), corpus, params)
-                outcome = retrieve(searcher, corpus, asked, [setting], cfg.machine.query_batch)[setting]
-        finally:
-            set_lengths(model, *lengths, expansion)
+        set_lengths(model, *lengths_of(cfg), model[0].query_expansion)  # the trainer sets them back
+        with tempfile.TemporaryDirectory() as scratch:
+            corpus = store(model, "document", collection.documents(), documents, Path(scratch))
+            queries = list(collection.queries.items())
+            asked = store(model, "query", queries, len(queries), Path(scratch))
+            searcher = engine.load(Path(scratch), corpus, params)
+            outcome = retrieve(searcher, corpus, asked, [setting], cfg.machine.query_batch)[setting]
         scores = evaluate(collection.qrels, outcome.run, cfg.data.measures)
         return {canonical(name): float(scores[name].mean()) for name in scores.columns}
 

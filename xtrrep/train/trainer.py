@@ -16,24 +16,22 @@ checkpoint's weights in model/.
 
 from __future__ import annotations
 
-import csv
-import importlib
-import importlib.util
-import json
 import math
 import random
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtrrep.artifacts import digest, write_json
-from xtrrep.config import Distill, Loop, Machine, Precision, plain
+from xtrrep.artifacts import write_json
+from xtrrep.config import Distill, Loop, Machine, Precision
 from xtrrep.console import DataError, UsageError, progress, say
 from xtrrep.model.encoder import check_length, resolve_precision
 from xtrrep.train import memory, temperature
+from xtrrep.train.checkpoint import STATE, identity_of, load_last_good, read_state, resume_from, same_config, weights_of
+from xtrrep.train.log import COLUMNS, Diverged, Log, read_log, recorders, write_csv
+from xtrrep.train.stream import Stream
 
 if TYPE_CHECKING:
     import torch
@@ -41,23 +39,7 @@ if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
 Evaluate = Callable[["MultiVectorEncoder"], dict[str, float]]
-Record = Callable[[int, dict[str, float]], None]
-
-COLUMNS = ["step", "loss", "learning_rate", "grad_norm", "temperature"]
-STATE = "xtrrep_state.json"  # a checkpoint's last file: with it the checkpoint is complete
 LABELS = ("label", "labels", "score", "scores")  # columns that sentence-transformers reads as labels, not as texts
-
-# How often something is written or looked at, and where the data lies, say nothing about the weights.
-NOT_SEMANTIC = ("checkpoint_every", "eval_every", "eval_data", "data", "triples", "lists")
-
-
-class Diverged(Exception):
-    """The loss, its gradient or the temperature stopped being usable at a step (counted from 1)."""
-
-    def __init__(self, step: int, reason: str) -> None:
-        super().__init__(f"{reason} at step {step}")
-        self.step = step
-        self.reason = reason
 
 
 def fit(
@@ -96,13 +78,13 @@ def fit(
     check_length(model, f"{name}.n_doc", loop.n_doc)
     size, documents = _check_dataset(dataset, loop, name)
     precision = resolve_precision(loop.precision, device)
-    identity = _identity(model, loop, loss, precision)
+    identity = identity_of(model, loop, loss, precision)
     out.mkdir(parents=True, exist_ok=True)
     if (out / "finished.json").exists():
-        finished = _same_config(out / "finished.json", identity)
+        finished = same_config(out / "finished.json", identity)
         say("  already trained")
         return dict(finished["facts"])
-    resume = _resume(out / "checkpoints", identity)
+    resume = resume_from(out / "checkpoints", identity)
     first_temperature = temperature.value_of(loss)
     start = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
     diverged = None
@@ -111,15 +93,15 @@ def fit(
             _train(model, dataset, loop, out, device, loss, machine, evaluate, precision, resume)
     except Diverged as error:
         diverged = error
-        model_step = _load_last_good(model, loss, out / "checkpoints", start, first_temperature)
+        model_step = load_last_good(model, loss, out / "checkpoints", start, first_temperature)
         kept = f"the weights of step {model_step}" if model_step else "the initial weights: there was no checkpoint yet"
         say(f"  diverged: {error}; the model keeps {kept}")
     rows = read_log(out / "log.jsonl", "loss")
-    _write_csv(out / "loss.csv", COLUMNS, rows)
+    write_csv(out / "loss.csv", COLUMNS, rows)
     evaluations = read_log(out / "log.jsonl", "eval")
     if evaluations:
         names = sorted({name for row in evaluations for name in row["eval"]})
-        _write_csv(out / "eval.csv", ["step", *names], [row["eval"] | {"step": row["step"]} for row in evaluations])
+        write_csv(out / "eval.csv", ["step", *names], [row["eval"] | {"step": row["step"]} for row in evaluations])
     shutil.rmtree(out / "model", ignore_errors=True)
     model.save_pretrained(str(out / "model"))
     temperature.save(loss, out / "model")
@@ -183,24 +165,24 @@ def _train(
     import torch
     from transformers.trainer_callback import PrinterCallback
 
-    start: dict[str, Any] = _read_state(resume) if resume else {"step": 0, "stream": None}
+    start: dict[str, Any] = read_state(resume) if resume else {"step": 0, "stream": None}
     if resume:
         say(f"  resuming from step {start['step']} of {loop.steps}")
         if temperature.is_learned(loss):
             temperature.restore(loss, start["temperature"])
     if resume and start["step"] >= loop.steps:
         # Killed between the last step and the saved model. The library would train one step more.
-        model.load_state_dict(_weights(resume))
+        model.load_state_dict(weights_of(resume))
         return
     torch.manual_seed(loop.seed)
     # An example of ours in the card keeps the library from picking some, with a bar of its own across ours.
     model.model_card_data.widget = [{"text": "shortest path between two nodes of a graph"}]
     with ExitStack() as stack:
         _prepare(model, machine, stack)
-        records = _recorders(machine, out, loop, start["step"], stack)
+        records = recorders(machine, out, loop, start["step"], stack)
         bar = stack.enter_context(progress(loop.steps, "train", "step"))
         trainer, stream = _trainer(model, dataset, loop, out, device, loss, precision, start["stream"])
-        log = _Log(out / "log.jsonl", loss, precision, start["step"], records)
+        log = Log(out / "log.jsonl", loss, precision, start["step"], records)
         trainer.add_callback(_callback(bar, log, loop, stream, evaluate))
         trainer.remove_callback(PrinterCallback)  # prints every log line to stdout, which is for data
         bar.update(start["step"])
@@ -291,86 +273,7 @@ def _trainer(
     return trainer, stream
 
 
-class Stream:
-    """Batches of a stream in its own order, from the start again where it ends; `position` is after the last one given.
-
-    The library resumes a stream by reading and tokenising it again up to the step, and loses its place in a second
-    pass. Here the dataset's own state is kept instead, which costs at most the rest of one shard.
-    """
-
-    def __init__(
-        self, dataset: IterableDataset, batch_size: int, collate: Callable[[list[Any]], Any], position: Any = None
-    ) -> None:
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.collate = collate
-        self.position = position
-
-    def __iter__(self) -> Iterator[Any]:
-        begun = self.position
-        while True:
-            # Without this, `datasets` starts every later pass at the place it was once told.
-            self.dataset.load_state_dict(begun)
-            rows: list[Any] = []
-            batches = 0
-            for row in self.dataset:
-                rows.append(row)
-                if len(rows) == self.batch_size:
-                    self.position = self.dataset.state_dict()
-                    batches += 1
-                    yield self.collate(rows)
-                    rows = []
-            if not batches and begun is None:
-                raise DataError(
-                    f"{len(rows)} streamed rows do not fill one batch of {self.batch_size}", hint="a smaller batch_size"
-                )
-            begun = None
-
-
-class _Log:
-    """log.jsonl and what listens beside it; a resumed run drops the rows after its checkpoint."""
-
-    def __init__(
-        self, path: Path, loss: torch.nn.Module, precision: Precision, start: int, records: list[Record]
-    ) -> None:
-        self.path = path
-        self.loss = loss
-        # fp16's loss scale is found by overflowing: an infinite gradient skips that step, and is no divergence.
-        self.checks_gradient = precision is not Precision.fp16
-        self.records = records
-        kept = [row for row in read_log(path) if row["step"] <= start]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-
-    def step(self, step: int, logs: dict[str, float]) -> None:
-        """Write a step's row. Raises Diverged."""
-        values = {key: float(logs[key]) for key in COLUMNS[1:4]} | {"temperature": temperature.value_of(self.loss)}
-        reason = self._why(values)
-        self._write(step, _finite(values) | ({"diverged": reason} if reason else {}))
-        if reason:
-            raise Diverged(step, reason)
-        for record in self.records:
-            record(step, {f"train/{key}": value for key, value in values.items() if value is not None})
-
-    def evaluation(self, step: int, measures: dict[str, float]) -> None:
-        self._write(step, {"eval": _finite(measures)})
-        for record in self.records:
-            record(step, {f"eval/{key}": value for key, value in measures.items()})
-
-    def _why(self, values: dict[str, Any]) -> str | None:
-        if not math.isfinite(values["loss"]):
-            return f"the loss is {values['loss']}"
-        if self.checks_gradient and not math.isfinite(values["grad_norm"]):
-            return f"the gradient's norm is {values['grad_norm']}"
-        if values["temperature"] is not None and not 0 < values["temperature"] < math.inf:
-            return f"the temperature is {values['temperature']:.4g}"
-        return None
-
-    def _write(self, step: int, values: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "time": round(time.time(), 3)} | values) + "\n")
-
-
-def _callback(bar: Any, log: _Log, loop: Loop, stream: Stream | None, evaluate: Evaluate | None) -> Any:
+def _callback(bar: Any, log: Log, loop: Loop, stream: Stream | None, evaluate: Evaluate | None) -> Any:
     """The trainer's callback: bar, log, evaluation, and the last file of each checkpoint.
 
     The trainer calls on_step_end, on_log and on_save in this order: what `log` refuses is never saved.
@@ -427,141 +330,6 @@ def _undisturbed(model: MultiVectorEncoder) -> Iterator[None]:
                 setattr(transformer, key, value)
             random.setstate(python)
             np.random.set_state(numpy)
-
-
-def _recorders(machine: Machine, out: Path, loop: Loop, start: int, stack: ExitStack) -> list[Record]:
-    """What else receives each row. Raises DataError for wandb that is not installed; tensorboard is then left out."""
-    records: list[Record] = []
-    if machine.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        say("  no event files: tensorboard is not installed (pip install tensorboard, or machine.tensorboard=false)")
-    elif machine.tensorboard:
-        from torch.utils.tensorboard import SummaryWriter
-
-        # purge_step: what a killed run wrote after its checkpoint disappears from the curves.
-        writer = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1 if start else None)
-        stack.callback(writer.close)
-
-        def to_tensorboard(step: int, values: dict[str, float]) -> None:
-            for key, value in values.items():
-                writer.add_scalar(key, value, step)
-
-        records.append(to_tensorboard)
-    if machine.wandb:
-        if importlib.util.find_spec("wandb") is None:
-            raise DataError(
-                "machine.wandb=true, but wandb is not installed", hint="pip install wandb, or machine.wandb=false"
-            )
-        wandb = importlib.import_module("wandb")
-        # The same id for the same folder: a resumed run goes on in its own curve.
-        run = wandb.init(project="xtrrep", dir=str(out), id=digest(str(out)), resume="allow", config=plain(loop))
-        stack.callback(run.finish)
-        records.append(lambda step, values: run.log(values, step=step))
-    return records
-
-
-def _identity(
-    model: MultiVectorEncoder, loop: Loop, loss: torch.nn.Module, precision: Precision
-) -> dict[str, dict[str, Any]]:
-    """What a checkpoint was made with, in JSON's types."""
-    settings = {key: value for key, value in plain(loop).items() if key not in NOT_SEMANTIC}
-    settings["precision"] = precision.value
-    describe = getattr(loss, "get_config_dict", dict)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    found = {type(loop).__name__.lower(): settings, "loss": describe(), "model": {"parameters": parameters}}
-    return dict(json.loads(json.dumps(found, default=str)))
-
-
-def _same_config(path: Path, identity: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The content of a JSON file with a `config`. Raises DataError where that is another, naming what differs."""
-    hint = f"rm -r {path.parent} to start again, or go on with the config that it was begun with"
-    try:
-        content = json.loads(path.read_text())
-        there = {f"{part}.{key}": value for part, values in content["config"].items() for key, value in values.items()}
-    except FileNotFoundError:
-        raise DataError(f"{path.parent} holds checkpoints but no {path.name}", hint=hint) from None
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{path} is damaged", hint=hint) from None
-    here = {f"{part}.{key}": value for part, values in identity.items() for key, value in values.items()}
-    differing = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
-    if differing:
-        shown = "; ".join(f"{key}: {there.get(key)} there, {here.get(key)} now" for key in differing[:4])
-        raise DataError(f"{path.parent} is of another config ({shown})", hint=hint)
-    return dict(content)
-
-
-def _resume(checkpoints: Path, identity: dict[str, dict[str, Any]]) -> Path | None:
-    """The newest complete checkpoint, of this config; a folder without one is begun anew."""
-    found = _complete_checkpoints(checkpoints)
-    if found:
-        _same_config(checkpoints / "config.json", identity)
-        return found[0]
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    checkpoints.mkdir(parents=True)
-    write_json(checkpoints / "config.json", {"config": identity})
-    return None
-
-
-def _complete_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints that were written to their end, newest first."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / STATE).exists()]
-    return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
-
-
-def _read_state(checkpoint: Path) -> dict[str, Any]:
-    return dict(json.loads((checkpoint / STATE).read_text()))
-
-
-def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    from sentence_transformers import MultiVectorEncoder
-
-    return dict(MultiVectorEncoder(str(checkpoint), device="cpu").state_dict())
-
-
-def _load_last_good(
-    model: MultiVectorEncoder,
-    loss: torch.nn.Module,
-    checkpoints: Path,
-    initial: dict[str, torch.Tensor],
-    initial_temperature: float | None,
-) -> int:
-    """Load the newest checkpoint whose weights are all finite, else the initial weights. Returns its step, or 0."""
-    step, weights, value = 0, initial, initial_temperature
-    for checkpoint in _complete_checkpoints(checkpoints):
-        candidate = _weights(checkpoint)
-        if all(bool(tensor.isfinite().all()) for tensor in candidate.values()):
-            state = _read_state(checkpoint)
-            step, weights, value = state["step"], candidate, state["temperature"]
-            break
-    model.load_state_dict(weights)
-    if temperature.is_learned(loss) and value is not None:
-        temperature.restore(loss, value)
-    return step
-
-
-def read_log(path: Path, key: str | None = None) -> list[dict[str, Any]]:
-    """The rows of a training log, those that have `key` (`loss` or `eval`); a line cut short by a kill ends it."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return [row for row in rows if key is None or key in row]
-
-
-def _write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
-    """Empty where a row has no number."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([row.get(column) for column in columns] for row in rows)
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN and no infinity."""
-    return {key: value if value is not None and math.isfinite(value) else None for key, value in values.items()}
 
 
 def _mean(losses: list[float]) -> float | None:
