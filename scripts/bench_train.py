@@ -54,6 +54,7 @@ ROOT = Path(__file__).resolve().parent.parent
 QUERY_TOKENS, WAYS, DIMENSIONS = 32, 2, 128
 PASS_SECONDS = 0.5  # a round repeats its pass within this
 PATIENCE = 900.0  # seconds until a contestant that does not answer is given up
+BUSY = 0.7  # load average above which the table says that others were at work
 MB = 1e6
 
 Loss = Callable[[Any, Any, Any], Any]
@@ -519,7 +520,7 @@ def run_case(case: Case, args: argparse.Namespace, bar: Any) -> dict[str, Any]:
         for number in range(args.rounds):
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 if name in workers:
-                    bar.set_postfix_str(f"{case.name}: {name}")
+                    bar.set_postfix_str(f"{case.name}: {name}", refresh=sys.stderr.isatty())
                     one = ask(name, workers[name].go)
                     if one is not None:
                         rounds.setdefault(name, []).append(one)
@@ -533,6 +534,7 @@ def run_case(case: Case, args: argparse.Namespace, bar: Any) -> dict[str, Any]:
         "conditions": conditions(args),
         "versions": versions,
         "peak_resettable": resettable,
+        "load_before": args.load,
         "rounds": rounds,
         "notes": notes,
     }
@@ -604,6 +606,7 @@ def tables(found: list[dict[str, Any]]) -> tuple[Any, Any]:
     versions = {name: value for result in found for name, value in result["versions"].items()}
     notes = sorted({note for result in found for note in result["notes"]})
     labels = sorted({result["embeddings"] for result in found})
+    load = max(result["load_before"] for result in found)
     footer = [
         "batch x document length; 2 documents a query, 32 query tokens, dimension 128, float32; forward and backward.",
         f"{given['processor']}, {given['cores']} cores, {given['threads']} threads; "
@@ -618,6 +621,7 @@ def tables(found: list[dict[str, Any]]) -> tuple[Any, Any]:
             else ["Peaks could not be set back here: memory is too high."]
         ),
         *(f"Not run: {note}." for note in notes),
+        *([f"Other processes were at work when a run began: load {load:.1f}."] if load > BUSY else []),
     ]
     time_columns = ["case", f"{OURS}, s", *(f"{name} / ours" for name in columns)]
     time_columns += ["multi k / k 512", "ours / limit", "our MaxSim / limit"]
@@ -685,6 +689,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if args.pylate is not None and not args.pylate.exists():
         parser.error(f"no Python at {args.pylate}; hint: scripts/pylate_env.sh prints one")
     args.out = args.out.resolve()
+    args.load = os.getloadavg()[0]
     return args
 
 
@@ -703,6 +708,8 @@ def main(argv: list[str]) -> int:
         for values in args.values
         for masks in args.masks
     ]
+    if args.load > BUSY:
+        say(f"warning: the machine is busy (load {args.load:.1f}); a third busy process on two cores distorts all")
     (args.out / "cases").mkdir(parents=True, exist_ok=True)
     with progress(len(cases) * args.rounds, "bench-train", "round") as bar:
         for case in cases:

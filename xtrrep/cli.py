@@ -174,9 +174,12 @@ def export(
 
     Example: xtrrep export my-xtr config=xtr_k128
     """
-    from xtrrep.export import export
+    from xtrrep import config as configs
+    from xtrrep.export import check, export
 
-    outcome = _work(_merge(overrides, config=config, scale=scale), "train", json=False, dry_run=False)
+    words, folder = _merge(overrides, config=config, scale=scale), folder.expanduser()
+    check(configs.compose(words), folder)  # before anything is trained
+    outcome = _work(words, "train", json=False, dry_run=False)
     if outcome is None:
         return
     plan, _, result = outcome

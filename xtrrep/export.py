@@ -10,26 +10,30 @@ from typing import Any
 
 from xtrrep import artifacts
 from xtrrep import config as configs
-from xtrrep.config import Source
+from xtrrep.config import Config, Source
 from xtrrep.console import DataError, UsageError
-from xtrrep.pipeline import Plan, card_facts, is_distilled
+from xtrrep.pipeline import Plan, card_facts
+
+
+def check(cfg: Config, folder: Path) -> None:
+    """Raise UsageError for a model that is not of our training, DataError where `folder` already holds something."""
+    if cfg.model.source is not Source.trained:
+        raise UsageError("only a model trained here can be exported", hint="model.source=trained")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} is not empty", hint="name a folder that does not exist yet")
 
 
 def export(plan: Plan, trained: Path, folder: Path) -> list[dict[str, Any]]:
     """Copy the model of a finished training stage to `folder`, with a card that lists its scores. Returns the scores.
 
-    Raises UsageError for a model that we did not train, and DataError where `folder` already holds something.
+    Raises as `check`, and DataError for a damaged artifact.
     """
-    if plan.cfg.model.source is not Source.trained:
-        raise UsageError("only a model trained here can be exported", hint="model.source=trained")
-    folder = folder.expanduser().resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} is not empty", hint="name a folder that does not exist yet")
     from xtrrep.model.card import write_card
 
-    stage = "distill" if is_distilled(plan.cfg) else "train"
-    manifest = artifacts.check(trained, plan.specs[stage].fingerprint)
+    check(plan.cfg, folder)
+    manifest = artifacts.check(trained, plan.steps[-1].spec.fingerprint)
     scores = sorted(measured(manifest["fingerprint"]), key=lambda row: [str(row[key]) for key in sorted(row)])
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
