@@ -49,7 +49,8 @@ def measured(model: str) -> Iterator[dict[str, Any]]:
     """Every measure of every evaluated run whose documents the model with this fingerprint encoded."""
     made = artifacts.complete(configs.artifacts_root()) + artifacts.complete(configs.results_root())
     by_print = {manifest["fingerprint"]: (folder, manifest) for folder, manifest in made}
-    names = {m["content"]["corpus"]: m["facts"]["id"] for _, m in made if m["stage"] == "data"}
+    # By corpus and judgements: two splits of a collection share the corpus.
+    names = {(m["content"]["corpus"], m["content"]["qrels"]): m["facts"]["id"] for _, m in made if m["stage"] == "data"}
     for _, evaluation in made:
         if evaluation["stage"] != "evaluate":
             continue
@@ -64,7 +65,7 @@ def measured(model: str) -> Iterator[dict[str, Any]]:
         run, index, documents = chain[1:]
         for measure, value in evaluation["facts"]["measures"].items():
             yield {
-                "data": names.get(documents["content"]["corpus"], documents["label"]),
+                "data": names.get((documents["content"]["corpus"], evaluation["content"]["qrels"]), documents["label"]),
                 "engine": index["config"]["engine"],
                 "scoring": run["config"]["scoring"],
                 "k_prime": run["config"]["k_prime"],
