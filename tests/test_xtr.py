@@ -450,8 +450,8 @@ def uneven(rng: np.random.Generator, documents: int, longest: int, tokens: int) 
 
 
 LARGE = {  # queries, query tokens, groups, ways, longest document, dimensions, bits, tokens wanted, k
-    "rows past a block": (20, 30, 20, 2, 300, 36, 9, 5_000, [1, 128, 100_000]),
-    "tokens past several blocks": (5, 32, 40, 2, 250, 20, 9, 20_000, [128, 512]),
+    "rows past a block": (20, 30, 20, 2, 300, 36, 9, 5_000, [1, 128, 512, 100_000]),
+    "tokens past several blocks": (5, 32, 40, 2, 250, 20, 9, 20_000, [4, 16]),  # far fewer than groups of groups
     "one document of many tokens": (3, 7, 1, 1, 6_000, 12, 9, 6_000, [1, 300]),
     "many documents of one token": (4, 9, 400, 4, 1, 33, 9, 1_600, [64]),
     "a few hundred ties": (6, 32, 30, 2, 300, 7, 1, 9_000, [1, 128, 500]),

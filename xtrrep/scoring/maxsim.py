@@ -28,7 +28,7 @@ def maxsim_scores(
 
     float32 (float64 for float64 inputs), differentiable, from the same walk as the XTR objective: nothing of the size
     of the similarity grid is kept. Column i * N is query i's first document. A mask that is None takes all-zero vectors
-    as padding; a document without any token scores 0 (sentence-transformers 6.2: the lowest float32). Raises ValueError
+    as padding; a document without any token scores 0 (sentence-transformers 6.2: -1e9). Raises ValueError
     for shapes that do not fit.
     """
     from xtrrep.scoring.walk import scores as walk_scores

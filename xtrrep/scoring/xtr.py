@@ -16,8 +16,8 @@ Variants, by name:
   softmax.
 - `mask="topk"`; `"none"`: every token counts as retrieved (PrimeQA never applied its mask: a mean of plain maxima).
 
-Elsewhere: sentence-transformers 6.2 keeps exactly k_train entries of a tie, and gives a document without any token the
-lowest float32 instead of 0. Gradients flow to the token of each maximum, the lowest index among equals, and not through
+Elsewhere: sentence-transformers 6.2 keeps exactly k_train entries of a tie, and gives a document without any token -1e9
+instead of 0. Gradients flow to the token of each maximum, the lowest index among equals, and not through
 Z. Half-precision inputs are computed in float32.
 
 Shapes: queries (Q, T, H), documents (D, N, S, H): N documents for each of D queries, masks without H. Column i * N of a
