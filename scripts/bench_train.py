@@ -549,14 +549,18 @@ def processor() -> str:
 
 def conditions(args: argparse.Namespace) -> dict[str, Any]:
     """What must be the same for two cases to stand in one table."""
+    import hashlib
     from importlib.metadata import version
 
+    code = [Path(__file__), *sorted((ROOT / "xtrrep" / "scoring").glob("*.py"))]
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": args.threads,
         "rounds": args.rounds,
         "torch": version("torch"),
+        "code": hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()[:12],
+        "stores": [str(path and path.name) for path in (args.documents, args.queries)],
     }
 
 

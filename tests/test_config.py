@@ -67,7 +67,7 @@ def test_paper_scale_of_setup_two_is_the_protocol() -> None:
     assert config.temperature_of(compose(["scale=paper", "setup=II", "config=colbert"]).train) == 0.2
     assert kd.lists == "lightonai/ms-marco-en-bge-gemma"
     assert (kd.n_ways, kd.batch_size, kd.steps, kd.learning_rate) == (16, 16, 20_000, 4e-6)
-    assert (kd.temperature, kd.learn_temperature, kd.min_max) == (1.0, True, True)
+    assert (kd.temperature, kd.learn_temperature, config.min_max_of(kd)) == (1.0, True, True)
     assert (kd.loss, kd.kd_multi) == (config.DistillLoss.kl, config.KdMulti.losses)
     released = compose(["scale=paper", "setup=II", "config=xtr_multi", "stage=kd", "protocol=released"])
     assert released.distill.kd_multi is config.KdMulti.scores

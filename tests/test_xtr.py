@@ -401,26 +401,41 @@ def test_one_list_a_sequence_of_k() -> None:
     )
 
 
+@pytest.mark.parametrize("z", ["retrieved", "positive_clamped"])
 @pytest.mark.parametrize("k", [1, 30, 10**6])
-def test_a_nan_is_seen_and_one_below_a_mask_is_not(k: int) -> None:
+def test_a_nan_is_seen_and_one_below_a_mask_is_not(k: int, z: str) -> None:
     """A NaN that quietly became a 0 would train on."""
     generator = torch.Generator().manual_seed(2)
     queries, documents = torch.randn(3, 2, 8, generator=generator), torch.randn(3, 2, 20, 8, generator=generator)
     broken = documents.clone()
     broken[1, 1, 3, 0] = math.nan
-    for scores in (xtr_scores(queries, broken, k_train=k), maxsim_scores(queries, broken)):
+    for scores in (xtr_scores(queries, broken, k_train=k, z=z), maxsim_scores(queries, broken)):
         assert scores.isnan().sum(0).tolist() == [0, 0, 0, 3, 0, 0]
     asked = queries.clone()
     asked[2, 1, 4] = math.nan
-    assert xtr_scores(asked, documents, k_train=k).isnan().sum(1).tolist() == [0, 0, 6]
+    assert xtr_scores(asked, documents, k_train=k, z=z).isnan().sum(1).tolist() == [0, 0, 6]
     keep = torch.ones(3, 2, 20, dtype=torch.bool)
     keep[1, 1, 3] = False
     broken.requires_grad_()
-    scores = xtr_scores(queries, broken, None, keep, k_train=k)
+    scores = xtr_scores(queries, broken, None, keep, k_train=k, z=z)
     (gradient,) = torch.autograd.grad(scores.sum(), broken)
     assert scores.isfinite().all()
     assert gradient.isfinite().all()
-    assert torch.equal(scores, xtr_scores(queries, documents, None, keep, k_train=k))
+    assert torch.equal(scores, xtr_scores(queries, documents, None, keep, k_train=k, z=z))
+
+
+def test_one_double_input_makes_double_scores() -> None:
+    generator = torch.Generator().manual_seed(3)
+    queries, documents = torch.randn(2, 3, 8, generator=generator), torch.randn(2, 2, 5, 8, generator=generator)
+    whole = xtr_scores(queries.double(), documents.double(), k_train=4)
+    assert torch.equal(xtr_scores(queries, documents.double(), k_train=4), whole)
+    assert torch.equal(xtr_scores(queries.double(), documents, k_train=4), whole)
+
+
+def test_scores_of_infinity_do_not_break_the_walk() -> None:
+    queries, documents = torch.full((2, 8, 8), math.inf), torch.randn(30, 1, 50, 8)
+    mask = torch.arange(50) < torch.randint(1, 51, (30, 1, 1))
+    assert xtr_scores(queries, documents, None, mask, k_train=4).shape == (2, 30)
 
 
 def test_what_is_refused() -> None:

@@ -1,7 +1,8 @@
 """The configuration: a typed schema in the paper's symbols, composed by Hydra, refused when anything is unknown.
 
-Groups live in `configs/` and are merged in the order `configs/root.yaml` lists. Everything in the schema is part
-of a result's identity except `machine`. Symbols: `k_train` is k in training, `k_prime` is k' at retrieval.
+Groups live in `configs/` and are merged in the order `configs/root.yaml` lists. What decides a result is part of its
+identity; `machine`, and how often something is saved or looked at, are not. Symbols: `k_train` is k in training,
+`k_prime` is k' at retrieval.
 """
 
 from __future__ import annotations
@@ -172,7 +173,7 @@ class Distill(Loop):
     warmup_ratio: float = 0.0
     loss: DistillLoss = DistillLoss.kl
     kd_multi: KdMulti = KdMulti.losses
-    min_max: bool = True  # student's and teacher's scores to [0, 1] over a query's candidates
+    min_max: bool | None = None  # both sides' scores to [0, 1] over a query's candidates; null: for kl, not margin_mse
     temperature: float = 1.0
     n_ways: int = 16  # candidates a query
     data: str | None = None  # a collection whose BM25 candidates `teacher` scores
@@ -509,6 +510,11 @@ def objective_of(train: Train) -> tuple[str, str, str]:
     """(z, missing, mask) by name: the objective's own where the config leaves them null."""
     z = train.z or (Z.positive_clamped if train.objective is Objective.authors else Z.retrieved)
     return z.value, (train.missing or Unretrieved.zero).value, (train.mask or Mask.topk).value
+
+
+def min_max_of(distill: Distill) -> bool:
+    """Whether scores are normalised: as the study's KL does, and Margin-MSE in the field does not."""
+    return distill.loss is DistillLoss.kl if distill.min_max is None else distill.min_max
 
 
 def temperature_of(train: Train) -> float:

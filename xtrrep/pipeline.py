@@ -51,6 +51,7 @@ from xtrrep.config import (
     Source,
     TrainStage,
     k_trains,
+    min_max_of,
     objective_of,
     plain,
     temperature_of,
@@ -231,6 +232,10 @@ def _loop_config(cfg: Config, loop: Loop) -> dict[str, Any]:
             config.pop(key)
     if len(config["k_train"]) < 2:
         config.pop("kd_multi", None)
+    if isinstance(loop, Distill):
+        config["min_max"] = min_max_of(loop)
+    if cfg.machine.compile:  # like the precision, it changes numbers
+        config["compile"] = True
     return config
 
 
@@ -399,7 +404,8 @@ def card_facts(
     ks = k_trains(train)
     data = [str(train.data or train.triples)]
     if is_distilled(cfg):
-        data.append(str(cfg.distill.data or cfg.distill.lists))
+        taught = f"{cfg.distill.data}, scored by {cfg.distill.teacher}" if cfg.distill.data else str(cfg.distill.lists)
+        data.append(f"distilled on {taught}")
     settings = {"model": _model_config(cfg), "train": _loop_config(cfg, train)}
     if is_distilled(cfg):
         settings["distill"] = _loop_config(cfg, cfg.distill)
@@ -408,7 +414,7 @@ def card_facts(
         "name": model_label(cfg),
         "scorer": train.scorer.value,
         "k_train": list(ks) if len(ks) > 1 else (ks[0] if ks else None),
-        "objective": train.objective.value if ks else None,
+        "objective": ("authors" if objective_of(train)[0] == "positive_clamped" else "stated") if ks else None,
         "setup": cfg.setup,
         "config": cfg.config,
         "stage": cfg.stage.value,
@@ -731,6 +737,10 @@ def plan(cfg: Config, until: str) -> Plan:
         from xtrrep.model.released import released_id
 
         cfg = replace(cfg, model=replace(cfg.model, checkpoint=released_id(cfg.setup, cfg.config, cfg.stage.value)))
+    if until == "train" and cfg.model.source is not Source.trained:
+        raise UsageError(
+            f"model.source={cfg.model.source.value} has nothing to train", hint="xtrrep eval uses it as it is"
+        )
     if until == "train":
         until = _model_needs(cfg)[0] if _model_needs(cfg) else "train"
     wanted: set[str] = set()
@@ -779,7 +789,19 @@ def _carry_out(p: Plan, step: Step, folders: Folders, seen: dict[str, Path], don
         say(f"run    {step.stage.name:<10} {_short(step.folder)}")
         folder = artifacts.make(step.spec, root, lambda out: step.stage.run(p.cfg, p.specs, folders, out))
         done.ran.append(folder)
+    if step.stage.name in ("train", "distill"):
+        _say_verdict(loop_of(p.cfg) if step.stage.name == "distill" else p.cfg.train, folder)
     seen[step.spec.fingerprint] = folder
+
+
+def _say_verdict(loop: Loop, folder: Path) -> None:
+    """What a person should know of a trained model before reading its scores."""
+    facts = artifacts.read_manifest(folder)["facts"]
+    if facts["diverged_at"] is not None:
+        say(f"  note: this training diverged at step {facts['diverged_at']}; its weights are those of step "
+            f"{facts['model_step']}")  # fmt: skip
+    if loop.eval_data and not (folder / "eval.csv").exists():
+        say("  note: it was trained before without an evaluation on the way; another seed would have one")
 
 
 def _run_retrievals(todo: Sequence[tuple[Plan, Step]], seen: dict[str, Path], done: Done) -> None:
@@ -882,6 +904,8 @@ def plan_analysis(overrides: Sequence[str]) -> AnalysisPlan:
         kept = [text for text in overrides if text.partition("=")[0] not in names]
         if "index" in names:
             kept = [text for text in kept if not text.startswith("index.")]
+        if "config" in names:  # a cell's name says whether it is distilled
+            kept = [text for text in kept if not text.startswith("stage=")]
         plans.append(plan(configs.compose([*kept, *cell.overrides]), "evaluate"))
     upstream = {
         f"{c.model}/{c.scoring}/{c.k_prime}": p.specs["evaluate"].fingerprint for c, p in zip(cells, plans, strict=True)

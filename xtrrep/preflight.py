@@ -26,6 +26,7 @@ ROUGH = {
     "data": 2.0,
     "train_data": 12.0,
     "distill_data": 12.0,
+    "eval_data": 12.0,
     "scored": 0.3,
     "triples": 0.002,
     "train": 1.3,
@@ -131,7 +132,11 @@ def downloads(plans: Sequence[Plan]) -> dict[str, int | None]:
         cfg = plan.cfg
         if "data" in todo and resolve(cfg.data).loader == "ir_datasets":
             found[cfg.data.id] = cfg.data.download_mb or irds.download_mb(cfg.data)
-        for stage, name in (("train_data", cfg.train.data), ("distill_data", cfg.distill.data)):
+        for stage, name in (
+            ("train_data", cfg.train.data),
+            ("distill_data", cfg.distill.data),
+            ("eval_data", cfg.train.eval_data or cfg.distill.eval_data),
+        ):
             if stage in todo and name and resolve(data := train_data_of(name)).loader == "ir_datasets":
                 found[name] = data.download_mb or irds.download_mb(data)
         models = []
@@ -158,7 +163,7 @@ def missing(plans: Sequence[Plan]) -> list[str]:
     paper = any(plan.cfg.scale == "paper" and not is_text_engine(plan.cfg) for plan in plans)
     if paper and todo & {"train", "distill", "documents"} and device_of("auto") == "cpu":
         problems.append("no GPU, and scale=paper is hours of training and encoding on one")
-    problems += [str(error) for error in _teachers_missing(plans)]
+    problems += [f"{error} ({error.hint})" for error in _teachers_missing(plans)]
     fetch = downloads(plans)
     if fetch and not weights.hub_reachable():
         problems.append(

@@ -43,7 +43,7 @@ ARCHIVES = {
 }
 
 # Bytes a fresh machine downloads from the hub, for the plan (safetensors plus tokenizer, rounded up).
-HUB_MB = {"BAAI/bge-small-en-v1.5": 135}
+HUB_MB = {"BAAI/bge-small-en-v1.5": 135, "answerdotai/ModernBERT-base": 600}
 
 
 def locate(name: str) -> Path | None:

@@ -222,6 +222,7 @@ def _top(block: Block, ks: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         chosen = _largest(coarse, [k])
         inner = _largest(_take_members(groups, chosen, COARSE), [k])
         chosen = chosen.gather(1, inner // COARSE) * COARSE + inner % COARSE
+        chosen.clamp_(max=real - 1)  # only among scores of -inf can the padding's be chosen
     elif real > k:
         chosen = _largest(groups[:real].t().contiguous(), [k])
     else:
@@ -301,7 +302,7 @@ class _Scores(torch.autograd.Function):
         missing: str,
     ) -> Tensor:
         q, c = len(queries), len(documents)
-        dtype = torch.promote_types(queries.dtype, torch.float32)
+        dtype = _dtype(queries, documents)
         row_of = queries_mask.reshape(-1).nonzero()[:, 0]
         rows = _rows(queries, row_of, dtype)
         layout = lay_out(documents.to(dtype), documents_mask)
@@ -316,18 +317,18 @@ class _Scores(torch.autograd.Function):
         kept_of, divisors = [], []
         for output, threshold in zip(outputs, maxima.thresholds, strict=True):
             kept = ~(best < threshold)  # and not >=, so that a NaN is kept and seen in the loss
-            retrieved = _by_query(kept, row_of, queries)
+            retrieved = _by_query(kept, row_of, queries, dtype)
             if maxima.lowest is not None:
                 # A token that was not retrieved stands as 0 there, so a negative maximum wins only where none does.
-                kept &= (best >= 0) | (maxima.lowest >= threshold)
+                kept &= ~(best < 0) | (maxima.lowest >= threshold)
             values = torch.where(kept, best, 0.0)
             if z == "retrieved":
                 divisor = retrieved.clamp(min=1)
             elif z == "positive_clamped":
-                divisor = _by_query(values > 0, row_of, queries).clamp(min=1e-3)
+                divisor = _by_query(values > 0, row_of, queries, dtype).clamp(min=1e-3)
             else:
                 divisor = torch.ones_like(retrieved)
-            total = _by_query(values, row_of, queries) / divisor
+            total = _by_query(values, row_of, queries, dtype) / divisor
             if missing == "drop":
                 total.masked_fill_(retrieved == 0, torch.finfo(torch.float32).min)
             output[:, layout.order] = total.t()
@@ -342,7 +343,7 @@ class _Scores(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         queries, documents, row_of, order, place, kept, divisors = ctx.saved_tensors
         h = queries.shape[-1]
-        dtype = torch.promote_types(queries.dtype, torch.float32)
+        dtype = _dtype(queries, documents)
         weights = torch.zeros(place.shape, dtype=dtype, device=place.device)
         for one, divisor, part in zip(gradient.to(dtype), divisors, kept, strict=True):
             weights += torch.where(part, _to_rows(one[:, order].t() / divisor, row_of, queries), 0.0)
@@ -371,10 +372,14 @@ def _rows(queries: Tensor, row_of: Tensor, dtype: torch.dtype) -> Tensor:
     return flat if len(row_of) == len(flat) else flat.index_select(0, row_of)
 
 
-def _by_query(values: Tensor, row_of: Tensor, queries: Tensor) -> Tensor:
+def _dtype(queries: Tensor, documents: Tensor) -> torch.dtype:
+    """What is computed in: float32 at least."""
+    return torch.promote_types(torch.promote_types(queries.dtype, documents.dtype), torch.float32)
+
+
+def _by_query(values: Tensor, row_of: Tensor, queries: Tensor, dtype: torch.dtype) -> Tensor:
     """(D, R) summed over the rows of each query: (D, Q)."""
     q, t, _ = queries.shape
-    dtype = torch.promote_types(queries.dtype, torch.float32)
     if len(row_of) == q * t:
         return values.view(len(values), q, t).sum(-1, dtype=dtype)
     sums = torch.zeros(len(values), q, dtype=dtype, device=values.device)

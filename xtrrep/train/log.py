@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtrrep.artifacts import digest
+from xtrrep.artifacts import digest, write_atomic
 from xtrrep.config import Loop, Machine, Precision, plain
 from xtrrep.console import DataError, say
 from xtrrep.train import temperature
@@ -47,7 +47,7 @@ class Log:
         self.checks_gradient = precision is not Precision.fp16
         self.records = records
         kept = [row for row in read_log(path) if row["step"] <= start]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        write_atomic(path, lambda file: file.write("".join(json.dumps(row) + "\n" for row in kept).encode()))
 
     def step(self, step: int, logs: dict[str, float]) -> None:
         """Write a step's row. Raises Diverged."""
@@ -87,7 +87,7 @@ def recorders(machine: Machine, out: Path, loop: Loop, start: int, stack: ExitSt
         from torch.utils.tensorboard import SummaryWriter
 
         # purge_step: what a killed run wrote after its checkpoint disappears from the curves.
-        writer = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1 if start else None)
+        writer = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
         stack.callback(writer.close)
 
         def to_tensorboard(step: int, values: dict[str, float]) -> None:

@@ -20,7 +20,17 @@ from sentence_transformers.multi_vector_encoder.losses import CachedMultiVectorM
 from sentence_transformers.util import cat_padded_token_embeddings, stack_padded_token_embeddings
 from torch import Tensor, nn
 
-from xtrrep.config import ContrastiveLoss, Distill, DistillLoss, KdMulti, Train, k_trains, objective_of, temperature_of
+from xtrrep.config import (
+    ContrastiveLoss,
+    Distill,
+    DistillLoss,
+    KdMulti,
+    Train,
+    k_trains,
+    min_max_of,
+    objective_of,
+    temperature_of,
+)
 from xtrrep.console import DataError
 from xtrrep.scoring.maxsim import maxsim_kd_scores, maxsim_scores
 from xtrrep.scoring.xtr import xtr_kd_scores, xtr_scores
@@ -249,13 +259,13 @@ class Distillation(nn.Module):
         self.model = model
         self.scores = scorer(train, own=True)
         self.compare = margin_mse if cfg.loss is DistillLoss.margin_mse else kl_divergence
-        self.normalise = min_max if cfg.min_max else _raw
+        self.normalise = min_max if min_max_of(cfg) else _raw
         self.multi = cfg.kd_multi
         self.temperature = _temperature(cfg.temperature, cfg.learn_temperature)
         self.settings = _settings(train) | {
             "loss": cfg.loss.value,
             "kd_multi": cfg.kd_multi.value,
-            "min_max": cfg.min_max,
+            "min_max": min_max_of(cfg),
             "temperature": cfg.temperature,
             "learn_temperature": cfg.learn_temperature,
         }

@@ -56,15 +56,16 @@ def fit(
     """Train `model` by `loss`, which holds it, and save it to `out / "model"`.
 
     The first column of `dataset` is the query, the others are documents, but for the teacher's scores, `label`. A
-    Dataset is shuffled by loop.seed, anew in every pass. An IterableDataset is read in its own order, as the study read
-    its triples, and from the start again where it ends; its position is kept in the checkpoints, so it must be one that
-    resumes exactly (no shuffle buffer). The last rows of a pass that fill no batch are left out.
+    Dataset is shuffled by loop.seed, anew in every pass. An IterableDataset is read in its own order (which order the
+    study used is not known), and from the start again where it ends; its position is kept in the checkpoints, so it
+    must be one that resumes exactly (no shuffle buffer). The last rows of a pass that fill no batch are left out.
 
     `evaluate` is called with the model every loop.eval_every steps; weights do not depend on it.
 
     Returns facts for the manifest: units, triples, precision, device, torch_threads, loss_first and loss_last (means of
-    the first and last tenth of the steps), ln_pool (loss of a guess among the batch's documents), temperature_first and
-    temperature_last, model_step (the step of the weights saved), diverged_at (a step, or None).
+    the first and last tenth of the steps), ln_pool (contrastive loss of a guess among the batch's documents, None in
+    distillation), temperature_first and temperature_last, model_step (the step of the weights saved), diverged_at (a
+    step, or None).
 
     Raises DataError where the data do not fill a batch, memory runs out (naming what would fit), or the checkpoints in
     `out` are of another config, and UsageError for a length above the backbone's.
@@ -75,6 +76,11 @@ def fit(
         raise ValueError("the loss holds another model than the one to train")
     machine = machine or Machine()
     name = "distill" if isinstance(loop, Distill) else "train"
+    if device not in ("cpu", "cuda", "cuda:0"):
+        raise UsageError(
+            f"training runs on the first GPU that it sees, not on {device}",
+            hint=f"CUDA_VISIBLE_DEVICES={device.rpartition(':')[2]} and machine.device=cuda",
+        )
     check_length(model, f"{name}.n_doc", loop.n_doc)
     size, documents = _check_dataset(dataset, loop, name)
     precision = resolve_precision(loop.precision, device)
@@ -115,7 +121,7 @@ def fit(
         "torch_threads": torch.get_num_threads(),
         "loss_first": _mean(losses[:window]),
         "loss_last": _mean(losses[-window:]),
-        "ln_pool": round(math.log(loop.batch_size * documents), 4),
+        "ln_pool": None if isinstance(loop, Distill) else round(math.log(loop.batch_size * documents), 4),
         "temperature_first": first_temperature,
         "temperature_last": temperature.value_of(loss),
         "model_step": model_step if diverged else loop.steps,
@@ -257,6 +263,10 @@ def _trainer(
         disable_tqdm=True,
         report_to="none",
     )
+
+    if arguments.n_gpu > 1:
+        # The library would split each batch over all of them, and the pool with it. Several GPUs: torchrun.
+        arguments._n_gpu = 1
 
     class Trainer(MultiVectorEncoderTrainer):  # type: ignore[misc]  # the library is not followed, so its base is Any
         def get_train_dataloader(self) -> Any:
