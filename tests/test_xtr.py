@@ -530,7 +530,9 @@ class Largest(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for item in out if isinstance(out, tuple | list) else (out,):
             if isinstance(item, Tensor):
-                self.numel = max(self.numel, item.untyped_storage().nbytes() // item.element_size())
+                # oneDNN's tensors have no storage to ask.
+                size = item.numel() if item.is_mkldnn else item.untyped_storage().nbytes() // item.element_size()
+                self.numel = max(self.numel, size)
         return out
 
 
