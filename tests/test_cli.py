@@ -72,7 +72,7 @@ def test_a_killed_training_continues_with_the_same_command(tmp_path: Path, colle
     env = os.environ | {"XTRREP_HOME": str(home), "XTRREP_DATA": str(collections)}
     child = subprocess.Popen([sys.executable, "-m", "xtrrep", *words], env=env, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not list(home.glob("train/.partial-*/checkpoints/checkpoint-*/trainer_state.json")):
+    while not list(home.glob("train/.partial-*/checkpoints/checkpoint-*/xtrrep_state.json")):
         assert child.poll() is None, "finished before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -80,7 +80,7 @@ def test_a_killed_training_continues_with_the_same_command(tmp_path: Path, colle
     child.wait()
     assert not list(home.glob("train/*/manifest.json"))
     done = cli(*words)
-    assert "resuming from checkpoint-" in done.stderr
+    assert "resuming from step " in done.stderr
     folder = Path(done.stdout.splitlines()[0])
     steps = [int(row.split(",")[0]) for row in (folder / "loss.csv").read_text().splitlines()[1:]]
     assert steps == list(range(1, 61))
@@ -146,7 +146,7 @@ def test_ls_lists_parts_and_artifacts(cli: Cli, home: Path) -> None:
 def test_show_and_doctor(cli: Cli) -> None:
     shown = json.loads(cli("show", "config=colbert", "scale=paper", "--json").stdout)
     assert shown["config"]["train.steps"] == 50000
-    assert shown["origins"]["train.temperature"] == "configs/config/colbert.yaml"
+    assert shown["origins"]["train.scorer"] == "configs/config/colbert.yaml"
     assert len(shown["fingerprints"]) >= 7
     rows = json.loads(cli("doctor", "--json", HF_HUB_OFFLINE="1").stdout)
     findings = {row["what"]: row for row in rows}
