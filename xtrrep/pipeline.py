@@ -2,10 +2,10 @@
 
     data         the collection, checked; built where it is not a local folder
     train_data   the same for the collection we train on
-    triples      (query, positive, hard negative), mined with BM25
     distill_data the collection whose candidates a teacher scores
-    scored       (query, candidates, the teacher's scores)
     eval_data    a small collection to look at during training
+    triples      (query, positive, hard negative), mined with BM25
+    scored       (query, candidates, the teacher's scores)
     train        the encoder, from the backbone, contrastive
     distill      then from a teacher's scores (stage=kd)
     documents    token embeddings of the documents
@@ -21,8 +21,8 @@ what is costly and `results/runs/` for what people read: `STAGES` below says whi
 holds `results/runs/` too. The fingerprint covers the part of the config that the stage reads, the fingerprints of the
 stages it needs, and the content of data and weights (of what lies on a hub: its id and revision). So a whole plan is
 known before anything runs, and a stage is re-used exactly when a folder with its fingerprint has a manifest, whatever
-LABEL that folder was first made under. Of the machine only the precision it computes in counts (`auto` is bf16 where
-the processor has it).
+LABEL that folder was first made under. Of the machine only what changes numbers counts: the precision it computes in
+(`auto` is bf16 where the processor has it), and `machine.compile` in training.
 """
 
 from __future__ import annotations
