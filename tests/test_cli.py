@@ -183,7 +183,7 @@ def test_paper_scale_stops_at_once_with_the_demo_command(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["eval", "--index", "warp"], 3, "no engine named 'warp'"),
+        (["eval", "--index", "wrap"], 3, "no engine named 'wrap'"),
         (["eval", "train.stps=3"], 2, "unknown key 'train.stps'"),
         (["eval", "data=beir/nope/test"], 3, "no collection named 'beir/nope/test'"),
         (["eval", "data=beir/mini/dev"], 3, "dev"),

@@ -15,7 +15,7 @@ def test_the_number_of_configs() -> None:
     """A file that is added or lost shows up here."""
     on_disk = list(config.config_dir().rglob("*.yaml"))
     assert len(on_disk) == len(CHOICES) + 1  # and root.yaml
-    assert len(CHOICES) == 36
+    assert len(CHOICES) == 43
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
@@ -93,8 +93,8 @@ def test_a_distilled_models_name_can_be_typed() -> None:
         (["~train.steps"], UsageError, "~train.steps", "show"),
         (["config=xtr_k12"], UsageError, "xtr_k12", "xtr_k128"),
         (["data=beir/nfcorpu/test"], DataError, "beir/nfcorpu/test", "beir/nfcorpus/test"),
-        (["index=warp"], DataError, "warp", "exact"),
-        (["index=plaid"], DataError, "plaid", "scann"),
+        (["index=wrap"], DataError, "wrap", "warp"),
+        (["index=plaid/paper"], DataError, "plaid/paper", "plaid/library"),
         (["train.learning_rate=abc"], UsageError, "train.learning_rate", None),
         (["train.scorer=xrt"], UsageError, "train.scorer", None),
         (["train.steps=0"], UsageError, "train.steps", None),

@@ -8,7 +8,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xtrrep"
 
 # DESIGN: a module imports only from what stands to its left. The leading `console` is below the two it shares a place
-# with there, since both raise its errors; `export` and `preflight` (plans and checks for the command line) stand before
+# with there, since both raise its errors; `vectors` (stores of vectors made elsewhere) follows `encode`; `export`,
+# `preflight` (plans and checks for the command line) and `api` (what the command line is written on) stand before
 # `cli`.
 ORDER = [
     "console",
@@ -20,6 +21,7 @@ ORDER = [
     "model",
     "train",
     "encode",
+    "vectors",
     "index",
     "runfile",
     "retrieve",
@@ -33,6 +35,7 @@ ORDER = [
     "pipeline",
     "export",
     "preflight",
+    "api",
     "cli",
 ]
 

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtrrep.console import DataError
-from xtrrep.scoring import imputation
+from xtrrep.scoring import aggregate
 from xtrrep.scoring.aggregate import top, xtr_rank
 from xtrrep.scoring.maxsim import document_maxima
 
@@ -80,13 +79,59 @@ def test_top_is_a_sort(values: list[float], k: int) -> None:
     assert best.tolist() == [-s for s, _ in expected]
 
 
-def test_min_imputation() -> None:
-    scores = np.array([[3.0, 2.0, 1.0], [3.0, np.nan, np.nan], [np.nan] * 3, [-1.0, -2.0, np.nan]])
-    assert imputation.get("min")(scores).tolist() == [1.0, 3.0, 0.0, -2.0]
-    assert imputation.get("min")(np.empty((2, 0))).tolist() == [0.0, 0.0]
-    with pytest.raises(DataError, match="powerlaw") as caught:
-        imputation.get("powerlaw")
-    assert "min" in str(caught.value.hint)
+@settings(max_examples=150, deadline=None)
+@given(hits(), st.sampled_from(["min", "zero", "mean", "percentile", "power_law"]))
+def test_grid_and_rows_agree(pair: tuple[np.ndarray, np.ndarray], imputation: str) -> None:
+    """The two ways to aggregate, chosen by size, are one: scores, candidates and filled cells."""
+    documents, scores = pair
+    grid = aggregate.aggregate(documents, scores, imputation)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aggregate, "GRID_CELLS", 0)
+        patch.setattr(aggregate, "GRID_CELLS_A_HIT", 0)
+        rows = aggregate.aggregate(documents, scores, imputation)
+        patch.setattr(aggregate, "LARGEST_DENSE", 0)
+        patch.setattr(aggregate, "NUMBERS_A_HIT", 0)
+        renumbered = aggregate.aggregate(documents, scores, imputation)
+    for other in (rows, renumbered):
+        assert other.documents.tolist() == grid.documents.tolist()
+        assert other.filled == grid.filled
+        np.testing.assert_allclose(other.scores, grid.scores, atol=1e-5)
+    pairs = {(t, d) for t, row in enumerate(documents) for d, s in zip(row, scores[t], strict=True) if not np.isnan(s)}
+    assert grid.filled == len(pairs)
+
+
+def test_ragged_lists_and_holes() -> None:
+    """Rows of different length, and a NaN before a hit, mean what a padded rectangle means."""
+    ragged = xtr_rank([[0, 1, 0], [2]], [[0.9, 0.8, 0.7], [0.6]])
+    assert ragged[0].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(ragged[1], [0.9 + 0.6, 0.8 + 0.6, 0.7 + 0.6], atol=1e-6)
+    padded = xtr_rank(np.array([[0, 1, 0], [2, -5, 99]]), np.array([[0.9, 0.8, 0.7], [0.6, np.nan, np.nan]]))
+    holes = xtr_rank(
+        np.array([[7, 0, 1, 0], [-1, 2, 4, 4]]),
+        np.array([[np.nan, 0.9, 0.8, 0.7], [np.nan, 0.6, np.nan, np.nan]]),
+    )
+    for other in (padded, holes):
+        np.testing.assert_array_equal(other[0], ragged[0])
+        np.testing.assert_array_equal(other[1], ragged[1])
+    assert xtr_rank([], [])[0].tolist() == []
+    assert xtr_rank([[]], [[]])[0].tolist() == []
+    big = xtr_rank(np.array([[10**12, 5]]), np.array([[0.9, 0.1]]))  # memory follows the hits, not the numbers
+    assert big[0].tolist() == [10**12, 5]
+
+
+@pytest.mark.parametrize(
+    ("documents", "scores", "words", "says"),
+    [
+        ([[0, 1]], [[0.5]], {}, "same number"),
+        (np.zeros((2, 3), int), np.zeros((2, 2)), {}, "must both be"),
+        (np.array([[-1]]), np.array([[0.5]]), {}, "document -1"),
+        (np.array([[0.5]]), np.array([[0.5]]), {}, "integers"),
+        (np.array([[0]]), np.array([[0.5]]), {"top_k": 0}, "top_k"),
+    ],
+)
+def test_hits_that_do_not_fit(documents: object, scores: object, words: dict[str, int], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        xtr_rank(documents, scores, **words)  # type: ignore[arg-type]
 
 
 def test_document_maxima_is_the_naive_loop() -> None:

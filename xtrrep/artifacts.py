@@ -119,10 +119,11 @@ def is_complete(spec: Spec, root: Path) -> bool:
     return (folder_of(spec, root) / MANIFEST).exists()
 
 
-def check(folder: Path, fingerprint: str | None = None) -> dict[str, Any]:
+def check(folder: Path, fingerprint: str | None = None, *, contents: bool = False) -> dict[str, Any]:
     """The manifest, after checking that the artifact is the one meant and that all its files are there.
 
-    Compares the recorded fingerprint and every file's size. Raises DataError naming the file at fault.
+    Compares the recorded fingerprint and every file's size, with `contents` its hash too. Raises DataError naming the
+    file at fault.
     """
     manifest = read_manifest(folder)
     hint = f"rm -r {folder} and run again to rebuild it"
@@ -138,6 +139,8 @@ def check(folder: Path, fingerprint: str | None = None) -> dict[str, Any]:
             raise DataError(f"{path} is missing", hint=hint)
         if path.stat().st_size != entry["bytes"]:
             raise DataError(f"{path} has {path.stat().st_size} bytes, its manifest says {entry['bytes']}", hint=hint)
+        if contents and hash_file(path) != entry["sha256"]:
+            raise DataError(f"{path} is not as it was written: its hash differs from its manifest's", hint=hint)
     return manifest
 
 

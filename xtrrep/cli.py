@@ -16,7 +16,8 @@ from typer.exceptions import TyperException
 from xtrrep.console import OK, USAGE, DataError, UsageError, XtrrepError, fail, say
 
 if TYPE_CHECKING:
-    from xtrrep.pipeline import Done, Plan
+    from xtrrep.api import Result
+    from xtrrep.pipeline import Plan
 
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
 
@@ -33,7 +34,9 @@ app = typer.Typer(
 )
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="KEY=VALUE, e.g. config=colbert retrieve.k_prime=1000")]
-Index = Annotated[str | None, typer.Option("--index", help="engine: exact, scann, bm25 (same as index=NAME)")]
+Index = Annotated[
+    str | None, typer.Option("--index", help="engine: exact, scann, plaid, warp, bm25, ... (same as index=NAME)")
+]
 DataId = Annotated[str | None, typer.Option("--data", help="collection id (same as data=ID)")]
 ConfigName = Annotated[str | None, typer.Option("--config", help="colbert, xtr_k64, ... (same as config=NAME)")]
 Scale = Annotated[str | None, typer.Option("--scale", help="demo or paper (same as scale=NAME)")]
@@ -97,48 +100,41 @@ def _relative(path: Path) -> str:
 
 
 def _threads(plans: Sequence[Plan]) -> None:
-    wanted = plans[0].cfg.machine.threads
-    if wanted is not None:
-        import torch
+    from xtrrep.api import set_threads
 
-        torch.set_num_threads(wanted)
+    set_threads(plans[0].cfg.machine.threads)
 
 
-def _work(overrides: Sequence[str], until: str, json: bool, dry_run: bool) -> tuple[Plan, Done, dict[str, Any]] | None:
+def _work(overrides: Sequence[str], until: str, json: bool, dry_run: bool) -> Result | None:
     """Plan, check and run up to a stage; None after a dry run."""
-    from xtrrep import pipeline, preflight
-    from xtrrep.artifacts import read_manifest
-
-    plans = _plans(overrides, until)
     if dry_run:
-        _print_plan(plans, json)
+        _print_plan(_plans(overrides, until), json)
         return None
-    preflight.require(plans)
-    _threads(plans)
-    done = pipeline.run(plans)
-    final = plans[0].steps[-1].stage.name  # `train` ends with `distill` for a distilled model
-    folder = done.folders[0][final]
-    result = {
-        "stage": final,
-        "folder": str(folder),
-        "fingerprint": plans[0].specs[final].fingerprint,
-        "ran": [str(path) for path in done.ran],
-        "reused": [str(path) for path in done.reused],
-        "facts": read_manifest(folder)["facts"],
+    from xtrrep.api import run_config
+
+    return run_config(*overrides, until=until)
+
+
+def _summary(result: Result) -> dict[str, Any]:
+    return {
+        "stage": result.final,
+        "folder": str(result.folder),
+        "fingerprint": result.plan.specs[result.final].fingerprint,
+        "ran": [str(path) for path in result.ran],
+        "reused": [str(path) for path in result.reused],
+        "facts": result.facts,
     }
-    return plans[0], done, result
 
 
-def _finish(outcome: tuple[Plan, Done, dict[str, Any]] | None, json: bool) -> None:
-    if outcome is None:
+def _finish(result: Result | None, json: bool) -> None:
+    if result is None:
         return
-    _, done, result = outcome
     if json:
-        _print_json(result)
+        _print_json(_summary(result))
         return
-    say(f"{len(done.ran)} stages run, {len(done.reused)} re-used")
-    print(_relative(Path(result["folder"])))
-    for key, value in result["facts"].items():
+    say(f"{len(result.ran)} stages run, {len(result.reused)} re-used")
+    print(_relative(result.folder))
+    for key, value in result.facts.items():
         if key not in ("units", "measures"):
             print(f"  {key:<24} {value}")
 
@@ -179,13 +175,12 @@ def export(
 
     words, folder = _merge(overrides, config=config, scale=scale), folder.expanduser()
     check(configs.compose(words), folder)  # before anything is trained
-    outcome = _work(words, "train", json=False, dry_run=False)
-    if outcome is None:
+    result = _work(words, "train", json=False, dry_run=False)
+    if result is None:
         return
-    plan, _, result = outcome
-    scores = export(plan, Path(result["folder"]), folder)
+    scores = export(result.plan, result.folder, folder)
     if json:
-        _print_json({"folder": str(folder), "fingerprint": result["fingerprint"], "scores": scores})
+        _print_json({"folder": str(folder), "fingerprint": _summary(result)["fingerprint"], "scores": scores})
         return
     print(_relative(folder))
     say(f"{len(scores)} measured scores in its card; MultiVectorEncoder({str(folder)!r}) loads it")
@@ -231,14 +226,26 @@ def retrieve(
     data: DataId = None,
     config: ConfigName = None,
     scale: Scale = None,
+    out: Annotated[Path | None, typer.Option("--out", help="copy the run file to here")] = None,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Rank documents for every judged query: a TREC run file.
 
-    Example: xtrrep retrieve config=colbert retrieve.scoring=xtr retrieve.k_prime=1000
+    Examples: xtrrep retrieve config=colbert retrieve.scoring=xtr retrieve.k_prime=1000 | xtrrep retrieve --index bm25
+    --out bm25.trec
     """
-    _verb("retrieve", _merge(overrides, index=index, data=data, config=config, scale=scale), json, dry_run)
+    words = _merge(overrides, index=index, data=data, config=config, scale=scale)
+    result = _work(words, "retrieve", json, dry_run)
+    if result is not None and out is not None:
+        from xtrrep.artifacts import write_atomic
+
+        out = out.expanduser()
+        if not out.parent.is_dir():
+            raise DataError(f"there is no folder {out.parent}", hint=f"mkdir -p {out.parent}")
+        found = (result.folder / "run.trec").read_bytes()
+        write_atomic(out, lambda file: file.write(found))
+    _finish(result, json)
 
 
 @app.command()
@@ -248,39 +255,46 @@ def evaluate(
     data: DataId = None,
     config: ConfigName = None,
     scale: Scale = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="a TREC run file made elsewhere, scored as it is: no model, no index")
+    ] = None,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Score a run by ir-measures names (alias: eval).
 
     Examples: xtrrep eval --index scann | xtrrep eval config=colbert retrieve.k_prime=1000 'data.measures=[nDCG@10,P@5]'
+    | xtrrep eval --run bm25.trec | xtrrep eval retrieve.from_run=bm25.trec (its documents re-ranked by MaxSim)
     """
-    outcome = _work(_merge(overrides, index=index, data=data, config=config, scale=scale), "evaluate", json, dry_run)
-    if outcome is None:
+    words = _merge(overrides, index=index, data=data, config=config, scale=scale)
+    if run is not None:
+        words += [f"retrieve.from_run={run}", "retrieve.scoring=run"]
+    result = _work(words, "evaluate", json, dry_run)
+    if result is None:
         return
-    plan, done, result = outcome
-    measures = result["facts"]["measures"]
-    run = done.folders[0]["retrieve"] / "run.trec"
+    measures = result.facts["measures"]
+    run_file = result.folders["retrieve"] / "run.trec"
     if json:
-        _print_json({**result, "measures": measures, "run": str(run)})
+        _print_json({**_summary(result), "measures": measures, "run": str(run_file)})
         return
     from xtrrep import pipeline
     from xtrrep.evaluate import canonical
     from xtrrep.report.table import Table
 
-    cfg = plan.cfg
+    cfg = result.plan.cfg
     setting = pipeline.setting_of(cfg)
     names = list(cfg.data.measures)
-    text = pipeline.is_text_engine(cfg)
-    row: list[object] = ["bm25" if text else pipeline.model_label(cfg), None if text else setting.scoring]
-    row += [None if text else setting.k_prime, *(float(measures[canonical(name)]) for name in names)]
-    say(f"{len(done.ran)} stages run, {len(done.reused)} re-used")
+    engine, model = pipeline.engine_label(cfg), pipeline.needs_model(cfg)
+    row: list[object] = [pipeline.model_label(cfg) if model else engine, setting.scoring if model else None]
+    row += [setting.k_prime, *(float(measures[canonical(name)]) for name in names)]
+    say(f"{len(result.ran)} stages run, {len(result.reused)} re-used")
     footer = [
-        f"scale={cfg.scale}, protocol={cfg.protocol.name}, {result['facts']['units']['queries']} queries",
-        f"run file   {_relative(run)}",
-        f"per query  {_relative(Path(result['folder']) / 'per_query.csv')}",
+        f"scale={cfg.scale}, protocol={cfg.protocol.name}, {result.facts['units']['queries']} queries",
+        *([f"the best {setting.rerank} re-ranked by MaxSim"] if setting.rerank else []),
+        f"run file   {_relative(run_file)}",
+        f"per query  {_relative(result.folder / 'per_query.csv')}",
     ]
-    title = f"{cfg.data.id}, index={cfg.index['engine']}"
+    title = f"{cfg.data.id}, index={engine}"
     print(Table(title, ["model", "scoring", "k'", *names], [row], footer).terminal())
 
 
@@ -288,8 +302,52 @@ app.command("eval", hidden=True, help="Alias of evaluate.")(evaluate)
 
 
 @app.command()
-def analyze(
+def latency(
     overrides: Overrides = None,
+    index: Index = None,
+    data: DataId = None,
+    config: ConfigName = None,
+    scale: Scale = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Measure how long a query takes: a fresh process, threads fixed, one query at a time.
+
+    Examples: xtrrep latency --index warp latency.threads=2 | xtrrep latency --index plaid latency.recipe=paper
+    """
+    result = _work(_merge(overrides, index=index, data=data, config=config, scale=scale), "latency", json, dry_run)
+    if result is None:
+        return
+    if json:
+        _print_json(_summary(result))
+        return
+    from xtrrep import pipeline
+    from xtrrep.report.table import Table
+
+    cfg, facts = result.plan.cfg, result.facts
+    columns, row = ["model", "queries/s"], [pipeline.model_label(cfg), float(facts["qps"])]
+    for name in ("p50", "p90", "p99"):
+        if name in facts:
+            columns.append(f"{name}, ms")
+            row.append(1000 * facts[name])
+    for name, seconds in facts.get("steps", {}).items():
+        columns.append(f"{name}, ms")
+        row.append(1000 * seconds)
+    say(f"{len(result.ran)} stages run, {len(result.reused)} re-used")
+    wall = f", CPU time {facts['cpu_per_wall']:.2f} of wall time" if "cpu_per_wall" in facts else ""
+    footer = [
+        f"recipe={facts['recipe']}, {facts['queries']} queries, {facts['threads']} threads{wall}; {facts['processor']}",
+        "Times compare within one machine and hour only; put what you compare side by side.",
+        _relative(result.folder / "latency.csv"),
+    ]
+    print(Table(f"{cfg.data.id}, index={cfg.index['engine']}", columns, [row], footer, digits=2).terminal())
+
+
+@app.command()
+def analyze(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="an analysis by name (k_prime), and KEY=VALUE overrides")
+    ] = None,
     index: Index = None,
     data: DataId = None,
     scale: Scale = None,
@@ -298,11 +356,14 @@ def analyze(
 ) -> None:
     """Run an analysis over many models and settings: a table and a figure.
 
-    Examples: xtrrep analyze | xtrrep analyze 'analyze.models=[colbert,xtr_k64]' data=beir/nfcorpus/test
+    Examples: xtrrep analyze | xtrrep analyze engines | xtrrep analyze 'analyze.models=[colbert,xtr_k64]'
     """
     from xtrrep import pipeline, preflight
 
-    plan = pipeline.plan_analysis(_merge(overrides, index=index, data=data, scale=scale))
+    words = overrides or []
+    if words and "=" not in words[0]:
+        words = [f"analyze.name={words[0]}", *words[1:]]
+    plan = pipeline.plan_analysis(_merge(words, index=index, data=data, scale=scale))
     if dry_run:
         _print_plan(plan.plans, json, ("analyze", plan.reuse, plan.folder))
         return
@@ -321,8 +382,9 @@ def analyze(
         )
         return
     print((folder / "table.txt").read_text())
-    for name in ("figure1.png", "figure1.svg", "table.md", "table.csv"):
-        print(_relative(folder / name))
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".png", ".svg", ".md", ".csv"):
+            print(_relative(path))
     say(f"{len(done.ran)} stages run, {len(done.reused)} re-used")
 
 
@@ -368,11 +430,13 @@ def ls(json: Json = False) -> None:
     from xtrrep import artifacts, config
     from xtrrep.analyze import analyses
     from xtrrep.index import engines
+    from xtrrep.scoring.imputation import imputations
 
     listing: dict[str, list[dict[str, str]]] = {
-        group: [{"name": name} for name in config.options(group)] for group in config.GROUPS if group != "index"
+        group: [{"name": name} for name in config.options(group)] for group in config.GROUPS
     }
     listing["engine"] = [{"name": n, "summary": e.summary, "paper": e.paper} for n, e in engines.entries().items()]
+    listing["imputation"] = [{"name": n, "summary": e.summary} for n, e in imputations.entries().items()]
     listing["analysis"] = [{"name": n, "summary": e.summary} for n, e in analyses.entries().items()]
     listing["artifact"] = []
     for root in (config.artifacts_root(), config.results_root()):

@@ -29,6 +29,7 @@ class Source(Enum):
     released = "released"  # the study's public checkpoint of the same name
     untrained = "untrained"  # the backbone and its fresh projection, before any step
     checkpoint = "checkpoint"  # a multi-vector model as it is, from model.checkpoint
+    vectors = "vectors"  # no model: vectors made elsewhere, from model.vectors
 
 
 class Projection(Enum):
@@ -92,6 +93,7 @@ class Scoring(Enum):
     model = "model"  # as the model was trained
     colbert = "colbert"
     xtr = "xtr"
+    run = "run"  # the scores of retrieve.from_run, as they are
 
 
 class Missing(Enum):
@@ -112,6 +114,8 @@ class Model:
     backbone: str = REQUIRED
     revision: str | None = None
     checkpoint: str | None = None
+    vectors: str | None = None  # a folder of documents/ and queries/ (xtrrep/vectors.py)
+    normalize: bool = False  # imported vectors to unit length
     layers: int | None = None  # keep the first n transformer layers
     dim: int = 128
     n_query: int = 32
@@ -203,6 +207,7 @@ class Data:
 @dataclass
 class Encode:
     precision: Precision = Precision.fp16
+    pool_factor: float = 1.0  # keep about 1 / pool_factor of a document's tokens, clustered (Clavié et al. 2024)
     shard_documents: int = 8192
 
 
@@ -214,6 +219,22 @@ class Retrieve:
     k_prime_colbert: int = 4000
     imputation: str = "min"
     top_k: int = 100
+    rerank: int | None = None  # so many of the best once more, by exact MaxSim
+    from_run: str | None = None  # a TREC run file in place of an index: its documents, re-ranked by MaxSim
+
+
+class Recipe(Enum):
+    single = "single"  # one query at a time, warmed up, repeated
+    paper = "paper"  # the study's: one call over all queries, once
+
+
+@dataclass
+class Latency:
+    threads: int = 1  # set before anything is imported
+    warmup: int = 10  # queries
+    repeats: int = 3
+    max_queries: int = 200  # the first n
+    recipe: Recipe = Recipe.single
 
 
 @dataclass
@@ -228,6 +249,7 @@ class Analyze:
     name: str = "k_prime"
     models: list[str] = field(default_factory=list)  # configs to compare; "untrained" is the backbone
     k_primes: list[int] = field(default_factory=list)
+    engines: list[str] = field(default_factory=list)  # choices of index=, for `analyze.name=engines`
     measure: str = "nDCG@10"
     resamples: int = 10000
     bm25: bool = True
@@ -260,6 +282,7 @@ class Config:
     encode: Encode = field(default_factory=Encode)
     index: dict[str, Any] = field(default_factory=dict)  # `engine`, and that engine's own parameters
     retrieve: Retrieve = field(default_factory=Retrieve)
+    latency: Latency = field(default_factory=Latency)
     protocol: Protocol = field(default_factory=Protocol)
     analyze: Analyze = field(default_factory=Analyze)
     machine: Machine = field(default_factory=Machine)
@@ -487,6 +510,8 @@ def _check_index_types(values: Sequence[str], known: dict[str, Any]) -> None:
             continue
         value = yaml.safe_load(raw)
         wanted = type(known[key])
+        if value is None:
+            continue  # the engine knows whether it may be
         if not isinstance(value, wanted) and not (wanted is float and isinstance(value, int)):
             raise UsageError(f"{key}={raw!r} is not of type {wanted.__name__}", hint=f"for example {key}={known[key]}")
 
@@ -561,6 +586,10 @@ def _check_meaning(cfg: Config) -> None:
         "data.max_queries": cfg.data.max_queries,
         "retrieve.top_k": cfg.retrieve.top_k,
         "retrieve.k_prime": cfg.retrieve.k_prime,
+        "retrieve.rerank": cfg.retrieve.rerank,
+        "latency.threads": cfg.latency.threads,
+        "latency.repeats": cfg.latency.repeats,
+        "latency.max_queries": cfg.latency.max_queries,
         "encode.shard_documents": cfg.encode.shard_documents,
         "machine.encode_batch": cfg.machine.encode_batch,
         "machine.query_batch": cfg.machine.query_batch,
@@ -577,6 +606,8 @@ def _check_meaning(cfg: Config) -> None:
     ):
         if number is not None and not 0 < number < math.inf:
             raise UsageError(f"{key}={number} is out of range")
+    if not 1 <= cfg.encode.pool_factor < math.inf:
+        raise UsageError(f"encode.pool_factor={cfg.encode.pool_factor} must be at least 1 (1: no pooling)")
     if not cfg.analyze.k_primes or min(cfg.analyze.k_primes) < 1:
         raise UsageError(f"analyze.k_primes={cfg.analyze.k_primes} must name at least one k' above 0")
     if cfg.analyze.resamples < 100:
@@ -601,6 +632,10 @@ def _check_meaning(cfg: Config) -> None:
         )
     if (cfg.model.source is Source.checkpoint) != (cfg.model.checkpoint is not None):
         raise UsageError("model.source=checkpoint and model.checkpoint=FOLDER go together")
+    if (cfg.model.source is Source.vectors) != (cfg.model.vectors is not None):
+        raise UsageError("model.source=vectors and model.vectors=FOLDER go together")
+    if cfg.model.normalize and cfg.model.source is not Source.vectors:
+        raise UsageError("model.normalize=true is for imported vectors: a model's are of unit length already")
 
 
 def _explain(error: Exception, values: Sequence[str]) -> UsageError:

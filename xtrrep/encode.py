@@ -29,6 +29,7 @@ from xtrrep.model.encoder import resolve_precision
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
+    from torch import Tensor
 
 # A store no larger than this in float32 is widened once and kept in memory.
 RESIDENT_BYTES = 1 << 30
@@ -53,6 +54,7 @@ def encode(
     (out / "vectors").mkdir(exist_ok=True)
     (out / "tokens").mkdir(exist_ok=True)
     precision = resolve_precision(cfg.precision, device)
+    pool_factor = cfg.pool_factor if task == "document" else 1.0
     ids: list[str] = []
     tokens = kept = 0
     stream = iter(texts)
@@ -70,7 +72,7 @@ def encode(
                 kept += 1
                 bar.update(len(chunk))
             else:
-                _encode_shard(model, chunk, out, number, precision, task, device, batch_size, bar)
+                _encode_shard(model, chunk, out, number, precision, task, device, batch_size, pool_factor, bar)
             tokens += int(np.load(lengths).sum())
     if len(ids) != count:
         raise DataError(f"{count} {task} texts were announced and {len(ids)} came", hint="has the collection changed?")
@@ -94,6 +96,7 @@ def _encode_shard(
     task: str,
     device: str,
     batch_size: int,
+    pool_factor: float,
     bar: Any,
 ) -> None:
     # Longest first, so that a batch pads little and memory runs out at once or never.
@@ -102,7 +105,9 @@ def _encode_shard(
     tokens: list[NDArray[np.int32]] = [np.empty(0, np.int32)] * len(chunk)
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        rows = encode_batch(model, [chunk[i] for i in batch], task=task, precision=precision, device=device)
+        rows = encode_batch(
+            model, [chunk[i] for i in batch], task=task, precision=precision, device=device, pool_factor=pool_factor
+        )
         for i, (vector, token) in zip(batch, rows, strict=True):
             vectors[i], tokens[i] = vector, token
         bar.update(len(batch))
@@ -114,10 +119,18 @@ def _encode_shard(
 
 
 def encode_batch(
-    model: MultiVectorEncoder, texts: Sequence[tuple[str, str]], *, task: str, precision: Precision, device: str
+    model: MultiVectorEncoder,
+    texts: Sequence[tuple[str, str]],
+    *,
+    task: str,
+    precision: Precision,
+    device: str,
+    pool_factor: float = 1.0,
 ) -> list[tuple[NDArray[np.float16], NDArray[np.int32]]]:
     """Unit vectors (tokens, dim) and vocabulary ids (tokens,) of each (id, text), as a store keeps them.
 
+    A `pool_factor` above 1 clusters a text's vectors into that many times fewer, its first one kept as it is; the ids
+    are then all -1, since a pooled vector stands for several tokens (Clavié et al. 2024, by sentence-transformers).
     Raises DataError where a text has no vector at all or one that is not finite.
     """
     import torch
@@ -130,14 +143,25 @@ def encode_batch(
         mask = row["attention_mask"].bool()
         # Under autocast the vectors come out a little off unit length: normalise once more in float32.
         unit = torch.nn.functional.normalize(row["token_embeddings"][mask].float(), dim=-1)
+        ids = row["input_ids"][mask].cpu().numpy().astype(np.int32)
+        if pool_factor > 1 and len(unit) > 1:
+            unit = _pooled(unit, pool_factor)
+            ids = np.full(len(unit), -1, np.int32)
         vectors = unit.cpu().numpy().astype(np.float16)
         if not len(vectors) or not np.isfinite(vectors).all():
             what = "vectors that are not finite" if len(vectors) else "no vector"
             raise DataError(
                 f"the model gives {what} for {task} {name!r}", hint="another model, or encode.precision=fp32"
             )
-        found.append((vectors, row["input_ids"][mask].cpu().numpy().astype(np.int32)))
+        found.append((vectors, ids))
     return found
+
+
+def _pooled(vectors: Tensor, pool_factor: float) -> Tensor:
+    from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
+
+    pooled: Tensor = HierarchicalTokenPooling(pool_factor=pool_factor, normalize_embeddings=True).pool_one(vectors)
+    return pooled
 
 
 @dataclass(frozen=True)
@@ -177,11 +201,15 @@ class Store:
         """(tokens,) the document each token belongs to."""
         return np.repeat(np.arange(len(self), dtype=np.int32), self.lengths)
 
+    @property
+    def paths(self) -> list[Path]:
+        """The shards' vector files, in order."""
+        return sorted(p for p in (self.folder / "vectors").glob("*.npy") if not p.name.endswith(".doclens.npy"))
+
     @cached_property
     def shards(self) -> list[NDArray[np.float16]]:
         """Memory-mapped (tokens, dim) arrays, in order."""
-        names = sorted(p for p in (self.folder / "vectors").glob("*.npy") if not p.name.endswith(".doclens.npy"))
-        return [np.load(path, mmap_mode="r") for path in names]
+        return [np.load(path, mmap_mode="r") for path in self.paths]
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -218,12 +246,22 @@ class Store:
 
     def rows(self, start: int, stop: int) -> NDArray[np.float16]:
         """The vectors of tokens `start` to `stop`, (stop - start, dim)."""
+        if start >= stop:
+            return np.empty((0, self.dim), np.float16)
         parts = [
             shard[max(0, start - first) : max(0, stop - first)]
             for first, shard in zip(self._starts, self.shards, strict=False)
             if first < stop and first + len(shard) > start
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def take(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors of any tokens, in the order given, (len(tokens), dim)."""
+        out = np.empty((len(tokens), self.dim), np.float32)
+        for first, shard in zip(self._starts, self.shards, strict=False):
+            inside = np.flatnonzero((tokens >= first) & (tokens < first + len(shard)))
+            out[inside] = shard[tokens[inside] - first]
+        return out
 
     def vectors(self, document: int) -> NDArray[np.float16]:
         """One document's vectors, (tokens, dim)."""

@@ -12,6 +12,7 @@ from xtrrep import artifacts
 from xtrrep import config as configs
 from xtrrep.config import Config, Source
 from xtrrep.console import DataError, UsageError
+from xtrrep.index import choice_of
 from xtrrep.pipeline import Plan, card_facts
 
 
@@ -63,10 +64,16 @@ def measured(model: str) -> Iterator[dict[str, Any]]:
         if len(chain) < 4 or chain[3]["upstream"].get("model") != model:
             continue
         run, index, documents = chain[1:]
+        if (
+            run["config"].get("rerank")
+            or run["config"]["imputation"] not in ("min", "none")
+            or documents["config"].get("pool_factor")
+        ):
+            continue  # a variant of the search, not a score of the model
         for measure, value in evaluation["facts"]["measures"].items():
             yield {
                 "data": names.get((documents["content"]["corpus"], evaluation["content"]["qrels"]), documents["label"]),
-                "engine": index["config"]["engine"],
+                "engine": choice_of(index["config"] | run["config"].get("search", {})),
                 "scoring": run["config"]["scoring"],
                 "k_prime": run["config"]["k_prime"],
                 "measure": measure,

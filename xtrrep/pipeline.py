@@ -13,6 +13,7 @@
     index        an engine's files over the documents
     retrieve     ranked documents a query: a TREC run file
     evaluate     measures, per query first
+    latency      how long a query takes, in a process of its own
     analyze      tables and figures over many runs
 
 Each stage leaves `ROOT/STAGE/LABEL-FINGERPRINT/` with a `manifest.json` (artifacts.py), where ROOT is `artifacts/` for
@@ -29,8 +30,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,11 +59,22 @@ from xtrrep.config import (
 )
 from xtrrep.console import DataError, UsageError, say
 from xtrrep.data import Collection, check, resolve, sources
-from xtrrep.index import engine_of
+from xtrrep.index import Place, engine_of, split_params
 from xtrrep.model import weights
 from xtrrep.model.encoder import device_of, resolve_precision
-from xtrrep.retrieve import Outcome, Setting, rank_query, retrieve, retrieve_text
-from xtrrep.scoring import imputation
+from xtrrep.report.table import Table
+from xtrrep.retrieve import (
+    Counts,
+    Outcome,
+    Setting,
+    keep_run,
+    rank_query,
+    retrieve,
+    retrieve_documents,
+    retrieve_run,
+    retrieve_text,
+)
+from xtrrep.scoring.imputation import imputations
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -86,9 +98,26 @@ class Stage:
 # --- what a config means -----------------------------------------------------------------------------------------
 
 
-def is_text_engine(cfg: Config) -> bool:
-    """Whether the engine ranks from words alone, so that no model is needed."""
-    return engine_of(cfg.index)[0].kind == "text"
+def kind_of(cfg: Config) -> str:
+    """What answers a query: a "token", "document" or "text" engine; or the ranking of `retrieve.from_run`, re-ranked
+    ("rerank") or as it is ("given")."""
+    if cfg.retrieve.from_run is not None:
+        return "given" if cfg.retrieve.scoring is Scoring.run else "rerank"
+    return engine_of(cfg.index)[0].kind
+
+
+def needs_model(cfg: Config) -> bool:
+    """Whether texts are encoded at all."""
+    return kind_of(cfg) not in ("text", "given")
+
+
+def engine_label(cfg: Config) -> str:
+    """How tables and folders call what answered: the engine, or a run from outside."""
+    return "run" if cfg.retrieve.from_run is not None else str(cfg.index["engine"])
+
+
+def place_of(cfg: Config) -> Place:
+    return Place(_device(cfg.machine.device), cfg.machine.threads)
 
 
 def model_label(cfg: Config) -> str:
@@ -97,6 +126,8 @@ def model_label(cfg: Config) -> str:
         return f"{cfg.setup}/{cfg.config}" + ("_kd" if is_distilled(cfg) else "")
     if cfg.model.source is Source.untrained:
         return "untrained"
+    if cfg.model.source is Source.vectors:
+        return Path(str(cfg.model.vectors)).expanduser().resolve().name
     path = Path(str(cfg.model.checkpoint)).expanduser()
     return path.resolve().parent.name if path.name in ("model", "", ".") else path.name
 
@@ -111,7 +142,17 @@ def loop_of(cfg: Config) -> Loop:
 
 
 def setting_of(cfg: Config) -> Setting:
-    """Scoring and its k', with `model` resolved to the scoring the model was trained for."""
+    """Scoring and its k', with `model` resolved to the scoring the model was trained for.
+
+    Raises UsageError for what the engine cannot do: PLAID and WARP score by themselves.
+    """
+    kind, asked = kind_of(cfg), cfg.retrieve
+    drop_self = cfg.data.drop_self and cfg.protocol.self_match is SelfMatch.collection
+    _check_fit(cfg, kind)
+    if kind != "token":
+        own = {"text": "bm25", "rerank": "colbert", "given": "run"}
+        scoring = engine_of(cfg.index)[0].scoring if kind == "document" else own[kind]
+        return Setting(scoring, None, "none", asked.top_k, drop_self, False, asked.rerank)
     scoring = cfg.retrieve.scoring.value
     if cfg.retrieve.scoring is Scoring.model:
         scoring = "xtr" if cfg.train.scorer is Scorer.xtr else "colbert"
@@ -121,9 +162,51 @@ def setting_of(cfg: Config) -> Setting:
         k_prime=cfg.retrieve.k_prime or default,
         imputation=cfg.retrieve.imputation if scoring == "xtr" else "none",
         top_k=cfg.retrieve.top_k,
-        drop_self=cfg.data.drop_self and cfg.protocol.self_match is SelfMatch.collection,
+        drop_self=drop_self,
         zero_missing=cfg.protocol.missing_slots is Missing.zero,
+        rerank=asked.rerank,
     )
+
+
+def _check_fit(cfg: Config, kind: str) -> None:
+    """Refuse retrieval settings that what answers the query would silently ignore."""
+    asked = cfg.retrieve
+    if asked.scoring is Scoring.run and kind != "given":
+        raise UsageError("retrieve.scoring=run keeps the scores of a run", hint="retrieve.from_run=FILE")
+    if kind == "token":
+        if asked.rerank is not None and asked.scoring is Scoring.colbert:
+            raise UsageError("retrieve.rerank re-ranks by MaxSim what retrieve.scoring=colbert ranks by it already")
+        if asked.imputation != "min" and asked.scoring is Scoring.colbert:
+            raise UsageError(
+                f"ColBERT scoring imputes nothing: retrieve.imputation={asked.imputation} means nothing",
+                hint="retrieve.scoring=xtr",
+            )
+        return
+    name = engine_label(cfg)
+    if asked.k_prime is not None:
+        hint = "index.nprobe says how far PLAID and WARP look" if kind == "document" else None
+        raise UsageError(
+            f"{name} retrieves no tokens for us: retrieve.k_prime={asked.k_prime} means nothing", hint=hint
+        )
+    if asked.imputation != "min":
+        raise UsageError(
+            f"{name} does not score with our imputation: retrieve.imputation={asked.imputation} means nothing",
+            hint="--index scann, or --index exact",
+        )
+    if kind in ("text", "given") and asked.rerank is not None:
+        raise UsageError(
+            f"retrieve.rerank needs a model's vectors, and {name} has none",
+            hint="retrieve.from_run=FILE re-ranks a run",
+        )
+    if kind == "document" and asked.scoring not in (Scoring.model, Scoring(engine_of(cfg.index)[0].scoring)):
+        raise UsageError(
+            f"{name} scores by itself: retrieve.scoring={asked.scoring.value} does not fit",
+            hint="--index scann, or --index exact",
+        )
+    if kind == "rerank" and asked.scoring is Scoring.xtr:
+        raise UsageError(
+            "a run is re-ranked by MaxSim: retrieve.scoring=xtr does not fit", hint="retrieve.scoring=model"
+        )
 
 
 def lengths_of(cfg: Config) -> tuple[int, int]:
@@ -372,8 +455,11 @@ def _evaluator(cfg: Config, folders: Folders) -> Callable[[MultiVectorEncoder], 
     cfg = replace(cfg, data=_training_collection(loop.eval_data, "eval_data"))
     collection = open_collection(cfg.data, folders["eval_data"])
     documents = artifacts.read_manifest(folders["eval_data"])["facts"]["documents"]
+    scoring = Scoring.model if cfg.retrieve.scoring is Scoring.run else cfg.retrieve.scoring
+    asked = replace(cfg.retrieve, from_run=None, rerank=None, scoring=scoring)
+    cfg = replace(cfg, index={"engine": "exact"}, retrieve=asked)  # whatever engine the run itself ends with
     setting, batch_size = setting_of(cfg), cfg.machine.encode_batch
-    engine, params = engine_of({"engine": "exact"})
+    engine, params = engine_of(cfg.index)
 
     def store(model: MultiVectorEncoder, task: str, texts: Any, count: int, scratch: Path) -> Store:
         def run(out: Path) -> dict[str, Any]:
@@ -387,7 +473,7 @@ def _evaluator(cfg: Config, folders: Folders) -> Callable[[MultiVectorEncoder], 
             corpus = store(model, "document", collection.documents(), documents, Path(scratch))
             queries = list(collection.queries.items())
             asked = store(model, "query", queries, len(queries), Path(scratch))
-            searcher = engine.load(Path(scratch), corpus, params)
+            searcher = engine.load(Path(scratch), corpus, params, place_of(cfg))
             outcome = retrieve(searcher, corpus, asked, [setting], cfg.machine.query_batch)[setting]
         scores = evaluate(collection.qrels, outcome.run, cfg.data.measures)
         return {canonical(name): float(scores[name].mean()) for name in scores.columns}
@@ -444,11 +530,25 @@ def model_identity(cfg: Config, specs: Specs) -> str:
     return digest({"model": _model_config(cfg), **_weights(cfg.model.backbone, cfg.model.revision)})
 
 
+def _vectors_of(cfg: Config, stage: str) -> Path:
+    return Path(str(cfg.model.vectors)).expanduser() / stage
+
+
 def _encode_spec(stage: str, cfg: Config, specs: Specs) -> Spec:
+    if cfg.model.source is Source.vectors:
+        from xtrrep.vectors import identity
+
+        content = {"vectors": identity(_vectors_of(cfg, stage))}
+        judged = ("corpus",) if stage == "documents" else ("queries", "qrels")
+        content |= {k: content_of(cfg.data)[k] for k in judged}
+        imported = {"imported": True, "normalize": cfg.model.normalize}
+        return Spec(stage, f"{_slug(model_label(cfg))}--{specs['data'].label}", 2, imported, content=content)
     n_query, n_doc = lengths_of(cfg)
     content = content_of(cfg.data)
     precision = resolve_precision(cfg.encode.precision, _device(cfg.machine.device)).value
     config: dict[str, Any] = {"precision": precision, "n_doc": n_doc}
+    if cfg.encode.pool_factor > 1:
+        config["pool_factor"] = cfg.encode.pool_factor
     kept = {"corpus": content["corpus"]}
     if stage == "queries":
         config = {"precision": precision, "n_query": n_query}
@@ -471,6 +571,8 @@ def _encode_run(stage: str, cfg: Config, folders: Folders, out: Path) -> dict[st
     from xtrrep.encode import encode
 
     collection = open_collection(cfg.data, folders["data"])
+    if cfg.model.source is Source.vectors:
+        return _import_run(stage, cfg, collection, out)
     count = artifacts.read_manifest(folders["data"])["facts"]["documents"]
     texts = collection.documents() if stage == "documents" else list(collection.queries.items())
     return encode(
@@ -485,77 +587,131 @@ def _encode_run(stage: str, cfg: Config, folders: Folders, out: Path) -> dict[st
     )
 
 
-def _index_spec(cfg: Config, specs: Specs) -> Spec:
-    engine_of(cfg.index)  # refuses an unknown engine or parameter
-    config = dict(cfg.index)
-    if is_text_engine(cfg):
-        return Spec(
-            "index",
-            f"{config['engine']}--{specs['data'].label}",
-            1,
-            config,
-            content={"corpus": content_of(cfg.data)["corpus"]},
+def _import_run(stage: str, cfg: Config, collection: Collection, out: Path) -> dict[str, Any]:
+    from xtrrep import vectors
+
+    folder, shard = _vectors_of(cfg, stage), cfg.encode.shard_documents
+    if stage == "documents":
+        count = vectors.same_ids(folder, (name for name, _ in collection.documents()))
+        return vectors.write(
+            out, vectors.read(folder), count, normalize=cfg.model.normalize, shard_documents=shard, what="document"
         )
-    documents = specs["documents"]
-    return Spec("index", f"{config['engine']}--{documents.label}", 1, config, {"documents": documents.fingerprint})
+    rows = vectors.select(vectors.read(folder), list(collection.queries), folder)
+    return vectors.write(out, rows, len(rows), normalize=cfg.model.normalize, shard_documents=shard, what="query")
+
+
+def _index_spec(cfg: Config, specs: Specs) -> Spec:
+    from xtrrep.index.files import index_spec
+
+    if engine_of(cfg.index)[0].kind == "text":  # refuses an unknown engine or parameter
+        config = dict(cfg.index)
+        content = {"corpus": content_of(cfg.data)["corpus"]}
+        return Spec("index", f"{config['engine']}--{specs['data'].label}", 2, config, content=content)
+    return index_spec(specs["documents"].label, specs["documents"].fingerprint, cfg.index)
 
 
 def _index_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
     from xtrrep.encode import Store
+    from xtrrep.index.files import build_index
 
     engine, params = engine_of(cfg.index)
+    place = place_of(cfg)
     if engine.kind == "text":
-        return engine.build([text for _, text in open_collection(cfg.data, folders["data"]).documents()], params, out)
-    return engine.build(Store.open(folders["documents"], specs["documents"].fingerprint), params, out)
+        texts = [text for _, text in open_collection(cfg.data, folders["data"]).documents()]
+        if not texts:
+            raise DataError(f"{cfg.data.id} holds no documents")
+        return engine.build(texts, params, out, place)
+    return build_index(Store.open(folders["documents"], specs["documents"].fingerprint), cfg.index, out, place)
+
+
+def _from_run(cfg: Config) -> Path:
+    path = Path(str(cfg.retrieve.from_run)).expanduser()
+    if not path.is_file():
+        raise DataError(f"no run file {path}", hint="xtrrep retrieve --index bm25 leaves one")
+    return path
 
 
 def _retrieve_spec(cfg: Config, specs: Specs) -> Spec:
     setting = setting_of(cfg)
-    if setting.scoring == "xtr":
-        imputation.get(setting.imputation)  # refuses an unknown one before anything runs
+    kind = kind_of(cfg)
+    if setting.scoring == "xtr" and kind == "token":
+        imputations.get(setting.imputation)  # refuses an unknown one before anything runs
+    content = {} if kind not in ("text", "given") else {k: content_of(cfg.data)[k] for k in ("queries", "qrels")}
+    config: dict[str, Any] = dict(vars(setting))
+    if kind in ("rerank", "given"):
+        path = _from_run(cfg)
+        content["from_run"] = hash_file(path)
+        upstream = {name: specs[name].fingerprint for name in _retrieve_needs(cfg) if name != "data"}
+        over = specs["documents" if kind == "rerank" else "data"].label
+        return Spec("retrieve", f"run-{_slug(path.stem)}--{over}", 2, config, upstream, content)
+    engine, params = engine_of(cfg.index)
+    config["search"] = split_params(cfg.index)[1]
+    if kind == "token" and not engine.prefix(params):
+        config["search"]["searched_to"] = setting.k_prime  # its k' best are not the first k' of a deeper search
     upstream = {"index": specs["index"].fingerprint}
-    if is_text_engine(cfg):
-        config = {"top_k": setting.top_k, "drop_self": setting.drop_self}
-        content = content_of(cfg.data)
-        return Spec(
-            "retrieve", specs["index"].label, 1, config, upstream, {k: content[k] for k in ("queries", "qrels")}
-        )
+    if kind == "text":
+        return Spec("retrieve", specs["index"].label, 2, config, upstream, content)
     upstream["queries"] = specs["queries"].fingerprint
-    label = f"{specs['index'].label}--{setting.scoring}-{setting.k_prime}"
-    return Spec("retrieve", label, 1, vars(setting), upstream)
+    label = specs["index"].label + (f"--{setting.scoring}-{setting.k_prime}" if kind == "token" else "")
+    return Spec("retrieve", label, 2, config, upstream)
+
+
+def _retrieve_needs(cfg: Config) -> list[str]:
+    needs = {"text": ["index", "data"], "given": ["data"], "rerank": ["documents", "queries"]}
+    return needs.get(kind_of(cfg), ["index", "documents", "queries"])
 
 
 def _retrieve_many(cfgs: Sequence[Config], specs: Specs, folders: Folders) -> list[Outcome]:
-    """Runs for several configs that share index and queries, from one token search."""
+    """Runs for several configs that share index, queries and search parameters, from one token search."""
     from xtrrep.encode import Store
 
     cfg = cfgs[0]
-    engine, params = engine_of(cfg.index)
-    if engine.kind == "text":
+    kind, settings = kind_of(cfg), [setting_of(c) for c in cfgs]
+    if kind == "text":
         collection = open_collection(cfg.data, folders["data"])
-        artifacts.check(folders["index"], specs["index"].fingerprint)
-        searcher = engine.load(folders["index"], None, params)
+        searcher = open_text_index(cfg, specs, folders)
         ids = [name for name, _ in collection.documents()]
-        settings = [setting_of(c) for c in cfgs]
         return [retrieve_text(searcher, ids, collection.queries, s.top_k, drop_self=s.drop_self) for s in settings]
+    if kind == "given":
+        run = runfile.read(_from_run(cfg))
+        collection = open_collection(cfg.data, folders["data"])
+        _check_judged(run, collection.queries, _from_run(cfg))
+        return [keep_run(run, collection.queries, setting) for setting in settings]
     documents = Store.open(folders["documents"], specs["documents"].fingerprint)
     queries = Store.open(folders["queries"], specs["queries"].fingerprint)
+    batch = cfg.machine.query_batch
+    if kind == "rerank":
+        run, path = runfile.read(_from_run(cfg)), _from_run(cfg)
+        _check_judged(run, queries.ids, path)
+        return [retrieve_run(run, documents, queries, setting, str(path)) for setting in settings]
     searcher = open_index(cfg, specs, folders)
-    settings = [setting_of(c) for c in cfgs]
-    outcomes = retrieve(searcher, documents, queries, list(dict.fromkeys(settings)), cfg.machine.query_batch)
+    if kind == "document":
+        return [retrieve_documents(searcher, documents, queries, setting, batch) for setting in settings]
+    outcomes = retrieve(searcher, documents, queries, list(dict.fromkeys(settings)), batch)
     return [outcomes[setting] for setting in settings]
 
 
-def open_index(cfg: Config, specs: Specs, folders: Folders) -> Any:
-    """The searcher of a built index. Raises DataError when it was built from another store or lost a file."""
-    from xtrrep.encode import Store
+def _check_judged(run: runfile.Run, queries: Iterable[str], path: Path) -> None:
+    """A run that answers none of the queries is of another collection."""
+    if not run.keys() & set(queries):
+        raise DataError(
+            f"{path} answers none of the judged queries", hint="data=ID of the collection that the run is of"
+        )
 
+
+def open_text_index(cfg: Config, specs: Specs, folders: Folders) -> Any:
     engine, params = engine_of(cfg.index)
-    manifest = artifacts.check(folders["index"], specs["index"].fingerprint)
+    artifacts.check(folders["index"], specs["index"].fingerprint, contents=True)
+    return engine.load(folders["index"], None, params, place_of(cfg))
+
+
+def open_index(cfg: Config, specs: Specs, folders: Folders) -> Any:
+    """The searcher of a built index; raises as `index.files.open_index`."""
+    from xtrrep.encode import Store
+    from xtrrep.index.files import open_index
+
     store = Store.open(folders["documents"], specs["documents"].fingerprint)
-    if manifest["upstream"]["documents"] != store.fingerprint:
-        raise DataError(f"{folders['index']} was built from another store than {folders['documents']}")
-    return engine.load(folders["index"], store, params)
+    return open_index(folders["index"], store, cfg.index, place_of(cfg), specs["index"].fingerprint)
 
 
 def _say_empty_slots(outcome: Outcome, k_prime: int) -> None:
@@ -570,12 +726,14 @@ def _say_empty_slots(outcome: Outcome, k_prime: int) -> None:
 
 def _write_run(cfg: Config, outcome: Outcome, out: Path, **extra: float) -> dict[str, Any]:
     setting = setting_of(cfg)
-    tag = "bm25" if is_text_engine(cfg) else f"{_slug(model_label(cfg))}-{setting.scoring}"
+    tag = f"{_slug(model_label(cfg))}-{setting.scoring}" if needs_model(cfg) else engine_label(cfg)
     runfile.write(out / "run.trec", outcome.run, tag)
-    facts = {**outcome.facts(setting.k_prime), **extra}
-    if not is_text_engine(cfg):
+    columns = ["query", *(f.name for f in fields(Counts))]
+    counts = Table("", columns, [[name, *vars(count).values()] for name, count in outcome.counts.items()])
+    artifacts.write_atomic(out / "candidates.csv", lambda file: file.write(counts.csv().encode()))
+    if kind_of(cfg) == "token" and setting.k_prime is not None:
         _say_empty_slots(outcome, setting.k_prime)
-    return facts
+    return {**outcome.facts(setting), **extra}
 
 
 def _retrieve_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
@@ -601,6 +759,46 @@ def _evaluate_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dic
     means = {canonical(name): float(scores[name].mean()) for name in scores.columns}
     artifacts.write_json(out / "measures.json", means)
     return {"units": {"queries": len(scores)}, "measures": means}
+
+
+def _latency_spec(cfg: Config, specs: Specs) -> Spec:
+    from xtrrep.latency import processor
+
+    if kind_of(cfg) not in ("token", "document"):
+        raise UsageError(f"{engine_label(cfg)} searches no vectors: nothing to measure", hint="--index plaid")
+    run = _retrieve_spec(cfg, specs)
+    config = {**plain(cfg.latency), "setting": run.config, "device": _device(cfg.machine.device)}
+    config |= {key: cfg.index[key] for key in sorted(engine_of(cfg.index)[0].speed_only)}
+    return Spec("latency", run.label, 1, config, run.upstream, {"processor": processor()})
+
+
+def _latency_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
+    import pandas
+
+    from xtrrep.latency import Job, measure
+
+    report = measure(
+        Job(
+            documents=str(folders["documents"].resolve()),
+            documents_fingerprint=specs["documents"].fingerprint,
+            queries=str(folders["queries"].resolve()),
+            queries_fingerprint=specs["queries"].fingerprint,
+            index=str(folders["index"].resolve()),
+            index_fingerprint=specs["index"].fingerprint,
+            engine=dict(cfg.index),
+            setting=vars(setting_of(cfg)),
+            device=_device(cfg.machine.device),
+            recipe=cfg.latency.recipe.value,
+            threads=cfg.latency.threads,
+            warmup=cfg.latency.warmup,
+            repeats=cfg.latency.repeats,
+            max_queries=cfg.latency.max_queries,
+        )
+    )
+    artifacts.write_json(out / "latency.json", report["summary"])
+    text = pandas.DataFrame(report["queries"]).to_csv(index=False, lineterminator="\n")
+    artifacts.write_atomic(out / "latency.csv", lambda file: file.write(text.encode()))
+    return {"units": {"queries": report["summary"]["queries"]}, **report["summary"]}
 
 
 def _model_needs(cfg: Config) -> list[str]:
@@ -672,15 +870,15 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "index",
         "the engine's own files",
-        lambda cfg: ["data"] if is_text_engine(cfg) else ["documents"],
+        lambda cfg: ["data"] if kind_of(cfg) == "text" else ["documents"],
         configs.artifacts_root,
         _index_spec,
         _index_run,
     ),
     Stage(
         "retrieve",
-        "run.trec",
-        lambda cfg: ["index", "data"] if is_text_engine(cfg) else ["index", "documents", "queries"],
+        "run.trec, candidates.csv",
+        _retrieve_needs,
         configs.results_root,
         _retrieve_spec,
         _retrieve_run,
@@ -692,6 +890,14 @@ STAGES: tuple[Stage, ...] = (
         configs.results_root,
         _evaluate_spec,
         _evaluate_run,
+    ),
+    Stage(
+        "latency",
+        "latency.json, latency.csv",
+        lambda cfg: ["index", "documents", "queries"],
+        configs.results_root,
+        _latency_spec,
+        _latency_run,
     ),
 )
 BY_NAME = {stage.name: stage for stage in STAGES}
@@ -731,8 +937,8 @@ class Done:
     reused: list[Path] = field(default_factory=list)
 
 
-def plan(cfg: Config, until: str) -> Plan:
-    """The steps that lead to stage `until`, without running anything."""
+def plan(cfg: Config, until: str, *also: str) -> Plan:
+    """The steps that lead to stage `until` (and others), without running anything."""
     if cfg.model.source is Source.released:
         from xtrrep.model.released import released_id
 
@@ -751,7 +957,8 @@ def plan(cfg: Config, until: str) -> Plan:
                 visit(need)
             wanted.add(name)
 
-    visit(until)
+    for name in (until, *also):
+        visit(name)
     specs: dict[str, Spec] = {}
     steps = []
     for stage in STAGES:
@@ -804,21 +1011,25 @@ def _say_verdict(loop: Loop, folder: Path) -> None:
         say("  note: it was trained before without an evaluation on the way; another seed would have one")
 
 
+def one_search(spec: Spec) -> tuple[str, ...]:
+    """Runs with one answer here share a search: index, queries (upstream or content) and search parameters."""
+    return (*spec.upstream.values(), *spec.content.values(), digest(spec.config.get("search")))
+
+
 def _run_retrievals(todo: Sequence[tuple[Plan, Step]], seen: dict[str, Path], done: Done) -> None:
     """The missing runs, grouped by index and queries, each group from one token search."""
     groups: dict[tuple[str, ...], dict[str, tuple[Plan, Step]]] = {}
     for p, step in todo:
         if not artifacts.is_complete(step.spec, step.stage.root()):
-            # A text engine's queries are content, a token engine's an upstream stage: both tell groups apart.
-            shared = (*step.spec.upstream.values(), *step.spec.content.values())
-            groups.setdefault(shared, {})[step.spec.fingerprint] = (p, step)
+            groups.setdefault(one_search(step.spec), {})[step.spec.fingerprint] = (p, step)
     for group in groups.values():
         if len(group) < 2:
             continue  # alone, it runs like any other stage
         members = list(group.values())
         first = members[0][0]
         folders = {s.stage.name: seen[s.spec.fingerprint] for s in first.steps if s.spec.fingerprint in seen}
-        say(f"run    retrieve   {len(members)} settings, one search of {_short(folders['index'])}")
+        what = _short(folders["index"]) if "index" in folders else engine_label(first.cfg)
+        say(f"run    retrieve   {len(members)} settings, one search of {what}")
         start = time.monotonic()
         outcomes = _retrieve_many([p.cfg for p, _ in members], first.specs, folders)
         seconds = round(time.monotonic() - start, 3)
@@ -850,14 +1061,19 @@ def search(p: Plan, folders: Folders, query: str) -> list[tuple[str, float, str]
     """The `retrieve.top_k` best documents for a typed query on a built index: (id, score, text), best first."""
     import numpy as np
 
-    cfg, specs = p.cfg, p.specs
-    engine, params = engine_of(cfg.index)
+    cfg, specs, kind = p.cfg, p.specs, kind_of(p.cfg)
+    if kind in ("given", "rerank"):
+        raise UsageError("retrieve.from_run holds its own queries: there is nothing to search", hint="xtrrep eval")
+    if kind != "text" and cfg.model.source is Source.vectors:
+        raise UsageError(
+            "imported vectors have no model to encode a typed query",
+            hint="xtrrep.search of the Python API takes vectors",
+        )
     collection = open_collection(cfg.data, folders["data"])
     setting = replace(setting_of(cfg), drop_self=False)
-    if engine.kind == "text":
+    if kind == "text":
         ids = [name for name, _ in collection.documents()]
-        artifacts.check(folders["index"], specs["index"].fingerprint)
-        searcher = engine.load(folders["index"], None, params)
+        searcher = open_text_index(cfg, specs, folders)
         ranking = retrieve_text(searcher, ids, {"typed": query}, setting.top_k, drop_self=False).run["typed"]
     else:
         from xtrrep.encode import Store, encode_batch
@@ -902,13 +1118,17 @@ def plan_analysis(overrides: Sequence[str]) -> AnalysisPlan:
     for cell in cells:
         names = {text.partition("=")[0] for text in cell.overrides}
         kept = [text for text in overrides if text.partition("=")[0] not in names]
-        if "index" in names:
+        if "index" in names:  # what another engine was told means nothing to this one
             kept = [text for text in kept if not text.startswith("index.")]
+        if "index=bm25" in cell.overrides:
+            kept = [text for text in kept if not text.startswith("retrieve.") or text.startswith("retrieve.top_k=")]
         if "config" in names:  # a cell's name says whether it is distilled
             kept = [text for text in kept if not text.startswith("stage=")]
-        plans.append(plan(configs.compose([*kept, *cell.overrides]), "evaluate"))
+        plans.append(plan(configs.compose([*kept, *cell.overrides]), "evaluate", *cell.also))
     upstream = {
-        f"{c.model}/{c.scoring}/{c.k_prime}": p.specs["evaluate"].fingerprint for c, p in zip(cells, plans, strict=True)
+        "/".join(filter(None, [c.model, c.engine, c.scoring, str(c.k_prime), stage])): p.specs[stage].fingerprint
+        for c, p in zip(cells, plans, strict=True)
+        for stage in ("evaluate", *c.also)
     }
     shown = [cfg.data.id, cfg.setup, cfg.scale, cfg.index["engine"], cfg.protocol.name, cfg.train.seed]
     described = {"analyze": plain(cfg.analyze), "shown": shown}
@@ -934,8 +1154,9 @@ def run_analysis(p: AnalysisPlan) -> tuple[Path, Done]:
         for cell, folders in zip(p.cells, done.folders, strict=True)
     }
     runs = {cell: q.specs["retrieve"].fingerprint for cell, q in zip(p.cells, p.plans, strict=True)}
+    made = dict(zip(p.cells, done.folders, strict=True))
     say(f"run    analyze    {_short(p.folder)}")
     analysis = analyses.get(p.cfg.analyze.name)
-    folder = artifacts.make(p.spec, configs.results_root(), lambda out: analysis.make(p.cfg, scores, out, runs))
+    folder = artifacts.make(p.spec, configs.results_root(), lambda out: analysis.make(p.cfg, scores, out, runs, made))
     done.ran.append(folder)
     return folder, done

@@ -19,7 +19,7 @@ from xtrrep.data.scored import local_files as scored_files
 from xtrrep.data.triples import local_files
 from xtrrep.model import weights
 from xtrrep.model.encoder import device_of, processor_has_bf16
-from xtrrep.pipeline import STAGES, Plan, Step, is_text_engine, train_data_of
+from xtrrep.pipeline import STAGES, Plan, Step, needs_model, one_search, train_data_of
 
 # Seconds a unit on two CPU cores at scale=demo, used until this machine has a manifest of its own to learn from.
 ROUGH = {
@@ -36,6 +36,9 @@ ROUGH = {
     "retrieve": 0.03,
     "evaluate": 0.0005,
 }
+
+# An extra of the package, so that a machine without it is not at fault.
+OPTIONAL_ENGINES = ("voyager",)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def _planned_units(plan: Plan, step: Step) -> tuple[float | None, str]:
         return _counted(plan, "train_data", train_data_of(cfg.train.data), "queries")
     if name == "index" and cfg.index["engine"] == "exact":
         return 0, "nothing to build"
-    if name in ("documents", "queries", "retrieve", "evaluate"):
+    if name in ("documents", "queries", "retrieve", "evaluate", "latency"):
         return _counted(plan, "data", cfg.data, "documents" if name == "documents" else "queries")
     return None, ""
 
@@ -91,7 +94,7 @@ def _rate(step: Step, scale: str) -> tuple[float | None, str]:
         manifest = artifacts.read_manifest(path.parent)
         facts, label = manifest["facts"], manifest["label"]
         # A label begins with its engine and names the scale, where these matter.
-        if stage == "index" and label.split("--")[0] != step.spec.label.split("--")[0]:
+        if stage in ("index", "retrieve", "latency") and label.split("--")[0] != step.spec.label.split("--")[0]:
             continue
         if scale in label or stage in ("data", "triples", "scored"):
             seconds = manifest["seconds"] + facts.get("shared_search_seconds", 0.0)
@@ -113,7 +116,7 @@ def forecast(plans: Sequence[Plan]) -> list[Forecast]:
             rate, source = _rate(step, plan.cfg.scale)
             seconds = None if units is None or (units and rate is None) else units * (rate or 0.0)
             if step.stage.name == "retrieve" and not step.reuse:
-                shared = (*step.spec.upstream.values(), *step.spec.content.values())
+                shared = one_search(step.spec)
                 seconds = 0.0 if shared in searched else seconds  # one search serves them all
                 searched.add(shared)
             action = "reuse" if step.reuse else "run"
@@ -160,10 +163,11 @@ def missing(plans: Sequence[Plan]) -> list[str]:
     """What this machine lacks to carry the plans out, in words; empty when nothing is known to be missing."""
     problems = []
     todo = {step.stage.name for plan in plans for step in plan.steps if not step.reuse}
-    paper = any(plan.cfg.scale == "paper" and not is_text_engine(plan.cfg) for plan in plans)
+    paper = any(plan.cfg.scale == "paper" and needs_model(plan.cfg) for plan in plans)
     if paper and todo & {"train", "distill", "documents"} and device_of("auto") == "cpu":
         problems.append("no GPU, and scale=paper is hours of training and encoding on one")
-    problems += [f"{error} ({error.hint})" for error in _teachers_missing(plans)]
+    lacking = [*_teachers_missing(plans), *_engines_missing(plans)]
+    problems += [f"{error} ({error.hint})" for error in lacking]
     fetch = downloads(plans)
     if fetch and not weights.hub_reachable():
         problems.append(
@@ -189,9 +193,29 @@ def _teachers_missing(plans: Sequence[Plan]) -> list[DataError]:
     return found
 
 
+def _engines_missing(plans: Sequence[Plan]) -> list[DataError]:
+    """Engines whose library is not installed, before hours go into the vectors they would search."""
+    import importlib.util
+
+    from xtrrep.index import engines
+
+    searching = {"index", "retrieve", "latency"}
+    names = {
+        str(plan.cfg.index["engine"])
+        for plan in plans
+        if any(step.stage.name in searching and "index" in plan.specs and not step.reuse for step in plan.steps)
+    }
+    found = []
+    for name in sorted(names):
+        entry = engines.entries()[name]
+        if entry.requires and importlib.util.find_spec(entry.requires) is None:
+            found.append(DataError(f"engine {name} is not installed", hint=entry.install))
+    return found
+
+
 def require(plans: Sequence[Plan]) -> None:
     """Refuse a run that this machine cannot finish. Raises DataError with what is missing and what works instead."""
-    for error in _teachers_missing(plans):
+    for error in (*_teachers_missing(plans), *_engines_missing(plans)):
         raise error
     problems = missing(plans)
     if not problems:
@@ -248,7 +272,8 @@ def doctor() -> list[tuple[str, bool | None, str, str]]:
 
     for name, entry in engines.entries().items():
         present = not entry.requires or importlib.util.find_spec(entry.requires) is not None
-        rows.append((f"engine {name}", present, "ready" if present else "not installed", entry.install))
+        fine = present or (None if name in OPTIONAL_ENGINES else False)
+        rows.append((f"engine {name}", fine, "ready" if present else "not installed", entry.install))
     for name in weights.PACKAGES:
         rows.append(_attempt(f"weights {name}", lambda name=name: str(weights.locate(name)) and "ready"))
     for name in weights.ARCHIVES:

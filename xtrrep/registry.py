@@ -70,3 +70,6 @@ class Registry(Generic[T]):
         if name not in entries:
             raise DataError(f"no {self.kind} named {name!r} in this version", hint=suggest(name, entries))
         return entries[name].value
+
+    def __getitem__(self, name: str) -> T:
+        return self.get(name)

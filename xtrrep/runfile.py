@@ -7,6 +7,7 @@ that does not fall is set to the next float32 below. Nine significant digits car
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -42,8 +43,9 @@ def write(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str) 
 
 
 def read(path: Path) -> Run:
-    """Read a TREC run file. Raises DataError with file and line for a malformed one."""
+    """Read a TREC run file. Raises DataError with file and line for a malformed one, or a document ranked twice."""
     run: Run = {}
+    seen: set[tuple[str, str]] = set()
     try:
         text = path.read_text()
     except FileNotFoundError:
@@ -52,7 +54,13 @@ def read(path: Path) -> Run:
         parts = line.split()
         try:
             query, _, document, _, score, _ = parts
-            run.setdefault(query, []).append((document, float(score)))
+            value = float(score)
         except ValueError:
             raise DataError(f"{path}:{number}: not a TREC run line: {line[:80]!r}") from None
+        if not math.isfinite(value):
+            raise DataError(f"{path}:{number}: the score {score} is no number to rank by")
+        if (query, document) in seen:
+            raise DataError(f"{path}:{number}: query {query!r} ranks document {document!r} twice")
+        seen.add((query, document))
+        run.setdefault(query, []).append((document, value))
     return run

@@ -16,24 +16,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run an analysis needs: a model under a scoring at a k'. `overrides` compose it; k' 0 means none applies."""
+    """One run an analysis needs: a model under a scoring at a k'. `overrides` compose it; k' 0 means none applies;
+    `also` names stages it needs beside the evaluation, `engine` the choice of `index=` where cells differ in it."""
 
     model: str
     scoring: str
     k_prime: int
     overrides: tuple[str, ...]
+    also: tuple[str, ...] = ()
+    engine: str = ""
 
 
 @dataclass(frozen=True)
 class Analysis:
     """What an analysis module registers.
 
-    cells(cfg): the runs to make. make(cfg, scores, out, runs): write tables and figures into `out` from each cell's
-    per-query scores, with its run fingerprint for the footers; returns facts for the manifest.
+    cells(cfg): the runs to make. make(cfg, scores, out, runs, folders): write tables and figures into `out` from each
+    cell's per-query scores, with its run fingerprint for the footers, and its stages' folders for all else; returns
+    facts for the manifest.
     """
 
     cells: Callable[[Config], Sequence[Cell]]
-    make: Callable[[Config, Mapping[Cell, pandas.DataFrame], Path, Mapping[Cell, str]], dict[str, Any]]
+    make: Callable[
+        [Config, Mapping[Cell, pandas.DataFrame], Path, Mapping[Cell, str], Mapping[Cell, Mapping[str, Path]]],
+        dict[str, Any],
+    ]
 
 
 analyses: Registry[Analysis] = Registry("analysis", "xtrrep.analyze")

@@ -47,14 +47,22 @@ def cells(cfg: Config) -> list[Cell]:
         chosen = source if model == UNTRAINED else (f"config={model}", *source)
         for scoring in SCORINGS:
             for k_prime in cfg.analyze.k_primes:
-                settings = (f"retrieve.scoring={scoring}", f"retrieve.k_prime={k_prime}")
+                settings: tuple[str, ...] = (f"retrieve.scoring={scoring}", f"retrieve.k_prime={k_prime}")
+                if scoring == "colbert":
+                    settings += ("retrieve.imputation=min",)
                 found.append(Cell(model, scoring, k_prime, chosen + settings))
     if cfg.analyze.bm25:
         found.append(Cell(BM25, BM25, 0, ("index=bm25",)))
     return found
 
 
-def make(cfg: Config, scores: Mapping[Cell, pandas.DataFrame], out: Path, runs: Mapping[Cell, str]) -> dict[str, Any]:
+def make(
+    cfg: Config,
+    scores: Mapping[Cell, pandas.DataFrame],
+    out: Path,
+    runs: Mapping[Cell, str],
+    folders: Mapping[Cell, Mapping[str, Path]],
+) -> dict[str, Any]:
     """table.csv, table.md, table.txt and figure1.png, figure1.svg."""
     measures = list(next(iter(scores.values())).columns)
     measure = next(m for m in measures if canonical(m) == canonical(cfg.analyze.measure))

@@ -1,22 +1,34 @@
 """Engines, each one small file here with one YAML of the same name in `configs/index/`.
 
 `kind` says what an engine answers. A *token* engine gives, for a query token, the best document tokens and leaves
-scoring to us (`exact`, `scann`). A *text* engine ranks documents from the words alone (`bm25`).
+scoring to us (`exact`, `scann`, `voyager`). A *document* engine scores and ranks documents itself (`plaid`, `warp`). A
+*text* engine ranks documents from the words alone (`bm25`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, get_args, get_type_hints, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from omegaconf import OmegaConf
 
+from xtrrep.config import config_dir, options
 from xtrrep.console import DataError, UsageError, suggest
 from xtrrep.encode import Store
 from xtrrep.registry import Registry
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an engine works: a torch device, and how many threads a search may use (None: one for `plaid` and `warp`,
+    as in the study, all there are for the others). Not part of an identity; manifests say which it was."""
+
+    device: str = "cpu"
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,13 @@ class ExhaustiveSearcher(TokenSearcher, Protocol):
         """For each row of (T, H) queries."""
 
 
+class DocumentSearcher(Protocol):
+    def search(
+        self, queries: Sequence[NDArray[np.float32]], top_k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(Q, top_k) document numbers and scores for (T, H) queries, best first; -1 and NaN fill empty slots."""
+
+
 class TextSearcher(Protocol):
     def search(self, queries: Sequence[str], top_k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """(Q, top_k) document numbers and scores, best first; number -1 and score NaN fill empty slots."""
@@ -63,15 +82,22 @@ class TextSearcher(Protocol):
 class Engine:
     """What an engine module registers.
 
-    kind: "token" or "text". params: a dataclass of the engine's parameters, each of which its YAML gives a value.
-    build(source, params, out): build into `out` from a Store (token) or the texts (text); facts for the manifest.
-    load(folder, source, params): a TokenSearcher or TextSearcher over what `build` left.
+    kind: "token", "document" or "text". params: a dataclass of the engine's parameters, each of which its YAML gives a
+    value; `at_search` names those that only a search reads, so that changing one builds nothing.
+    build(source, params, out, place): build into `out` from a Store (token, document) or the texts (text); facts for
+    the manifest. load(folder, source, params, place): a searcher over what `build` left. scoring: what the scores of a
+    document engine approximate, "colbert" or "xtr". speed_only: parameters that change no ranking. prefix(params):
+    whether the k' best tokens are the first k' of a deeper search, so that one search serves a sweep.
     """
 
     kind: str
     params: type[Any]
-    build: Callable[[Any, Any, Path], dict[str, Any]]
-    load: Callable[[Path, Any, Any], Any]
+    build: Callable[[Any, Any, Path, Place], dict[str, Any]]
+    load: Callable[[Path, Any, Any, Place], Any]
+    at_search: frozenset[str] = field(default_factory=frozenset)
+    scoring: str = ""
+    speed_only: frozenset[str] = field(default_factory=frozenset)
+    prefix: Callable[[Any], bool] = lambda params: True
 
 
 engines: Registry[Engine] = Registry("engine", "xtrrep.index")
@@ -91,12 +117,75 @@ def engine_of(index: Mapping[str, Any]) -> tuple[Engine, Any]:
     for key in known:
         if key not in given:
             raise UsageError(f"engine {index['engine']}: index.{key} has no value", hint="its YAML must give one")
+    kinds = get_type_hints(engine.params)
+    for key, value in given.items():
+        allowed = get_args(kinds[key]) or (kinds[key],)
+        if type(value) is int and float in allowed and int not in allowed:
+            given[key] = float(value)
+        elif type(value) not in allowed:
+            names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
+            raise UsageError(f"index.{key}={value!r} is not of type {names}", hint="see configs/index")
     return engine, engine.params(**given)
 
 
+def split_params(index: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What decides an index, with `engine`, and what decides a search of it; what changes no ranking is in neither."""
+    engine, _ = engine_of(index)
+    rest = {key: value for key, value in index.items() if key not in engine.speed_only}
+    return (
+        {key: value for key, value in rest.items() if key not in engine.at_search},
+        {key: value for key, value in rest.items() if key in engine.at_search},
+    )
+
+
+def choice_of(index: Mapping[str, Any]) -> str:
+    """The choice of `index=` that says these parameters (but for speed), or the engine's name and `*`."""
+    engine = str(index["engine"])
+    for choice in options("index"):
+        if choice.split("/")[0] == engine:
+            said = OmegaConf.to_container(OmegaConf.load(config_dir() / "index" / f"{choice}.yaml"))
+            if isinstance(said, dict) and all(index[key] == said.get(key) for key in index if key != "searched_to"):
+                return choice
+    return f"{engine}*"
+
+
+def positive(params: Any, *names: str) -> None:
+    """Refuse a parameter below 1, None excepted. Raises UsageError."""
+    for name in names:
+        value = getattr(params, name)
+        if value is not None and value < 1:
+            raise UsageError(f"index.{name} must be at least 1, got {value}", hint="see configs/index")
+
+
 def check_queries(queries: NDArray[np.float32], store: Store) -> None:
-    """Refuse queries of another dimension or with values that are not finite before any engine sees them."""
+    """Refuse queries of another dimension, or with values that are not finite, before any engine sees them."""
     if queries.ndim != 2 or queries.shape[1] != store.dim:
         raise DataError(f"queries have shape {queries.shape}, the index holds vectors of dimension {store.dim}")
     if not np.isfinite(queries).all():
         raise DataError("the queries hold values that are not finite")
+    if not queries.any(axis=1).all():
+        raise DataError("the queries hold a vector that is zero: it has no direction to compare")
+
+
+# Rows looked at in one piece while a store is checked (32 MiB of float16 at dimension 128).
+ROWS = 1 << 17
+
+
+def check_store(store: Store) -> None:
+    """Refuse, before native code sees it, a store that is empty or holds a vector that is zero or not finite.
+
+    One pass over the vectors, a piece at a time. Raises DataError naming the document at fault.
+    """
+    if not store.tokens:
+        raise DataError(f"{store.folder} holds no vectors at all", hint="is the collection empty?")
+    for start in range(0, store.tokens, ROWS):
+        rows = store.rows(start, min(start + ROWS, store.tokens))
+        finite = np.asarray(np.isfinite(rows).all(axis=1))
+        fine = finite & rows.any(axis=1)
+        if not fine.all():
+            at = int(np.flatnonzero(~fine)[0])
+            what = "that is zero" if finite[at] else "that is not finite"
+            name = store.ids[int(np.searchsorted(store.offsets, start + at, side="right")) - 1]
+            raise DataError(
+                f"document {name!r} in {store.folder} holds a vector {what}", hint="encode or import it again"
+            )

@@ -9,7 +9,7 @@ from typing import Any
 
 from xtrrep.console import UsageError
 from xtrrep.data.bm25 import Bm25
-from xtrrep.index import Engine, engines
+from xtrrep.index import Engine, Place, engines
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Params:
             raise UsageError(f"index.k1={self.k1} and index.b={self.b}", hint="k1 above 0, b between 0 and 1")
 
 
-def build(source: Sequence[str], params: Params, out: Path) -> dict[str, Any]:
+def build(source: Sequence[str], params: Params, out: Path, place: Place) -> dict[str, Any]:
     Bm25.build(source, params.k1, params.b).save(out)
     return {"units": {"documents": len(source)}}
 
 
-def load(folder: Path, source: Any, params: Params) -> Bm25:
+def load(folder: Path, source: Any, params: Params, place: Place) -> Bm25:
     return Bm25.load(folder)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xtrrep.encode import Store
-from xtrrep.index import Engine, Hits, Maxima, check_queries, engines
+from xtrrep.index import Engine, Hits, Maxima, Place, check_queries, engines
 from xtrrep.scoring.maxsim import document_maxima
 
 # Similarities held at a time, in float32 values (128 MiB): bounds memory whatever the collection's size.
@@ -55,7 +55,7 @@ class Searcher:
         for begin, stop in self.store.document_blocks(max(1, BLOCK_VALUES // max(1, count))):
             vectors, starts = self.store.gather(np.arange(begin, stop))
             similarities = queries @ vectors.T
-            maxima[:, begin:stop] = document_maxima(similarities, starts)
+            maxima[:, begin:stop] = document_maxima(similarities, starts, self.store.lengths[begin:stop])
             best = np.concatenate([best, _tail(similarities, k_prime)], axis=1)
         return Maxima(maxima, np.sort(_tail(best, k_prime), axis=1)[:, ::-1])
 
@@ -78,12 +78,12 @@ def _largest(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], ND
     return columns, np.take_along_axis(scores, columns, axis=1)
 
 
-def build(source: Store, params: Params, out: Path) -> dict[str, Any]:
+def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, Any]:
     """Nothing to build: the store is the index."""
     return {"units": {"tokens": source.tokens}}
 
 
-def load(folder: Path, source: Store, params: Params) -> Searcher:
+def load(folder: Path, source: Store, params: Params, place: Place) -> Searcher:
     return Searcher(source)
 
 

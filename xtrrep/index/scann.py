@@ -7,10 +7,6 @@ A slot that the searched leaves cannot fill comes back as id 0 with NaN: it stay
 from __future__ import annotations
 
 import os
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,30 +14,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xtrrep.artifacts import write_atomic
 from xtrrep.console import DataError, UsageError, say
 from xtrrep.encode import Store
-from xtrrep.index import Engine, Hits, check_queries, engines
+from xtrrep.index import Engine, Hits, Place, check_queries, engines, positive
+from xtrrep.index.native import log_aside, panics
 
 INSTALL = "pip install scann==1.4.2"
 # The library raises a C++ exception below this many points.
 FEWEST_POINTS = 16
+# One call of so many query tokens is cheaper on the library's threads than on one.
+PARALLEL = 256
 
 
 @dataclass(frozen=True)
 class Params:
+    """score: "ah" (anisotropic quantisation), or "bf16" or "fp32", every vector of the searched leaves compared.
+    reorder: at least so many of the best quantised hits (all k', where that is more) are compared once more in full,
+    which keeps the vectors in the index; None: none are. Of the search alone: `num_leaves_to_search`."""
+
     num_leaves: int
     num_leaves_to_search: int
     training_sample_size: int
+    score: str
     dimensions_per_block: int
     anisotropic_quantization_threshold: float
+    reorder: int | None
     spherical: bool
 
     def __post_init__(self) -> None:
-        for name in ("num_leaves", "num_leaves_to_search", "training_sample_size", "dimensions_per_block"):
-            if getattr(self, name) < 1:
-                raise UsageError(
-                    f"index.{name} must be at least 1, got {getattr(self, name)}", hint="see configs/index"
-                )
+        positive(self, "num_leaves", "num_leaves_to_search", "training_sample_size", "dimensions_per_block", "reorder")
+        if self.score not in ("ah", "bf16", "fp32"):
+            raise UsageError(f"index.score={self.score!r}", hint="ah, bf16 or fp32")
+        if self.reorder is not None and self.score != "ah":
+            raise UsageError(f"index.reorder={self.reorder} has nothing to mend under index.score={self.score}")
         if self.num_leaves_to_search > self.num_leaves:
             raise UsageError(
                 f"index.num_leaves_to_search={self.num_leaves_to_search} is above index.num_leaves={self.num_leaves}",
@@ -57,45 +63,32 @@ def _library() -> Any:
     return scann
 
 
-@contextmanager
-def _native_log_aside() -> Iterator[None]:
-    """Keep the C++ library's log lines off stderr; they are shown if the build fails."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            log.seek(0)
-            os.write(kept, log.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
 @dataclass(frozen=True)
 class Searcher:
     store: Store
     native: Any
     leaves_to_search: int
+    reorder: int | None
+    threads: int
 
     def search(self, queries: NDArray[np.float32], k_prime: int) -> Hits:
         """The `k_prime` best tokens the searched leaves hold for each of (T, H) queries.
 
-        Scores are the quantised similarities. Empty slots have score NaN. Never more slots than tokens.
+        Scores are the quantised similarities (exact ones where reordered). Empty slots have score NaN. Never more slots
+        than tokens.
         """
         check_queries(queries, self.store)
         width = min(k_prime, self.store.tokens)
-        tokens, scores = self.native.search_batched(
-            np.ascontiguousarray(queries, np.float32), width, width, self.leaves_to_search
+        parallel = self.threads > 1 and len(queries) >= PARALLEL
+        call = self.native.search_batched_parallel if parallel else self.native.search_batched
+        tokens, scores = call(
+            np.ascontiguousarray(queries, np.float32), width, max(width, self.reorder or 0), self.leaves_to_search
         )
         # The library returns each row descending, its empty slots last.
-        return Hits(np.asarray(tokens, np.int64), np.asarray(scores, np.float32))
+        return Hits(np.asarray(tokens), np.asarray(scores, np.float32))
 
 
-def build(source: Store, params: Params, out: Path) -> dict[str, Any]:
+def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, Any]:
     """Build from a store (held in memory as float32 meanwhile) and serialise without absolute paths."""
     if source.tokens < max(params.num_leaves, FEWEST_POINTS):
         raise DataError(
@@ -103,34 +96,50 @@ def build(source: Store, params: Params, out: Path) -> dict[str, Any]:
             hint=f"--index exact, or index.num_leaves={max(1, source.tokens // 100)}",
         )
     vectors = source.rows(0, source.tokens).astype(np.float32)
-    if not np.isfinite(vectors).all():
-        # NaN would abort the whole process inside the library.
-        raise DataError(f"the store {source.folder} holds vectors that are not finite")
-    builder = (
-        _library()
-        .scann_ops_pybind.builder(vectors, 10, "dot_product")
-        .tree(
-            num_leaves=params.num_leaves,
-            num_leaves_to_search=params.num_leaves_to_search,
-            training_sample_size=min(params.training_sample_size, source.tokens),
-            spherical=params.spherical,
-            random_init=False,
-        )
-        .score_ah(
+    scann = _library()
+    builder = scann.scann_ops_pybind.builder(vectors, 10, "dot_product").tree(
+        num_leaves=params.num_leaves,
+        num_leaves_to_search=params.num_leaves,  # every search says how many
+        training_sample_size=min(params.training_sample_size, source.tokens),
+        spherical=params.spherical,
+        random_init=False,
+    )
+    if params.score == "ah":
+        builder = builder.score_ah(
             params.dimensions_per_block,
             anisotropic_quantization_threshold=params.anisotropic_quantization_threshold,
         )
-    )
+    elif params.score == "bf16":
+        builder = builder.score_brute_force(scann.ReorderType.BFLOAT16)
+    else:
+        builder = builder.score_brute_force()
+    if params.reorder is not None:
+        builder = builder.reorder(params.reorder)
     builder.set_n_training_threads(1)
     say(f"  {params.num_leaves:,} leaves over {source.tokens:,} tokens, one thread; ScaNN shows no progress")
-    with _native_log_aside():
+    with log_aside(), panics("scann", "while building"):
         builder.build().serialize(str(out), relative_path=True)
+    if params.score == "bf16":
+        _add_bfloat16(vectors, out)
     return {"units": {"tokens": source.tokens}, "training_threads": 1}
 
 
-def load(folder: Path, source: Store, params: Params) -> Searcher:
-    native = _library().scann_ops_pybind.load_searcher(str(folder))
-    return Searcher(source, native, params.num_leaves_to_search)
+def _add_bfloat16(vectors: NDArray[np.float32], out: Path) -> None:
+    """The library saves a brute force in bfloat16 without its vectors, and cannot load that: add them, as it writes
+    them for reordering, to the files and to their list."""
+    halves = ((vectors.view(np.uint32) + np.uint32(0x8000)) >> np.uint32(16)).astype(np.uint16).view(np.int16)
+    write_atomic(out / "bfloat16_dataset.npy", lambda file: np.save(file, halves))
+    listed = (out / "scann_assets.pbtxt").read_bytes()
+    listed += b'assets {\n  asset_type: BF16_DATASET_NPY\n  asset_path: "bfloat16_dataset.npy"\n}\n'
+    write_atomic(out / "scann_assets.pbtxt", lambda file: file.write(listed))
+
+
+def load(folder: Path, source: Store, params: Params, place: Place) -> Searcher:
+    threads = place.threads or os.cpu_count() or 1
+    with log_aside(), panics("scann", f"while loading {folder}", hint=f"rm -r {folder} and run again"):
+        native = _library().scann_ops_pybind.load_searcher(str(folder))
+        native.set_num_threads(threads)
+    return Searcher(source, native, params.num_leaves_to_search, params.reorder, threads)
 
 
 engines.register(
@@ -139,4 +148,8 @@ engines.register(
     paper="Guo et al., ICML 2020",
     requires="scann",
     install=INSTALL,
-)(Engine("token", Params, build, load))
+)(
+    Engine(
+        "token", Params, build, load, frozenset({"num_leaves_to_search"}), prefix=lambda params: params.reorder is None
+    )
+)

@@ -88,6 +88,23 @@ def k_prime_sweep(
     return _save(figure, stem)
 
 
+def speed_and_quality(points: Sequence[tuple[str, float, float]], measure: str, title: str, stem: Path) -> list[Path]:
+    """Queries a second (log axis) against a measure, one labelled point each: Figure 2 of the study, for engines.
+
+    `points` are (name, queries a second, value). Returns the files written.
+    """
+    figure, (axis,) = _new(7.0, 4.6, 1)
+    for i, (name, speed, value) in enumerate(points):
+        axis.plot([speed], [value], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], markersize=6)
+        axis.annotate(name, (speed, value), xytext=(6, 4), textcoords="offset points", fontsize=8)
+    axis.set_xscale("log")
+    axis.margins(x=0.2, y=0.15)
+    axis.set_xlabel("queries a second")
+    axis.set_ylabel(measure)
+    axis.set_title(title, loc="left", fontsize=10)
+    return _save(figure, stem)
+
+
 def loss_curve(
     steps: Sequence[int], losses: Sequence[float], ln_pool: float | None, title: str, stem: Path
 ) -> list[Path]:

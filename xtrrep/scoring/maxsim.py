@@ -11,14 +11,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def document_maxima(similarities: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
+def document_maxima(
+    similarities: NDArray[Any], offsets: NDArray[np.int64], lengths: NDArray[np.int64] | None = None
+) -> NDArray[np.float32]:
     """Best match of each of R query tokens in each of C documents.
 
-    similarities: (R, tokens) against the documents' tokens laid end to end; offsets: (C,) where each one starts, every
-    document holding at least one token. Returns (R, C).
+    similarities: (R, tokens) against the documents' tokens laid end to end; offsets: (C,) where each one starts;
+    lengths: (C,), needed where a document may be empty: its maximum is -inf. Returns (R, C).
     """
-    maxima: NDArray[np.float32] = np.maximum.reduceat(similarities, offsets, axis=1)
-    return maxima
+    if lengths is None or lengths.all():
+        maxima: NDArray[np.float32] = np.maximum.reduceat(similarities, offsets, axis=1)
+        return maxima
+    out = np.full((len(similarities), len(offsets)), -np.inf, np.float32)
+    filled = np.flatnonzero(lengths)
+    if len(filled):
+        out[:, filled] = np.maximum.reduceat(similarities, offsets[filled], axis=1)
+    return out
 
 
 def maxsim_scores(

@@ -1,0 +1,55 @@
+"""An index as files: built from a checked store, and opened again only if nothing about them changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xtrrep import artifacts
+from xtrrep.artifacts import Spec
+from xtrrep.console import DataError, UsageError
+from xtrrep.encode import Store
+from xtrrep.index import Place, check_store, engine_of, split_params
+from xtrrep.index.accuracy import against_exact
+
+
+def index_spec(label: str, store: str, index: Mapping[str, Any]) -> Spec:
+    """What an index over a store (its label and fingerprint) is: with what builds it. Raises as `engine_of`."""
+    config, _ = split_params(index)
+    return Spec("index", f"{config['engine']}--{label}", 2, config, {"documents": store})
+
+
+def build_index(store: Store, index: Mapping[str, Any], out: Path, place: Place) -> dict[str, Any]:
+    """Build `index` over a store into the folder `out`; facts for the manifest.
+
+    For a token engine that approximates, they say how far it is from the exact one. Raises DataError for a store that
+    holds nothing, or a vector that is zero or not finite, before any native code sees it, and for what the engine
+    refuses.
+    """
+    engine, params = engine_of(index)
+    if engine.kind == "text":
+        raise UsageError(f"{index['engine']} ranks words, not vectors", hint="--index exact")
+    check_store(store)
+    facts = engine.build(store, params, out, place)
+    if engine.kind == "token" and any(path.is_file() for path in out.rglob("*")):  # the oracle leaves nothing
+        found = against_exact(engine.load(out, store, params, place), store)
+        facts["against_exact"] = {**found, **split_params(index)[1]}
+    return facts
+
+
+def open_index(
+    folder: Path, store: Store, index: Mapping[str, Any], place: Place, fingerprint: str | None = None
+) -> Any:
+    """The searcher of a built index, every file's hash compared first: an engine would search a damaged one.
+
+    Raises DataError when it was built from another store or with other parameters, or when a file is missing or not as
+    it was written.
+    """
+    engine, params = engine_of(index)
+    manifest = artifacts.check(folder, fingerprint, contents=True)
+    if manifest["upstream"].get("documents") != store.fingerprint:
+        raise DataError(f"{folder} was built from another store than {store.folder}", hint="build one for this store")
+    if manifest["config"] != split_params(index)[0]:
+        raise DataError(f"{folder} was built as {manifest['config']}, not as {split_params(index)[0]}")
+    return engine.load(folder, store, params, place)

@@ -1,0 +1,63 @@
+"""Calling compiled engines: their panics, their log lines and their threads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from xtrrep.console import DataError
+
+
+@contextmanager
+def log_aside() -> Iterator[None]:
+    """Keep a library's own lines off stderr, Python logging and native code alike; shown if the work fails."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            log.seek(0)
+            os.write(kept, log.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            # xtr-warp-rs configures the root logger when imported: undo that.
+            root.handlers[:], root.level = handlers, level
+
+
+@contextmanager
+def panics(engine: str, doing: str, hint: str | None = None) -> Iterator[None]:
+    """Turn an engine's failure into a DataError with its message: a Rust panic is only a BaseException."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except DataError:
+        raise
+    except BaseException as error:
+        lines = str(error).strip().splitlines()
+        message = lines[0] if lines else type(error).__name__
+        raise DataError(f"engine {engine} failed {doing}: {message}", hint=hint) from error
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """torch's own threads set to `count` for the length of a block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,180 @@
+"""PLAID (Santhanam et al. 2022) through fast-plaid: centroids first, then MaxSim over quantised tokens.
+
+The candidates are the documents of the `nprobe` best centroids of each query token. They are scored by their centroids
+alone, and the best `n_full_scores` of them / 4 by their decompressed tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xtrrep.artifacts import write_atomic
+from xtrrep.console import DataError, UsageError
+from xtrrep.encode import Store
+from xtrrep.index import Engine, Place, check_queries, engines, kmeans, positive
+from xtrrep.index.native import log_aside, panics, torch_threads
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INSTALL = "pip install fast-plaid==1.7.0.2110 torch==2.11.0"
+BITS = (1, 2, 4, 8)
+DOCUMENTS = "documents.npy"
+
+
+@dataclass(frozen=True)
+class Params:
+    """Of the index: nbits to seed. Of the search: `nprobe`, `n_full_scores`, and `chunk`, the candidate documents
+    scored at a time (None: the library's choice). gpu_memory: what of the index lies on a GPU."""
+
+    nbits: int
+    num_partitions: int | None
+    n_samples_kmeans: int | None
+    kmeans_niters: int
+    max_points_per_centroid: int
+    seed: int
+    nprobe: int
+    n_full_scores: int
+    chunk: int | None
+    gpu_memory: str
+
+    def __post_init__(self) -> None:
+        if self.nbits not in BITS:
+            raise UsageError(f"index.nbits={self.nbits}: PLAID packs {BITS} bits", hint="index.nbits=4")
+        positive(self, "num_partitions", "n_samples_kmeans", "kmeans_niters", "max_points_per_centroid")
+        positive(self, "nprobe", "n_full_scores", "chunk")
+        if self.gpu_memory not in ("auto", "low", "medium", "high"):
+            raise UsageError(f"index.gpu_memory={self.gpu_memory!r}", hint="auto, low, medium or high")
+
+
+def _library() -> Any:
+    try:
+        with log_aside():
+            from fast_plaid.search import fast_plaid
+    except ImportError as error:
+        raise DataError(f"engine plaid cannot be imported: {error}", hint=INSTALL) from None
+    return fast_plaid
+
+
+@contextmanager
+def _partitions(library: Any, count: int) -> Iterator[None]:
+    """`create` takes no number of partitions, the function it clusters with does."""
+    own = library.compute_kmeans
+    library.compute_kmeans = partial(own, num_partitions=count)
+    try:
+        yield
+    finally:
+        library.compute_kmeans = own
+
+
+def _views(source: Store, documents: NDArray[np.int64]) -> list[Tensor]:
+    """A tensor a document that lies in the memory-mapped shards: nothing is copied."""
+    import torch
+
+    shards = [torch.from_numpy(np.load(path, mmap_mode="c")) for path in source.paths]
+    starts = np.cumsum([0, *(len(shard) for shard in shards)])
+    views = []
+    for document in documents:
+        first, last = int(source.offsets[document]), int(source.offsets[document + 1])
+        shard = int(np.searchsorted(starts, first, side="right")) - 1
+        views.append(shards[shard][first - starts[shard] : last - starts[shard]])
+    return views
+
+
+def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, Any]:
+    """Build from views into the store's memory-mapped shards. A document without a vector is left out and keeps its
+    number."""
+    documents = np.flatnonzero(source.lengths > 0)
+    clusters = kmeans.plan(
+        source.lengths[documents],
+        num_partitions=params.num_partitions,
+        samples=params.n_samples_kmeans,
+        iterations=params.kmeans_niters,
+        max_points=params.max_points_per_centroid,
+        engine="plaid",
+    )
+    if source.dim * params.nbits % 8:
+        raise DataError(f"{params.nbits} bits of dimension {source.dim} do not fill bytes", hint="--index exact")
+    kmeans.announce(clusters, source.dim)
+    library = _library()
+    with log_aside(), panics("plaid", "while building"), _partitions(library, clusters.partitions):
+        index = library.FastPlaid(str(out), device=place.device)
+        index.create(
+            _views(source, documents),
+            kmeans_niters=clusters.iterations,
+            max_points_per_centroid=params.max_points_per_centroid,
+            nbits=params.nbits,
+            n_samples_kmeans=clusters.samples,
+            seed=params.seed,
+            start_from_scratch=0,  # or below 1,000 documents it would pickle the raw vectors beside the index
+        )
+        index.close()
+    write_atomic(out / DOCUMENTS, lambda file: np.save(file, documents))
+    metadata = json.loads((out / "metadata.json").read_text())
+    return {
+        "units": {"tokens": source.tokens},
+        **clusters.facts(),
+        "num_partitions": metadata["num_partitions"],
+        "built_on": place.device,
+        "index_vectors": metadata["num_embeddings"],
+        "documents_without_vectors": len(source) - len(documents),
+    }
+
+
+@dataclass(frozen=True)
+class Searcher:
+    store: Store
+    native: Any
+    documents: NDArray[np.int64]
+    settings: dict[str, Any]
+    threads: int
+
+    def search(
+        self, queries: Sequence[NDArray[np.float32]], top_k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(Q, top_k) document numbers and PLAID scores, -1 and NaN where fewer were found."""
+        import torch
+
+        numbers = np.full((len(queries), top_k), -1, np.int64)
+        scores = np.full((len(queries), top_k), np.nan, np.float32)
+        for query in queries:
+            check_queries(query, self.store)
+        # One process, and torch's threads fixed: by itself the library takes 20 times the CPU time with two.
+        with panics("plaid", "while searching"), torch_threads(self.threads):
+            tensors = [torch.from_numpy(query) for query in queries]
+            found = self.native.search(tensors, top_k=top_k, show_progress=False, n_processes=1, **self.settings)
+        for i, ranking in enumerate(found):
+            ranking = ranking[:top_k]
+            numbers[i, : len(ranking)] = self.documents[[document for document, _ in ranking]]
+            scores[i, : len(ranking)] = [score for _, score in ranking]
+        return numbers, scores
+
+
+def load(folder: Path, source: Store, params: Params, place: Place) -> Searcher:
+    with log_aside(), panics("plaid", f"while loading {folder}", hint=f"rm -r {folder} and run again"):
+        native = _library().FastPlaid(str(folder), device=place.device, index_gpu_memory=params.gpu_memory)
+    settings = {
+        "n_ivf_probe": params.nprobe,
+        "n_full_scores": params.n_full_scores,
+        "batch_size": "auto" if params.chunk is None else params.chunk,
+    }
+    return Searcher(source, native, np.load(folder / DOCUMENTS), settings, place.threads or 1)
+
+
+AT_SEARCH = frozenset({"nprobe", "n_full_scores"})
+engines.register(
+    "plaid",
+    "IVF over quantised tokens, centroids first, then MaxSim",
+    paper="Santhanam et al., CIKM 2022",
+    requires="fast_plaid",
+    install=INSTALL,
+)(Engine("document", Params, build, load, AT_SEARCH, "colbert", frozenset({"chunk", "gpu_memory"})))

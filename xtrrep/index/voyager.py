@@ -1,0 +1,113 @@
+"""HNSW (Malkov and Yashunin 2018) through voyager: PyLate's token index. An extra: `pip install xtrrep[voyager]`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xtrrep.artifacts import write_atomic
+from xtrrep.console import DataError, progress
+from xtrrep.encode import Store
+from xtrrep.index import Engine, Hits, Place, check_queries, engines, positive
+
+INSTALL = "pip install 'voyager>=2.1,<3'"
+ADDED = 4096  # tokens added at a time, for the progress bar
+
+
+@dataclass(frozen=True)
+class Params:
+    """Of the index: m links a token, `ef_construction`, seed. Of the search: `ef`, raised to k' where that is more."""
+
+    m: int
+    ef_construction: int
+    seed: int
+    ef: int
+
+    def __post_init__(self) -> None:
+        positive(self, "m", "ef_construction", "ef")
+
+
+def _library() -> Any:
+    try:
+        import voyager
+    except ImportError as error:
+        raise DataError(f"engine voyager cannot be imported: {error}", hint=INSTALL) from None
+    return voyager
+
+
+@dataclass(frozen=True)
+class Searcher:
+    store: Store
+    native: Any
+    ef: int
+    threads: int
+
+    def search(self, queries: NDArray[np.float32], k_prime: int) -> Hits:
+        """The `k_prime` best tokens the graph leads to for each of (T, H) queries; empty slots have score NaN."""
+        check_queries(queries, self.store)
+        width = min(k_prime, self.store.tokens)
+        try:
+            found, distances = self._query(queries, width)
+        except _library().RecallError:  # the graph does not reach k' tokens from somewhere: a row at a time
+            found = np.zeros((len(queries), width), np.int64)
+            distances = np.full((len(queries), width), np.nan, np.float32)
+            for i, query in enumerate(queries):
+                row, row_distances = self._deepest(query[None], width)
+                found[i, : row.shape[1]], distances[i, : row.shape[1]] = row[0], row_distances[0]
+        return Hits(found.astype(np.int64), 1 - distances)
+
+    def _query(self, queries: NDArray[np.float32], width: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        found, distances = self.native.query(queries, width, num_threads=self.threads, query_ef=max(self.ef, width))
+        return np.asarray(found), np.asarray(distances, np.float32)
+
+    def _deepest(self, query: NDArray[np.float32], width: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """As many of the `width` nearest as one query reaches, by bisection."""
+        low, high = 0, width
+        best: tuple[NDArray[Any], NDArray[Any]] = np.zeros((1, 0), np.int64), np.zeros((1, 0), np.float32)
+        while low < high:
+            middle = (low + high + 1) // 2
+            try:
+                best, low = self._query(query, middle), middle
+            except _library().RecallError:
+                high = middle - 1
+        return best
+
+
+def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, Any]:
+    """Add the tokens in order on one thread, so that two builds are one graph."""
+    library = _library()
+    index = library.Index(
+        library.Space.InnerProduct,
+        num_dimensions=source.dim,
+        M=params.m,
+        ef_construction=params.ef_construction,
+        random_seed=params.seed,
+        max_elements=source.tokens,
+    )
+    with progress(source.tokens, "HNSW", "token") as bar:
+        for start in range(0, source.tokens, ADDED):
+            rows = source.rows(start, min(start + ADDED, source.tokens)).astype(np.float32)
+            index.add_items(rows, ids=list(range(start, start + len(rows))), num_threads=1)
+            bar.update(len(rows))
+    write_atomic(out / "index.voy", lambda file: file.write(index.as_bytes()))
+    return {"units": {"tokens": source.tokens}}
+
+
+def load(folder: Path, source: Store, params: Params, place: Place) -> Searcher:
+    return Searcher(
+        source, _library().Index.load(str(folder / "index.voy")), params.ef, place.threads or os.cpu_count() or 1
+    )
+
+
+engines.register(
+    "voyager",
+    "HNSW graph over every token, PyLate's token index",
+    paper="Malkov and Yashunin, TPAMI 2018",
+    requires="voyager",
+    install=INSTALL,
+)(Engine("token", Params, build, load, frozenset({"ef"}), prefix=lambda params: False))  # ef follows k'

@@ -1,0 +1,182 @@
+"""WARP (Scheerer et al. 2025) through xtr-warp-rs: an IVF engine that scores as XTR does, from the clusters it probes.
+
+What a query token did not reach scores the centroid at which the probed clusters hold `t_prime` tokens, looked for
+among `bound` centroids. The library tunes every search parameter that is not given from top_k and the query, so that
+one query scores differently at another top_k: here all of them are given, always.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xtrrep.console import DataError, UsageError
+from xtrrep.encode import Store
+from xtrrep.index import Engine, Place, check_queries, engines, kmeans, positive
+from xtrrep.index.native import log_aside, panics
+
+INSTALL = "pip install xtr-warp-rs==2.1.0.2110 torch==2.11.0"
+SEARCHED_BITS = (2, 4)  # 1 and 3 build for minutes, and then cannot be searched
+TUNED = ("bound", "nprobe", "centroid_score_threshold", "max_candidates", "t_prime")
+
+
+@dataclass(frozen=True)
+class Params:
+    """Of the index: nbits to seed. Of the search: the rest, None meaning the library's own tuning for a query of
+    `tuned_tokens` tokens at `tuned_top_k`, resolved once and kept. memory: "mmap" or "ram", on a GPU "vram", or
+    "vram+ram" to fill the GPU first."""
+
+    nbits: int
+    num_partitions: int | None
+    n_samples_kmeans: int | None
+    kmeans_niters: int
+    max_points_per_centroid: int
+    seed: int
+    nprobe: int | None
+    t_prime: int | None
+    bound: int | None
+    max_candidates: int | None
+    centroid_score_threshold: float | None
+    tuned_top_k: int
+    tuned_tokens: int
+    memory: str
+
+    def __post_init__(self) -> None:
+        if self.nbits not in SEARCHED_BITS:
+            raise UsageError(f"index.nbits={self.nbits}: WARP searches 2 or 4", hint="index.nbits=4")
+        positive(self, "num_partitions", "n_samples_kmeans", "kmeans_niters", "max_points_per_centroid", "nprobe")
+        positive(self, "t_prime", "bound", "max_candidates", "tuned_top_k", "tuned_tokens")
+        if self.memory not in ("mmap", "ram", "vram", "vram+ram"):
+            raise UsageError(f"index.memory={self.memory!r}", hint="mmap, ram, vram or vram+ram")
+        threshold = self.centroid_score_threshold
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise UsageError(f"index.centroid_score_threshold={threshold} must lie between 0 and 1")
+
+
+def _library() -> Any:
+    try:
+        with log_aside():
+            import xtr_warp
+    except ImportError as error:
+        raise DataError(f"engine warp cannot be imported: {error}", hint=INSTALL) from None
+    return xtr_warp
+
+
+def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, Any]:
+    """Stream the store's float16 shards into an index; chunks that an interrupted build finished are kept."""
+    if source.dim % 8:
+        raise DataError(
+            f"engine warp needs a dimension that is a multiple of 8, not {source.dim}", hint="--index exact"
+        )
+    clusters = kmeans.plan(
+        source.lengths,
+        num_partitions=params.num_partitions,
+        samples=params.n_samples_kmeans,
+        iterations=params.kmeans_niters,
+        max_points=params.max_points_per_centroid,
+        engine="warp",
+    )
+    kmeans.announce(clusters, source.dim)
+    options = {
+        "device": place.device,
+        "nbits": params.nbits,
+        "seed": params.seed,
+        "num_partitions": clusters.partitions,
+        "n_samples_kmeans": clusters.samples,
+        "kmeans_niters": clusters.iterations,
+        "max_points_per_centroid": params.max_points_per_centroid,
+        "kmeans_sample_max_bytes": None,  # 2 GiB by itself, which would cut the sample without a word
+        "show_progress": False,
+    }
+    library = _library().XTRWarp(str(out), device=place.device)
+    with log_aside(), panics("warp", "while building"):
+        try:
+            library.create(str(source.folder / "vectors"), **options, resume=(out / "build_state.json").exists())
+        except ValueError:  # a checkpoint of other settings, or of a store that moved
+            library.create(str(source.folder / "vectors"), **options)
+    (out / "build_state.json").unlink()  # names this machine's paths, and only an unfinished build needs it
+    metadata = json.loads((out / "metadata.json").read_text())
+    return {
+        "units": {"tokens": source.tokens},
+        **clusters.facts(),
+        "num_partitions": metadata["num_partitions"],
+        "index_vectors": metadata["num_embeddings"],
+        "built_on": place.device,
+    }
+
+
+def resolved(folder: Path, params: Params) -> dict[str, Any]:
+    """The search parameters as numbers: the library's own formula where one is not given."""
+    from xtr_warp.hyperparams import optimize
+
+    metadata = json.loads((folder / "metadata.json").read_text())
+    tuned = optimize(metadata=metadata, top_k=params.tuned_top_k, num_query_tokens=params.tuned_tokens)
+    if tuned is None:
+        raise DataError(f"{folder / 'metadata.json'} says nothing of the index")
+    given = {name: getattr(params, name) for name in TUNED}
+    return {name: auto if given[name] is None else given[name] for name, auto in zip(TUNED, tuned, strict=True)}
+
+
+@dataclass(frozen=True)
+class Searcher:
+    store: Store
+    native: Any
+    settings: dict[str, Any]
+    threads: int
+
+    def search(
+        self, queries: Sequence[NDArray[np.float32]], top_k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(Q, top_k) document numbers and WARP scores, -1 and NaN where fewer were found."""
+        import torch
+
+        numbers = np.full((len(queries), top_k), -1, np.int64)
+        scores = np.full((len(queries), top_k), np.nan, np.float32)
+        for query in queries:
+            check_queries(query, self.store)
+        # Queries of one length go together: the library pads with zero vectors, which it would look for.
+        for length in sorted({len(query) for query in queries}):
+            rows = [i for i, query in enumerate(queries) if len(query) == length]
+            batch = torch.from_numpy(np.stack([queries[i] for i in rows]))
+            with panics("warp", "while searching"):
+                found = self.native.search(
+                    batch, top_k=top_k, num_threads=self.threads, show_progress=False, **self.settings
+                )
+            for i, ranking in zip(rows, found, strict=True):
+                ranking = ranking[:top_k]
+                numbers[i, : len(ranking)] = [document for document, _ in ranking]
+                scores[i, : len(ranking)] = [score for _, score in ranking]
+        return numbers, scores
+
+
+def _placement(memory: str, device: str) -> tuple[Any, bool]:
+    """The library's `device` and `mmap` for `index.memory`."""
+    if memory in ("mmap", "ram"):
+        return "cpu", memory == "mmap"
+    if device == "cpu":
+        raise DataError(f"index.memory={memory} needs a GPU, and there is none", hint="index.memory=mmap")
+    return (device, False) if memory == "vram" else ([device, "cpu"], True)
+
+
+def load(folder: Path, source: Store, params: Params, place: Place) -> Searcher:
+    device, mmap = _placement(params.memory, place.device)
+    native = _library().XTRWarp(str(folder))
+    with log_aside(), panics("warp", f"while loading {folder}", hint=f"rm -r {folder} and run again"):
+        native.load(device=device, mmap=mmap)
+    return Searcher(source, native, resolved(folder, params), place.threads or 1)
+
+
+AT_SEARCH = frozenset({*TUNED, "tuned_top_k", "tuned_tokens"})
+engines.register(
+    "warp",
+    "IVF over quantised tokens that scores and imputes as XTR does",
+    paper="Scheerer et al., SIGIR 2025",
+    requires="xtr_warp",
+    install=INSTALL,
+)(Engine("document", Params, build, load, AT_SEARCH, "xtr", frozenset({"memory"})))

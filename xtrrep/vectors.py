@@ -1,0 +1,241 @@
+"""Vectors made elsewhere, by another encoder or of another modality, as an embedding store.
+
+FOLDER/documents/NAME.npy           (tokens, dim) floats, the documents laid end to end; as many files as you like
+FOLDER/documents/NAME.doclens.npy   (documents,) how many vectors each has; 0 keeps the document's place
+FOLDER/documents/ids.json           document ids in order, over all files by name
+FOLDER/queries/...                  the same for queries
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xtrrep.artifacts import Spec, digest, hash_file, make, write_atomic, write_json
+from xtrrep.console import DataError, progress
+from xtrrep.encode import Store
+
+UNIT = 1e-2  # a vector whose length is further from 1 was never normalised
+LAYOUT = "NAME.npy, NAME.doclens.npy and ids.json; see xtrrep/vectors.py"
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The vector files of an import folder, in order. Raises DataError where something is missing."""
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}", hint=f"it should hold {LAYOUT}")
+    found = sorted(path for path in folder.glob("*.npy") if not path.name.endswith(".doclens.npy"))
+    if not found:
+        raise DataError(f"{folder} holds no .npy file", hint=f"it should hold {LAYOUT}")
+    for path in (folder / "ids.json", *(path.with_suffix(".doclens.npy") for path in found)):
+        if not path.is_file():
+            raise DataError(f"{path} is missing", hint=f"{folder} should hold {LAYOUT}")
+    return found
+
+
+@cache
+def identity(folder: Path) -> str:
+    """A hash of everything an import reads."""
+    files = files_of(folder)
+    every = [folder / "ids.json", *files, *(path.with_suffix(".doclens.npy") for path in files)]
+    return digest([[path.name, hash_file(path)] for path in every])
+
+
+def read(folder: Path) -> Iterator[tuple[str, NDArray[Any]]]:
+    """(id, (tokens, dim) vectors) in order, memory-mapped. Raises DataError naming the file at fault."""
+    try:
+        ids = json.loads((folder / "ids.json").read_text())
+    except ValueError as error:
+        raise DataError(f"{folder / 'ids.json'} is not JSON ({error})") from None
+    if not isinstance(ids, list) or not all(isinstance(name, str) and name for name in ids):
+        raise DataError(f"{folder / 'ids.json'} is not a list of ids")
+    if len(set(ids)) < len(ids):
+        raise DataError(f"{folder / 'ids.json'} names one id twice")
+    names = iter(ids)
+    for path in files_of(folder):
+        rows, lengths = _load(path), _load(path.with_suffix(".doclens.npy"))
+        if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.floating):
+            raise DataError(f"{path} holds {rows.dtype} of shape {rows.shape}, not floats (tokens, dim)")
+        if lengths.ndim != 1 or not np.issubdtype(lengths.dtype, np.integer) or (lengths < 0).any():
+            raise DataError(f"{path.with_suffix('.doclens.npy')} does not hold one length a document")
+        if int(lengths.sum()) != len(rows):
+            raise DataError(f"{path} holds {len(rows)} vectors, its lengths add up to {int(lengths.sum())}")
+        start = 0
+        for length in lengths:
+            name = next(names, None)
+            if name is None:
+                raise DataError(f"{folder / 'ids.json'} names {len(ids)} ids, fewer than there are lengths")
+            yield name, rows[start : start + int(length)]
+            start += int(length)
+    if next(names, None) is not None:
+        raise DataError(f"{folder / 'ids.json'} names {len(ids)} ids, more than there are lengths")
+
+
+def _load(path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path} is not an array: {error}") from None
+    return array
+
+
+def unit(name: str, rows: NDArray[Any], *, normalize: bool) -> NDArray[np.float16]:
+    """Unit vectors in float16. Raises DataError for one that is zero, not finite, or, unless `normalize`, not unit."""
+    try:
+        wide = np.asarray(rows, np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name!r} has no array of numbers: {error}") from None
+    if wide.ndim != 2:
+        raise DataError(f"{name!r} has an array of shape {wide.shape}, not (tokens, dim)")
+    if not np.isfinite(wide).all():
+        raise DataError(f"{name!r} has a vector that is not finite")
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    if (lengths == 0).any():
+        raise DataError(f"{name!r} has a vector that is zero: it has no direction to compare")
+    if normalize:
+        wide = wide / lengths
+    elif len(wide) and np.abs(lengths - 1).max() > UNIT:
+        worst = float(lengths.ravel()[np.abs(lengths - 1).argmax()])
+        raise DataError(
+            f"{name!r} has a vector of length {worst:.3g}: the engines compare unit vectors",
+            hint="model.normalize=true divides each by its length",
+        )
+    return wide.astype(np.float16)
+
+
+def write(
+    out: Path,
+    rows: Iterable[tuple[str, NDArray[Any]]],
+    count: int,
+    *,
+    normalize: bool = False,
+    shard_documents: int = 8192,
+    what: str = "document",
+) -> dict[str, Any]:
+    """Write (id, (tokens, dim) vectors) into the partial folder of a store; facts for the manifest.
+
+    Raises DataError for vectors of two dimensions, and as `unit`.
+    """
+    for part in ("vectors", "tokens"):
+        shutil.rmtree(out / part, ignore_errors=True)  # of an interrupted import, perhaps with other shards
+        (out / part).mkdir()
+    ids: list[str] = []
+    chunk: list[NDArray[np.float16]] = []
+    tokens, number, dim = 0, 0, 0
+
+    def flush() -> None:
+        nonlocal number, chunk
+        name = f"{number:05d}"
+        vectors = np.concatenate(chunk)
+        write_atomic(out / "vectors" / f"{name}.npy", lambda file: np.save(file, vectors))
+        write_atomic(out / "tokens" / f"{name}.npy", lambda file: np.save(file, np.full(len(vectors), -1, np.int32)))
+        lengths = np.array([len(v) for v in chunk], np.int32)
+        write_atomic(out / "vectors" / f"{name}.doclens.npy", lambda file: np.save(file, lengths))
+        number, chunk = number + 1, []
+
+    with progress(count, f"import {what}s", what) as bar:
+        for name, vectors in rows:
+            rounded = unit(name, vectors, normalize=normalize)
+            dim = dim or rounded.shape[1]
+            if rounded.shape[1] != dim:
+                raise DataError(f"{name!r} has vectors of shape {rounded.shape}, the ones before have dimension {dim}")
+            chunk.append(rounded)
+            ids.append(name)
+            tokens += len(vectors)
+            if len(chunk) == shard_documents:
+                flush()
+            bar.update(1)
+        if chunk:
+            flush()
+    if not tokens:
+        raise DataError(f"there is no vector among {len(ids)} {what}s")
+    write_json(out / "ids.json", ids)
+    return {"units": {"texts": len(ids)}, "tokens": tokens, "dim": dim, "imported": True}
+
+
+def select(
+    rows: Iterable[tuple[str, NDArray[Any]]], wanted: Sequence[str], where: Path
+) -> list[tuple[str, NDArray[Any]]]:
+    """The rows of the ids asked for, in that order. Raises DataError for one that is not there."""
+    found = dict(rows)
+    for name in wanted:
+        if name not in found:
+            raise DataError(f"{where} has no vectors for {name!r}")
+    return [(name, found[name]) for name in wanted]
+
+
+def same_ids(folder: Path, wanted: Iterable[str]) -> int:
+    """How many ids a folder of documents names. Raises DataError where they are not the collection's."""
+    have, need = {name for name, _ in read(folder)}, set(wanted)
+    for name in sorted(need - have)[:1]:
+        raise DataError(f"{folder} has no vectors for document {name!r}, one of {len(need - have)} missing")
+    for name in sorted(have - need)[:1]:
+        raise DataError(f"{folder} has vectors for {name!r}, which the collection does not hold")
+    return len(have)
+
+
+def store(
+    vectors: Mapping[str, NDArray[Any]], root: str | Path, *, normalize: bool = False, task: str = "document"
+) -> Store:
+    """An embedding store under `root` of {id: (tokens, dim) vectors}; re-used where the same was stored before.
+
+    Raises DataError for vectors that are not finite, zero, of two dimensions, or, unless `normalize`, not unit.
+    """
+    hashes = [[name, _hash(rows)] for name, rows in vectors.items()]
+    stage = {"document": "documents", "query": "queries"}[task]
+    spec = Spec(stage, "imported", 2, {"imported": True, "normalize": normalize}, content={"vectors": digest(hashes)})
+
+    def run(out: Path) -> dict[str, Any]:
+        return write(out, vectors.items(), len(vectors), normalize=normalize, what=task)
+
+    return Store.open(make(spec, Path(root), run), spec.fingerprint)
+
+
+def change(
+    parent: Store,
+    root: str | Path,
+    *,
+    add: Mapping[str, NDArray[Any]] | None = None,
+    delete: Sequence[str] = (),
+    normalize: bool = False,
+) -> Store:
+    """A new store under `root`: the parent's documents without `delete`, then those of `add`.
+
+    The parent stays as it is. The fingerprint covers it and the change, and so does that of every index built over it.
+    Raises DataError for an id to delete that is not there, an id to add that is, and as `store`.
+    """
+    added, gone = dict(add or {}), set(delete)
+    for name in sorted(gone - set(parent.ids)):
+        raise DataError(f"{parent.folder} holds no document {name!r} to delete")
+    for name in sorted(added.keys() & (set(parent.ids) - gone)):
+        raise DataError(f"{parent.folder} holds a document {name!r} already", hint="delete it in the same change")
+    for name, rows in added.items():
+        if np.ndim(rows) != 2 or np.shape(rows)[1] != parent.dim:
+            raise DataError(
+                f"{name!r} has an array of shape {np.shape(rows)}, {parent.folder} is of dimension {parent.dim}"
+            )
+    changes = {"add": [[name, _hash(rows)] for name, rows in added.items()], "delete": sorted(gone)}
+    config = {"changed": True, "normalize": normalize}
+    spec = Spec("documents", "changed", 2, config, {"parent": parent.fingerprint}, {"change": digest(changes)})
+    kept = [number for number, name in enumerate(parent.ids) if name not in gone]
+
+    def run(out: Path) -> dict[str, Any]:
+        old = ((parent.ids[number], parent.vectors(number)) for number in kept)
+        rows = chain(old, ((name, unit(name, v, normalize=normalize)) for name, v in added.items()))
+        return write(out, rows, len(kept) + len(added)) | {"added": len(added), "deleted": len(gone)}
+
+    return Store.open(make(spec, Path(root), run), spec.fingerprint)
+
+
+def _hash(rows: NDArray[Any]) -> str:
+    import hashlib
+
+    array = np.ascontiguousarray(rows)
+    return digest([list(array.shape), str(array.dtype), hashlib.sha256(array.tobytes()).hexdigest()])
