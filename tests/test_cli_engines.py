@@ -10,6 +10,7 @@ from conftest import TINY, Cli, unit_vectors
 
 from xtrrep.config import compose
 from xtrrep.console import XtrrepError
+from xtrrep.index import Place, engine_of
 from xtrrep.pipeline import plan
 
 ENGINES = {
@@ -211,3 +212,34 @@ def test_analyze_engines(cli: Cli, home: Path) -> None:
     assert all(float(row["queries/s"]) > 0 and float(row["bytes/token"]) > 0 for row in rows[2:])
     assert {path.name for path in folder.iterdir()} >= {"table.md", "table.txt", "qps.png", "qps.svg"}
     assert "searches no vectors" in cli("analyze", "engines", *TINY, "analyze.engines=[bm25]", home=home, code=2).stderr
+
+
+@pytest.mark.parametrize("engine", ["bm25", "warp"])
+def test_a_damaged_index_is_one_line_and_no_score(cli: Cli, home: Path, engine: str) -> None:
+    words = (*TINY, "--index", engine, "retrieve.top_k=17")
+    folder = Path(json.loads(cli("index", *words, "--json", home=home).stdout)["folder"])
+    path = max((p for p in folder.iterdir() if p.name != "manifest.json"), key=lambda p: p.stat().st_size)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        done = cli("eval", *words, home=home, code=3)
+    finally:
+        path.write_bytes(whole)
+    assert f"{path} is not as it was written" in done.stderr
+    assert "hint: rm -r" in done.stderr
+    assert "nDCG@10" not in done.stdout
+    cli("eval", *words, home=home)
+
+
+def test_two_bm25_indexes_give_one_run(tmp_path: Path) -> None:
+    engine, params = engine_of(compose(["index=bm25"]).index)
+    texts = ["the cat sat", "a dog ran", "the cat and the dog", "a cat"]
+    answers = []
+    for name in ("one", "two"):
+        folder = tmp_path / f"made {name}"
+        folder.mkdir()
+        engine.build(texts, params, folder, Place())
+        moved = folder.rename(tmp_path / f"moved {name}")
+        numbers, scores = engine.load(moved, None, params, Place()).search(["cat dog", "dog"], 3)
+        answers.append((numbers.tolist(), scores.tobytes()))
+    assert answers[0] == answers[1]
