@@ -217,6 +217,13 @@ def test_one_query_scores_alike_at_every_top_k(world: World, built: Any, choice:
         np.testing.assert_array_equal(few_scores, many_scores[:10])
 
 
+@pytest.mark.parametrize("choice", APPROXIMATE)
+def test_threads_change_no_ranking(world: World, built: Any, choice: str) -> None:
+    folder, index = built(choice)
+    one, two = (open_index(folder, world.documents, index, Place("cpu", threads)) for threads in (1, 2))
+    assert run_of(world, one, index) == run_of(world, two, index)
+
+
 @pytest.mark.parametrize("choice", ["warp", "plaid"])
 def test_queries_of_several_lengths_in_one_batch(world: World, built: Any, choice: str) -> None:
     folder, index = built(choice)

@@ -7,6 +7,7 @@ scoring to us (`exact`, `scann`, `voyager`). A *document* engine scores and rank
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -24,11 +25,15 @@ from xtrrep.registry import Registry
 
 @dataclass(frozen=True)
 class Place:
-    """Where an engine works: a torch device, and how many threads a search may use (None: one for `plaid` and `warp`,
-    as in the study, all there are for the others). Not part of an identity; manifests say which it was."""
+    """Where an engine works: a torch device, and how many threads a search may use (None: one a core). Not part
+    of an identity, since neither changes a ranking on one device; manifests say on which an index was built."""
 
     device: str = "cpu"
     threads: int | None = None
+
+    @property
+    def search_threads(self) -> int:
+        return self.threads or os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -148,10 +148,11 @@ class Searcher:
         scores = np.full((len(queries), top_k), np.nan, np.float32)
         for query in queries:
             check_queries(query, self.store)
-        # One process, and torch's threads fixed: by itself the library takes 20 times the CPU time with two.
-        with panics("plaid", "while searching"), torch_threads(self.threads):
+        # Threads take whole queries, torch has one in each: with two of its own a query costs 20 times the CPU time.
+        workers = min(self.threads, len(queries))
+        with panics("plaid", "while searching"), torch_threads(1):
             tensors = [torch.from_numpy(query) for query in queries]
-            found = self.native.search(tensors, top_k=top_k, show_progress=False, n_processes=1, **self.settings)
+            found = self.native.search(tensors, top_k=top_k, show_progress=False, n_processes=workers, **self.settings)
         for i, ranking in enumerate(found):
             ranking = ranking[:top_k]
             numbers[i, : len(ranking)] = self.documents[[document for document, _ in ranking]]
@@ -167,7 +168,7 @@ def load(folder: Path, source: Store, params: Params, place: Place) -> Searcher:
         "n_full_scores": params.n_full_scores,
         "batch_size": "auto" if params.chunk is None else params.chunk,
     }
-    return Searcher(source, native, np.load(folder / DOCUMENTS), settings, place.threads or 1)
+    return Searcher(source, native, np.load(folder / DOCUMENTS), settings, place.search_threads)
 
 
 AT_SEARCH = frozenset({"nprobe", "n_full_scores"})

@@ -6,7 +6,6 @@ A slot that the searched leaves cannot fill comes back as id 0 with NaN: it stay
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,7 +134,7 @@ def _add_bfloat16(vectors: NDArray[np.float32], out: Path) -> None:
 
 
 def load(folder: Path, source: Store, params: Params, place: Place) -> Searcher:
-    threads = place.threads or os.cpu_count() or 1
+    threads = place.search_threads
     with log_aside(), panics("scann", f"while loading {folder}", hint=f"rm -r {folder} and run again"):
         native = _library().scann_ops_pybind.load_searcher(str(folder))
         native.set_num_threads(threads)

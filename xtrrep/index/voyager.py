@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,9 +98,7 @@ def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, A
 
 
 def load(folder: Path, source: Store, params: Params, place: Place) -> Searcher:
-    return Searcher(
-        source, _library().Index.load(str(folder / "index.voy")), params.ef, place.threads or os.cpu_count() or 1
-    )
+    return Searcher(source, _library().Index.load(str(folder / "index.voy")), params.ef, place.search_threads)
 
 
 engines.register(
