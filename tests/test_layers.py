@@ -30,12 +30,12 @@ ORDER = [
     "significance",
     "report",
     "analyze",
-    "reproduce",
     "claims",
     "pipeline",
     "export",
     "preflight",
     "api",
+    "reproduce",
     "cli",
 ]
 

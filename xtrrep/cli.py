@@ -389,6 +389,56 @@ def analyze(
 
 
 @app.command()
+def reproduce(
+    name: Annotated[str | None, typer.Argument(help="table1, table2, table3, figure1, figure2")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="KEY=VALUE, e.g. scale=paper protocol=released")] = None,
+    only: Annotated[str | None, typer.Option("--only", help="one collection's columns")] = None,
+    scale: Scale = None,
+    accept: Annotated[bool, typer.Option("--accept", help="record what came out as what is expected here")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="list the reproductions")] = False,
+    show: Annotated[bool, typer.Option("--show", help="the cells and the paper's values; run nothing")] = False,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Make a table or figure of the study again and compare it, cell by cell. Exit 0 agrees, 1 differs, 3 incomplete.
+
+    Examples: xtrrep reproduce table3 | xtrrep reproduce table1 --only nfcorpus scale=paper model.source=released
+    """
+    from xtrrep import reproduce as making
+
+    if listing:
+        for known in making.names():
+            print(f"{known:<12} {making.load(known, 'paper').title}")
+        return
+    if name is None or "=" in name:
+        raise UsageError("reproduce what?", hint=f"one of: {', '.join(making.names())}")
+    words = _merge(overrides, scale=scale)
+    chosen = [word.removeprefix("scale=") for word in words if word.startswith("scale=")]
+    what = making.select(making.load(name, chosen[-1] if chosen else "demo"), only)
+    extra = [word for word in words if not word.startswith("scale=")]
+    if show:
+        cells = making.judge(what, {}, making.recorded(what.name, what.scale)["cells"])
+        print(making.table(what, cells, ["Nothing was run."]).terminal())
+        return
+    if dry_run:
+        plans, lacking = making.plans(what, extra)
+        _print_plan(plans, json)
+        for reason in lacking:
+            say(f"missing: {reason}")
+        return
+    folder, cells, table = making.reproduce(what, extra)
+    if json:
+        _print_json({"folder": str(folder), "cells": [vars(cell) for cell in cells]})
+    else:
+        print(table.terminal())
+        print(_relative(folder / "table.csv"))
+    if accept:
+        say(f"accepted: {_relative(making.accept(what, cells))}")
+        return
+    raise typer.Exit(making.status(cells))
+
+
+@app.command()
 def search(
     query: Annotated[str, typer.Argument(help="the query, in quotes")],
     overrides: Overrides = None,
