@@ -56,8 +56,16 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def write_store(folder: Path, vectors: Sequence[np.ndarray], shard: int = 7, stage: str = "documents") -> Store:
-    """A finished embedding store of the given (tokens, dim) arrays, `shard` documents a shard."""
+def write_store(
+    folder: Path,
+    vectors: Sequence[np.ndarray],
+    shard: int = 7,
+    stage: str = "documents",
+    ids: Sequence[Sequence[int]] | None = None,
+) -> Store:
+    """A finished embedding store of the given (tokens, dim) arrays, `shard` documents a shard, vocabulary ids 0 or
+    `ids`."""
+    kept = [np.zeros(len(v), np.int32) for v in vectors] if ids is None else [np.array(i, np.int32) for i in ids]
 
     def fill(out: Path) -> dict[str, Any]:
         for name in ("vectors", "tokens"):
@@ -66,7 +74,7 @@ def write_store(folder: Path, vectors: Sequence[np.ndarray], shard: int = 7, sta
             part = [v.astype(np.float16) for v in vectors[begin : begin + shard]]
             np.save(out / "vectors" / f"{number:05d}.npy", np.concatenate(part))
             np.save(out / "vectors" / f"{number:05d}.doclens.npy", np.array([len(v) for v in part], np.int32))
-            np.save(out / "tokens" / f"{number:05d}.npy", np.zeros(sum(map(len, part)), np.int32))
+            np.save(out / "tokens" / f"{number:05d}.npy", np.concatenate(kept[begin : begin + shard]))
         (out / "ids.json").write_text(json.dumps([f"{stage[0]}{i}" for i in range(len(vectors))]))
         return {}
 

@@ -346,7 +346,7 @@ def latency(
 @app.command()
 def analyze(
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="an analysis by name (k_prime), and KEY=VALUE overrides")
+        list[str] | None, typer.Argument(help="an analysis by name (k_prime; see `xtrrep ls`), and KEY=VALUE overrides")
     ] = None,
     index: Index = None,
     data: DataId = None,

@@ -215,6 +215,10 @@ class Store:
     def _starts(self) -> NDArray[np.int64]:
         return np.concatenate([[0], np.cumsum([len(s) for s in self.shards])]).astype(np.int64)
 
+    @cached_property
+    def _id_shards(self) -> list[NDArray[np.int32]]:
+        return [np.load(self.folder / "tokens" / path.name, mmap_mode="r") for path in self.paths]
+
     @property
     def dim(self) -> int:
         return int(self.shards[0].shape[1]) if self.shards else 0
@@ -261,6 +265,14 @@ class Store:
         for first, shard in zip(self._starts, self.shards, strict=False):
             inside = np.flatnonzero((tokens >= first) & (tokens < first + len(shard)))
             out[inside] = shard[tokens[inside] - first]
+        return out
+
+    def vocabulary_ids(self, tokens: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The vocabulary ids of any tokens, of the shape given; -1 where vectors were imported or pooled."""
+        out = np.empty(tokens.shape, np.int32)
+        for first, ids in zip(self._starts, self._id_shards, strict=False):
+            inside = (tokens >= first) & (tokens < first + len(ids))
+            out[inside] = ids[tokens[inside] - first]
         return out
 
     def vectors(self, document: int) -> NDArray[np.float16]:

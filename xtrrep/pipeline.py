@@ -58,7 +58,7 @@ from xtrrep.config import (
     temperature_of,
 )
 from xtrrep.console import DataError, UsageError, say
-from xtrrep.data import Collection, check, resolve, sources
+from xtrrep.data import Collection, check, open_collection, resolve, sources
 from xtrrep.index import Place, engine_of, split_params
 from xtrrep.model import weights
 from xtrrep.model.encoder import device_of, resolve_precision
@@ -262,12 +262,6 @@ def _data_run(data: Data, out: Path) -> dict[str, Any]:
     if counts["judged_missing"]:
         say(f"  note: {counts['judged_missing']} judgements name documents that the corpus does not have")
     return {"units": {"collections": 1}, "id": data.id, **counts}
-
-
-def open_collection(data: Data, folder: Path) -> Collection:
-    """The collection a `data` or `train_data` stage checked."""
-    data = resolve(data)
-    return sources.get(data.loader).open(data, folder)
 
 
 def _training_collection(name: str | None, key: str) -> Data:

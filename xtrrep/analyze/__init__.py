@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtrrep.config import Config
+from xtrrep.config import Config, Source
+from xtrrep.console import UsageError
 from xtrrep.registry import Registry
 
 if TYPE_CHECKING:
     import pandas
+
+
+VECTOR_K_PRIME = 1000  # PROTOCOL.md section 5: the depth of the study's Figures 3 and 4
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,31 @@ class Analysis:
         [Config, Mapping[Cell, pandas.DataFrame], Path, Mapping[Cell, str], Mapping[Cell, Mapping[str, Path]]],
         dict[str, Any],
     ]
+
+
+def models_of(cfg: Config) -> dict[str, tuple[str, ...]]:
+    """Models by name with the overrides that choose them: `analyze.models`, or the one that is not of our training.
+
+    Raises UsageError where no model is named.
+    """
+    if cfg.model.source is not Source.trained:
+        return {cfg.model.source.value: ()}
+    if not cfg.analyze.models:
+        raise UsageError("analyze.models names no model", hint="'analyze.models=[colbert,xtr_k128]'")
+    found: dict[str, tuple[str, ...]] = {}
+    for model in cfg.analyze.models:
+        found[model] = ("model.source=untrained",) if model == "untrained" else (f"config={model}",)
+    return found
+
+
+def vector_cell(model: str, engine: str, words: tuple[str, ...]) -> Cell:
+    """A cell of an analysis that looks at the vectors itself: XTR at VECTOR_K_PRIME with nothing after it.
+
+    Its scores are not read. All such analyses ask for the same run, so it is made once.
+    """
+    rest = ("retrieve.scoring=xtr", f"retrieve.k_prime={VECTOR_K_PRIME}", "retrieve.imputation=min")
+    words = (*words, *rest, "retrieve.rerank=null", "retrieve.from_run=null")
+    return Cell(model, "xtr", VECTOR_K_PRIME, words, engine=engine)
 
 
 analyses: Registry[Analysis] = Registry("analysis", "xtrrep.analyze")

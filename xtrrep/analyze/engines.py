@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from xtrrep import artifacts, runfile
 from xtrrep import config as configs
-from xtrrep.analyze import Analysis, Cell, analyses
-from xtrrep.config import Config, Source
+from xtrrep.analyze import Analysis, Cell, analyses, models_of
+from xtrrep.config import Config
 from xtrrep.console import UsageError
 from xtrrep.evaluate import canonical
 from xtrrep.index import engine_of
@@ -43,7 +43,7 @@ def cells(cfg: Config) -> list[Cell]:
     colbert_k = cfg.retrieve.k_prime or cfg.retrieve.k_prime_colbert
     kinds = {choice: engine_of(configs.compose([f"index={choice}"]).index)[0] for choice in cfg.analyze.engines}
     found = []
-    for model, chosen in _models(cfg).items():
+    for model, chosen in models_of(cfg).items():
         exact = (*chosen, "index=exact")
         found.append(_cell(model, MAXSIM, "colbert", ALL_TOKENS, exact, timed=False))
         found.append(_cell(model, XTR, "xtr", xtr_k, exact, timed=False))
@@ -68,18 +68,6 @@ def _cell(model: str, engine: str, scoring: str, k_prime: int, words: tuple[str,
         own = (*own, "retrieve.imputation=min")
     rest = ("retrieve.rerank=null", "retrieve.from_run=null")
     return Cell(model, scoring, k_prime, (*words, *own, *rest), ("latency",) if timed else (), engine)
-
-
-def _models(cfg: Config) -> dict[str, tuple[str, ...]]:
-    """Models by name with the overrides that choose them: `analyze.models`, or the one that is not of our training."""
-    if cfg.model.source is not Source.trained:
-        return {cfg.model.source.value: ()}
-    if not cfg.analyze.models:
-        raise UsageError("analyze.models names no model", hint="'analyze.models=[colbert,xtr_k128]'")
-    found: dict[str, tuple[str, ...]] = {}
-    for model in cfg.analyze.models:
-        found[model] = ("model.source=untrained",) if model == "untrained" else (f"config={model}",)
-    return found
 
 
 def overlap(found: Run, truth: Run, depth: int) -> float:
@@ -125,14 +113,9 @@ def make(
         if cell.also:
             points.append((f"{cell.model}, {cell.engine}, {cell.scoring}", _latency(folders[cell])["qps"], value))
     table = _table(cfg, columns, rows, scores, runs, folders)
-    for name, text in (("csv", table.csv()), ("md", table.markdown()), ("txt", table.terminal() + "\n")):
-        _write(out / f"table.{name}", text)
+    table.save(out / "table")
     speed_and_quality(points, measure, table.title, out / "qps")
     return {"cells": len(scores), "queries": len(next(iter(scores.values()))), "measure": measure}
-
-
-def _write(path: Path, text: str) -> None:
-    artifacts.write_atomic(path, lambda file: file.write(text.encode()))
 
 
 def _latency(folders: Mapping[str, Path]) -> dict[str, Any]:

@@ -48,6 +48,12 @@ class Source(Protocol):
 sources: Registry[Source] = Registry("collection source", "xtrrep.data")
 
 
+def open_collection(cfg: Data, folder: Path) -> Collection:
+    """The collection that a `data` or `train_data` stage checked. Raises DataError naming file and line at fault."""
+    cfg = resolve(cfg)
+    return sources.get(cfg.loader).open(cfg, folder)
+
+
 def resolve(cfg: Data) -> Data:
     """The same collection read from `$XTRREP_DATA` where its files lie there, otherwise `cfg` unchanged.
 

@@ -105,6 +105,67 @@ def speed_and_quality(points: Sequence[tuple[str, float, float]], measure: str, 
     return _save(figure, stem)
 
 
+def score_density(panels: Mapping[str, Lines], title: str, stem: Path) -> list[Path]:
+    """Figure 3 of the study: densities of token scores, one panel an engine, one labelled curve a model.
+
+    All panels have the same axes. Returns the files written.
+    """
+    figure, axes = _new(5.2 * len(panels) + 1, 4.2, len(panels))
+    points = [point for lines in panels.values() for curve in lines.values() for point in curve]
+    xs, ys = zip(*points, strict=True)
+    for axis, (engine, lines) in zip(axes, panels.items(), strict=True):
+        axis.set_xlim(min(xs), max(xs))
+        axis.set_ylim(0, 1.05 * max(ys))
+        axis.set_xlabel("similarity of a query token and one of its best corpus tokens")
+        axis.set_title(f"density, {engine} search", loc="left", fontsize=10)
+        _labelled(axis, lines, {name: max(curve, key=lambda point: point[1]) for name, curve in lines.items()})
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return _save(figure, stem)
+
+
+def token_rates(panels: Mapping[str, Lines], title: str, stem: Path) -> list[Path]:
+    """Figure 4 of the study: a rate by the rank of a retrieved token, one panel a rate, one labelled line a model.
+
+    Returns the files written.
+    """
+    figure, axes = _new(5.2 * len(panels) + 1, 4.2, len(panels))
+    for axis, (rate, lines) in zip(axes, panels.items(), strict=True):
+        axis.set_xlim(0, max(line[-1][0] for line in lines.values()))
+        axis.set_ylim(0, 1.05 * max(y for line in lines.values() for _, y in line) or 1)
+        axis.set_xlabel("rank of the retrieved token")
+        axis.set_title(f"{rate} rate", loc="left", fontsize=10)
+        _labelled(axis, lines, {name: line[-1] for name, line in lines.items()})
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return _save(figure, stem)
+
+
+def _labelled(axis: Axes, lines: Lines, points: Mapping[str, tuple[float, float]]) -> None:
+    """Draw lines of many points, each with its name in the right margin, tied to one of its points.
+
+    The axis' limits must stand; names are as high as their points, pushed up where one would stand on another.
+    """
+    last = float("-inf")
+    gap = 0.055 * (axis.get_ylim()[1] - axis.get_ylim()[0])
+    heights = {}
+    for name in sorted(points, key=lambda name: points[name][1]):
+        heights[name] = last = max(points[name][1], last + gap)
+    for i, (name, line) in enumerate(lines.items()):
+        xs, ys = zip(*line, strict=True)
+        colour, every = COLOURS[i % len(COLOURS)], max(1, len(xs) // 10)
+        axis.plot(xs, ys, "-" if i % 2 == 0 else "--", color=colour, linewidth=1.4, marker=MARKERS[i % len(MARKERS)],
+                  markersize=4, markevery=(i * every // len(lines), every))  # fmt: skip
+        axis.annotate(
+            name,
+            points[name],
+            xytext=(1.03, heights[name]),
+            textcoords=axis.get_yaxis_transform(),
+            va="center",
+            fontsize=8,
+            color=colour,
+            arrowprops={"arrowstyle": "-", "linestyle": ":", "linewidth": 0.8, "color": colour, "relpos": (0, 0.5)},
+        )
+
+
 def loss_curve(
     steps: Sequence[int], losses: Sequence[float], ln_pool: float | None, title: str, stem: Path
 ) -> list[Path]:

@@ -6,6 +6,9 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from xtrrep.artifacts import write_atomic
 
 MISSING = "—"  # a cell that was not run; never 0.0
 
@@ -58,3 +61,17 @@ class Table:
         writer.writerow(self.columns)
         writer.writerows([["" if value is None else value for value in row] for row in self.rows])
         return out.getvalue()
+
+    def save(self, stem: Path) -> None:
+        """Write `stem`.csv, .md and .txt."""
+        self.save_csv(stem.with_suffix(".csv"))
+        _write(stem.with_suffix(".md"), self.markdown())
+        _write(stem.with_suffix(".txt"), self.terminal() + "\n")
+
+    def save_csv(self, path: Path) -> None:
+        """Write the CSV alone: what a figure was drawn from."""
+        _write(path, self.csv())
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomic(path, lambda file: file.write(text.encode()))

@@ -1,0 +1,310 @@
+"""Token scores, retrieved tokens and geometry: each number again in plain numpy, and each analysis as a command."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY, Cli, unit_vectors, write_store
+from scipy.stats import gaussian_kde
+
+from xtrrep.analyze import distribution, geometry, models_of, tokens
+from xtrrep.config import compose
+from xtrrep.console import DataError, UsageError
+from xtrrep.encode import Store
+from xtrrep.index.exact import Searcher
+from xtrrep.report.figure import score_density, token_rates
+
+CLS, SEP, MASK = 101, 102, 103
+
+
+def similarities(queries: Store, documents: Store) -> np.ndarray:
+    return queries.take(np.arange(queries.tokens)) @ documents.take(np.arange(documents.tokens)).T
+
+
+# --- scores --------------------------------------------------------------------------------------------------------
+
+
+def test_pooled_scores_are_all_scores(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    documents = write_store(tmp_path, unit_vectors(rng, 30, 16))
+    queries = write_store(tmp_path, unit_vectors(rng, 9, 16), stage="queries")
+    best = -np.sort(-similarities(queries, documents), axis=1)[:, :20]
+    for rows in (1, 5, 1000):
+        pool = distribution.pooled(distribution.searched(Searcher(documents), queries, 20, rows))
+        assert pool.count == best.size == len(pool.sample)
+        np.testing.assert_allclose(pool.sample, np.sort(best, axis=None), atol=1e-6)
+        assert pool.mean == pytest.approx(best.mean(dtype=float), abs=1e-6)
+        assert pool.deviation == pytest.approx(best.std(dtype=float), abs=1e-6)
+    deep = distribution.pooled(distribution.searched(Searcher(documents), queries, 10**6, 7))
+    assert deep.count == queries.tokens * documents.tokens
+
+
+def test_the_sample_is_bounded_uniform_and_blind_to_batches() -> None:
+    scores = np.random.default_rng(1).normal(0.5, 0.1, 50_000).astype(np.float32)
+    scores[::10] = np.nan
+    one, many = (distribution.pooled(iter(np.array_split(scores, parts)), size=4000, seed=3) for parts in (1, 37))
+    np.testing.assert_array_equal(one.sample, many.sample)
+    assert len(one.sample) == 4000
+    assert one.count == 45_000
+    assert np.isin(one.sample, scores).all()
+    assert one.mean == pytest.approx(np.nanmean(scores, dtype=float))
+    assert one.deviation == pytest.approx(np.nanstd(scores, dtype=float))
+    # Five standard errors of a percentile of 4,000 normal scores.
+    np.testing.assert_allclose(np.percentile(one.sample, 50), np.nanpercentile(scores, 50), atol=0.01)
+    assert not np.array_equal(one.sample, distribution.pooled(iter([scores]), size=4000, seed=4).sample)
+    with pytest.raises(DataError, match="no token"):
+        distribution.pooled(iter([scores[:1]]))
+
+
+def test_the_density_is_scipys() -> None:
+    sample = np.random.default_rng(2).normal(0.6, 0.05, 3000).astype(np.float32)
+    grid, heights = distribution.density(sample, points=200)
+    np.testing.assert_allclose(heights, gaussian_kde(sample.astype(float))(grid), rtol=1e-6, atol=1e-9)
+    for scores in (sample, np.full(50, 0.7, np.float32), np.full(1, 0.7, np.float32)):  # no spread is no error
+        grid, heights = distribution.density(scores)
+        assert np.trapezoid(heights, grid) == pytest.approx(1, abs=0.005)
+
+
+def test_only_token_engines_have_token_scores() -> None:
+    found = distribution.cells(compose(["index=scann", "analyze.models=[colbert,untrained]"]))
+    assert [(cell.model, cell.engine) for cell in found] == [
+        ("colbert", "exact"), ("colbert", "scann"), ("untrained", "exact"), ("untrained", "scann"),
+    ]  # fmt: skip
+    assert [cell.engine for cell in distribution.cells(compose(["analyze.models=[colbert]"]))] == ["exact"]
+    for engine in ("plaid", "bm25"):
+        with pytest.raises(UsageError, match="no token scores"):
+            distribution.cells(compose([f"index={engine}"]))
+
+
+def test_models_by_name() -> None:
+    chosen = models_of(compose(["analyze.models=[untrained,xtr_k64]"]))
+    assert chosen == {"untrained": ("model.source=untrained",), "xtr_k64": ("config=xtr_k64",)}
+    assert models_of(compose(["model.source=untrained"])) == {"untrained": ()}
+    with pytest.raises(UsageError, match="no model"):
+        models_of(compose(["analyze.models=[]"]))
+
+
+# --- retrieved tokens ----------------------------------------------------------------------------------------------
+
+
+def query_store(folder: Path, ids: Sequence[Sequence[int]]) -> Store:
+    rng = np.random.default_rng(5)
+    vectors = [rng.normal(size=(len(row), 16)) for row in ids]
+    units = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in vectors]
+    return write_store(folder, units, shard=3, stage="queries", ids=ids)
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        pytest.param(
+            [[CLS, 7, SEP, MASK, MASK], [CLS, 7, 8, 9, SEP], [CLS, 7, 8, SEP, MASK], [CLS, MASK, MASK, SEP, MASK]],
+            ["00011", "00000", "00001", "00001"],
+            id="filled, cut, one place, typed",
+        ),
+        pytest.param([[CLS, 7, SEP], [CLS, 7, 7, SEP], [CLS, 5, SEP]], ["000", "0000", "000"], id="no expansion"),
+        pytest.param([[CLS, 7, 8, SEP], [CLS, 9, 9, SEP]], ["0000", "0000"], id="all of them cut"),
+        pytest.param([[CLS, 7, SEP, MASK, MASK], [CLS, 7, 8, 9, 9, SEP]], ["00011", "000000"], id="a least length"),
+        pytest.param(
+            [[CLS, 7, SEP, MASK, MASK], [CLS, 8, SEP, MASK, MASK], [CLS, 7, 9, SEP, SEP]],
+            ["00011", "00011", "00000"],
+            id="[SEP] typed at the end",
+        ),
+    ],
+)
+def test_expansion_is_told_by_the_stored_ids(tmp_path: Path, ids: list[list[int]], expected: list[str]) -> None:
+    found = tokens.expansion_tokens(query_store(tmp_path, ids))
+    assert "".join(map(str, found.astype(int))) == "".join(expected)
+
+
+def test_rates_are_what_a_loop_counts(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    vectors = unit_vectors(rng, 30, 16)
+    documents = write_store(tmp_path, vectors, ids=[rng.integers(5, 9, len(v)).tolist() for v in vectors])
+    ids = [[CLS, *rng.integers(5, 9, n), SEP, *[MASK] * (6 - n)] for n in (1, 2, 6, 4, 3, 5, 2)]
+    queries = query_store(tmp_path, ids)
+    judged = {f"q{i}": {f"d{j}": j % 3 for j in range(i, 30, 4)} for i in range(6)}  # q6 has no judgement
+    judged["q0"]["gone"] = 1  # not in the corpus
+    order = np.argsort(-similarities(queries, documents), axis=1, kind="stable")[:, :40]
+    word_of, text_of = documents.vocabulary_ids(np.arange(documents.tokens)), documents.document_of
+    gold, lexical = [], []
+    for row, (query, word) in enumerate((q, word) for q, words in enumerate(ids) for word in words):
+        if word != MASK:
+            gold.append([judged.get(f"q{query}", {}).get(f"d{text_of[t]}", 0) > 0 for t in order[row]])
+            lexical.append(word_of[order[row]] == word)
+    for rows in (1, 6, 999):
+        found = tokens.rates(Searcher(documents), documents, queries, judged, k_prime=50, ranks=40, rows=rows)
+        np.testing.assert_allclose(found.gold, np.mean(gold, axis=0))
+        np.testing.assert_allclose(found.lexical, np.mean(lexical, axis=0))
+        assert (found.tokens, found.removed) == (len(gold), sum(row.count(MASK) for row in ids))
+    assert 0 < found.gold.mean() < 1
+    assert 0 < found.lexical.mean() < 1
+    assert len(tokens.rates(Searcher(documents), documents, queries, judged, ranks=10**6).gold) == documents.tokens
+    with pytest.raises(DataError, match="not expansion"):
+        tokens.rates(Searcher(documents), documents, query_store(tmp_path, [[MASK, MASK]]), judged)
+
+
+def test_the_moving_average() -> None:
+    raw = np.array([1.0, 0.0, 0.0, 1.0])
+    np.testing.assert_allclose(tokens.smoothed(raw), [1, 0.75, 0.5625, 0.671875])
+    np.testing.assert_allclose(tokens.smoothed(np.full(300, 0.3)), 0.3)
+
+
+@pytest.mark.parametrize("word", ["encode.pool_factor=2", "model.source=vectors"])
+def test_vectors_without_words_have_no_lexical_rate(word: str) -> None:
+    with pytest.raises(UsageError):
+        tokens.cells(compose([word, "model.vectors=./x"] if "vectors" in word else [word]))
+
+
+# --- geometry ------------------------------------------------------------------------------------------------------
+
+
+def test_geometry_is_what_the_whole_matrix_says(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    store = write_store(tmp_path, [v + np.float16(0.1) for v in unit_vectors(rng, 60, 16)])
+    units = geometry.sampled(store)
+    assert len(units) == store.tokens
+    cosines = units @ units.T
+    assert geometry.mean_cosine(units) == pytest.approx(cosines[~np.eye(len(units), dtype=bool)].mean())
+    for centred, rows in ((False, units), (True, units - units.mean(axis=0))):
+        s = np.linalg.svd(rows, compute_uv=False)
+        assert geometry.effective_dimension(units, centred=centred) == pytest.approx((s**2).sum() ** 2 / (s**4).sum())
+    few = geometry.sampled(store, count=50)
+    assert len(np.unique(few, axis=0)) == 50
+    np.testing.assert_array_equal(few, geometry.sampled(store, count=50))
+    np.testing.assert_allclose(np.linalg.norm(few, axis=1), 1)
+
+
+def test_geometry_of_known_shapes() -> None:
+    rng = np.random.default_rng(4)
+    raw = rng.normal(size=(5000, 32))
+    isotropic = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    assert abs(geometry.mean_cosine(isotropic)) < 0.001
+    for centred in (False, True):
+        assert geometry.effective_dimension(isotropic, centred=centred) == pytest.approx(32, rel=0.02)
+    same = np.repeat(isotropic[:1], 200, axis=0)
+    assert geometry.mean_cosine(same) == pytest.approx(1)
+    assert geometry.effective_dimension(same, centred=False) == pytest.approx(1)
+    assert geometry.effective_dimension(same, centred=True) == 0
+    cone = isotropic + 3 * same[0]  # one shared direction: uncentred nearly 1 / cosine^2, centred many directions
+    cone /= np.linalg.norm(cone, axis=1, keepdims=True)
+    assert geometry.effective_dimension(cone, centred=False) == pytest.approx(
+        geometry.mean_cosine(cone) ** -2, rel=0.05
+    )
+    assert geometry.effective_dimension(cone, centred=True) > 20
+    with pytest.raises(ValueError, match="no pairs"):
+        geometry.mean_cosine(same[:1])
+
+
+def test_the_figures_repeat_byte_for_byte(tmp_path: Path) -> None:
+    bell = [(x / 100, float(np.exp(-(((x - 50) / 20) ** 2)))) for x in range(100)]
+    flat = [(float(rank), 0.0) for rank in range(1, 4)]  # fewer ranks than markers, and nothing found
+    for name in ("one", "two"):
+        score_density({"exact": {"a": bell, "b": bell}, "scann": {"a": bell}}, "title", tmp_path / name)
+        token_rates({"gold": {"a": flat}, "lexical": {"a": flat}}, "title", tmp_path / f"{name}-rates")
+    for suffix in (".png", ".svg", "-rates.png", "-rates.svg"):
+        first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("one", "two"))
+        assert first == second
+        assert len(first) > 4000
+
+
+# --- the commands --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One home for the module: the model is trained and encoded once."""
+    return tmp_path_factory.mktemp("home")
+
+
+def run(cli: Cli, home: Path, name: str, *words: str) -> tuple[Path, list[dict[str, str]], dict[str, Store]]:
+    """An analysis' folder, the rows of its table, and the stores of xtr_k128."""
+    done = json.loads(cli("analyze", name, *TINY, *words, "--json", home=home).stdout)
+    folder, made = Path(done["folder"]), [Path(path) for path in done["ran"] + done["reused"]]
+    with (folder / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["model"] in (folder / "table.md").read_text()
+    assert (folder / "table.txt").stat().st_size > 200
+    stores = {
+        stage: Store.open(next(p for p in made if p.parent.name == stage and "xtr_k128" in p.name))
+        for stage in ("documents", "queries")
+    }
+    return folder, rows, stores
+
+
+def read_curve(path: Path, engine: str | None = None) -> list[dict[str, str]]:
+    with path.open() as file:
+        return [row for row in csv.DictReader(file) if engine is None or row["engine"] == engine]
+
+
+def test_analyze_distribution(cli: Cli, home: Path) -> None:
+    words = ("--index", "scann", "index.num_leaves=10", "index.num_leaves_to_search=5", "analyze.models=[xtr_k128]")
+    folder, (exact, scann), stores = run(cli, home, "distribution", *words)
+    best = -np.sort(-similarities(stores["queries"], stores["documents"]), axis=1)[:, :1000]
+    assert int(exact["scores"]) == best.size
+    assert float(exact["mean"]) == pytest.approx(best.mean(dtype=float), abs=1e-6)
+    assert float(exact["sd"]) == pytest.approx(best.std(dtype=float), abs=1e-6)
+    for at in (5, 50, 95):  # within what a sample of 100,000 leaves open
+        below = (best < float(exact[f"p{at}"])).mean()
+        assert below == pytest.approx(at / 100, abs=0.005)
+    assert (exact["engine"], scann["engine"]) == ("exact", "scann")
+    assert float(exact["empty slots"]) == 0
+    assert 0 < float(scann["empty slots"]) < 1  # half of the leaves do not hold 1,000 tokens
+    for engine in ("exact", "scann"):
+        curve = read_curve(folder / "density.csv", engine)
+        area = np.trapezoid([float(row["density"]) for row in curve], [float(row["score"]) for row in curve])
+        assert area == pytest.approx(1, abs=0.01)
+    assert {"figure3.png", "figure3.svg"} <= {path.name for path in folder.iterdir()}
+
+
+def test_analyze_tokens(cli: Cli, home: Path, collections: Path) -> None:
+    folder, rows, stores = run(cli, home, "tokens", "analyze.models=[untrained,xtr_k128]")
+    documents, queries = stores["documents"], stores["queries"]
+    assert [row["model"] for row in rows] == ["untrained", "xtr_k128"]
+    (tokenizer,) = home.glob("train/*/model/tokenizer.json")
+    added = {entry["content"]: entry["id"] for entry in json.loads(tokenizer.read_text())["added_tokens"]}
+    words = queries.vocabulary_ids(np.arange(queries.tokens))
+    text = words != added["[MASK]"]  # no query of this collection has one typed
+    assert (queries.lengths == 16).all()
+    np.testing.assert_array_equal(~tokens.expansion_tokens(queries), text)
+    lines = (collections / "mini" / "qrels" / "test.tsv").read_text().splitlines()[1:]
+    relevant = {tuple(line.split()[:2]) for line in lines}
+    order = np.argsort(-similarities(queries, documents)[text], axis=1, kind="stable")[:, :300]
+    owners = [queries.ids[number] for number in queries.document_of[text]]
+    found = documents.document_of[order]
+    gold = np.array(
+        [[(q, documents.ids[d]) in relevant for d in row] for q, row in zip(owners, found, strict=True)]
+    ).mean(axis=0)
+    lexical = (documents.vocabulary_ids(order) == words[text][:, None]).mean(axis=0)
+    row = rows[1]
+    assert (int(row["query tokens"]), int(row["removed"])) == (text.sum(), (~text).sum())
+    for name, rate in (("gold", gold), ("lexical", lexical)):
+        for rank in (1, 10, 100, 300):  # copies of a word can tie, and then stand either way
+            assert float(row[f"{name}@{rank}"]) == pytest.approx(rate[rank - 1], abs=0.02)
+        assert float(row[f"{name}@mean"]) == pytest.approx(rate.mean(), abs=0.001)
+    curve = [line for line in read_curve(folder / "rates.csv") if line["model"] == "xtr_k128"]
+    assert [int(line["rank"]) for line in curve] == list(range(1, 301))
+    raw = np.array([float(line["gold"]) for line in curve])
+    np.testing.assert_allclose([float(line["gold smoothed"]) for line in curve], tokens.smoothed(raw))
+    assert {"figure4.png", "figure4.svg"} <= {path.name for path in folder.iterdir()}
+
+
+def test_analyze_geometry(cli: Cli, home: Path) -> None:
+    _, rows, stores = run(cli, home, "geometry", "analyze.models=[untrained,xtr_k128]")
+    vectors = stores["documents"].take(np.arange(stores["documents"].tokens)).astype(float)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = vectors @ vectors.T
+    row = rows[1]
+    assert int(row["tokens"]) == len(vectors) < 5000
+    assert float(row["mean cosine"]) == pytest.approx(cosines[~np.eye(len(vectors), dtype=bool)].mean())
+    rng = np.random.default_rng(0)
+    for name, centre in (("effective dimension", False), ("effective dimension, centred", True)):
+        draws = []
+        for _ in range(5):  # other thousands of the same tokens
+            some = vectors[rng.choice(len(vectors), min(1000, len(vectors)), replace=False)]
+            s = np.linalg.svd(some - some.mean(axis=0) if centre else some, compute_uv=False)
+            draws.append((s**2).sum() ** 2 / (s**4).sum())
+        assert float(row[name]) == pytest.approx(np.mean(draws), rel=0.05)

@@ -1,0 +1,155 @@
+"""How peaked a model's token scores are: every query token's best corpus tokens, pooled, the study's Figure 3.
+
+PROTOCOL.md section 5: all query tokens, the expansion's included, against all tokens of the corpus, their best 1,000
+each. Searched exactly, and by the engine of `index=` beside it where that is another token engine: the difference is
+what its quantisation and its unsearched parts do to the scores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xtrrep.analyze import VECTOR_K_PRIME, Analysis, Cell, analyses, models_of, vector_cell
+from xtrrep.config import Config
+from xtrrep.console import DataError, UsageError, progress
+from xtrrep.encode import Store
+from xtrrep.index import Place, TokenSearcher, engine_of
+from xtrrep.index.files import open_index
+from xtrrep.model.encoder import device_of
+from xtrrep.report.figure import score_density
+from xtrrep.report.table import Table
+
+if TYPE_CHECKING:
+    import pandas
+
+EXACT = "exact"
+SAMPLE = 100_000  # scores behind percentiles and density, as in the study
+SEED = 0
+PERCENTILES = (5, 50, 95)
+GRID = 400  # points of a density
+# No kernel is narrower than one step of a half-precision number just below 1: vectors are stored no finer.
+LEAST_WIDTH = 2.0**-11
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Scores of many searches: how many, their mean and standard deviation, and at most SAMPLE of them, ascending."""
+
+    count: int
+    mean: float
+    deviation: float
+    sample: NDArray[np.float32]
+
+
+def cells(cfg: Config) -> list[Cell]:
+    """Every model by exact search, and by another token engine beside it. Raises UsageError for other engines."""
+    name = str(cfg.index["engine"])
+    if engine_of(cfg.index)[0].kind != "token":
+        raise UsageError(f"{name} gives no token scores to look at", hint="--index exact, or --index scann")
+    found = []
+    for model, words in models_of(cfg).items():
+        found.append(vector_cell(model, EXACT, (*words, "index=exact")))
+        if name != EXACT:
+            found.append(vector_cell(model, name, words))
+    return found
+
+
+def searched(searcher: TokenSearcher, queries: Store, k_prime: int, rows: int) -> Iterator[NDArray[np.float32]]:
+    """Scores of every query token's `k_prime` best tokens, (T, k') with NaN in empty slots, `rows` tokens at a time."""
+    with progress(queries.tokens, "search", "token") as bar:
+        for _, vectors in queries.blocks(rows):
+            yield searcher.search(vectors, k_prime).scores
+            bar.update(len(vectors))
+
+
+def pooled(batches: Iterator[NDArray[np.float32]], size: int = SAMPLE, seed: int = SEED) -> Pool:
+    """Moments of all scores and a uniform sample of `size` of them, NaN left out; memory does not grow with the number.
+
+    Every score draws a random key and those of the smallest keys are kept, so the sample does not depend on how the
+    scores were batched. Raises DataError where there is no score at all.
+    """
+    rng = np.random.default_rng(seed)
+    count, total, squares = 0, 0.0, 0.0
+    keys, kept = np.empty(0), np.empty(0, np.float32)
+    for batch in batches:
+        scores = batch[~np.isnan(batch)]
+        wide = scores.astype(np.float64)
+        count, total, squares = count + len(scores), total + float(wide.sum()), squares + float(wide @ wide)
+        keys, kept = np.concatenate([keys, rng.random(len(scores))]), np.concatenate([kept, scores])
+        if len(keys) > size:
+            smallest = np.argpartition(keys, size)[:size]
+            keys, kept = keys[smallest], kept[smallest]
+    if not count:
+        raise DataError("the search found no token at all", hint="--index exact")
+    mean = total / count
+    return Pool(count, mean, math.sqrt(max(0.0, squares / count - mean * mean)), np.sort(kept))
+
+
+def density(sample: NDArray[np.float32], points: int = GRID) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A Gaussian kernel density at `points` scores, three kernel widths beyond the sample on either side.
+
+    Scott's width, n^(-1/5) standard deviations (Scott 1992; what scipy's gaussian_kde takes), at least LEAST_WIDTH.
+    """
+    scores = sample.astype(np.float64)
+    spread = float(scores.std(ddof=1)) if len(scores) > 1 else 0.0
+    width = max(spread * len(scores) ** -0.2, LEAST_WIDTH)
+    grid = np.linspace(scores.min() - 3 * width, scores.max() + 3 * width, points)
+    heights = np.array([np.exp(-0.5 * ((scores - at) / width) ** 2).mean() for at in grid])
+    return grid, heights / (width * math.sqrt(2 * math.pi))
+
+
+def make(
+    cfg: Config,
+    scores: Mapping[Cell, pandas.DataFrame],
+    out: Path,
+    runs: Mapping[Cell, str],
+    folders: Mapping[Cell, Mapping[str, Path]],
+) -> dict[str, Any]:
+    """table.csv, .md, .txt; density.csv; figure3.png, figure3.svg."""
+    place = Place(device_of(cfg.machine.device), cfg.machine.threads)
+    rows: list[list[object]] = []
+    points: list[list[object]] = []
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for cell in scores:
+        documents, queries = Store.open(folders[cell]["documents"]), Store.open(folders[cell]["queries"])
+        index = {"engine": EXACT} if cell.engine == EXACT else cfg.index
+        searcher = open_index(folders[cell]["index"], documents, index, place)
+        batch = max(1, cfg.machine.query_batch * int(queries.lengths.max(initial=1)))
+        pool = pooled(searched(searcher, queries, VECTOR_K_PRIME, batch))
+        slots = queries.tokens * min(VECTOR_K_PRIME, documents.tokens)
+        row: list[object] = [cell.model, cell.engine, pool.count, 1 - pool.count / slots, pool.mean, pool.deviation]
+        rows.append(row + [float(value) for value in np.percentile(pool.sample, PERCENTILES)])
+        curve = np.stack(density(pool.sample), axis=1).tolist()
+        points += [[cell.model, cell.engine, x, y] for x, y in curve]
+        panels.setdefault(cell.engine, {})[cell.model] = [(x, y) for x, y in curve]
+    columns = ["model", "engine", "scores", "empty slots", "mean", "sd", *(f"p{at}" for at in PERCENTILES)]
+    title = f"Token scores on {cfg.data.id}, setup {cfg.setup}, scale={cfg.scale}"
+    table = Table(
+        title,
+        columns,
+        rows,
+        [
+            f"The {VECTOR_K_PRIME:,} best corpus tokens of every query token, expansion tokens included, pooled over "
+            f"{len(next(iter(scores.values())))} queries. Scores are the engine's own (scann's are quantised).",
+            f"mean and sd over all scores; percentiles and density over at most {SAMPLE:,} of them (seed {SEED}). "
+            "empty slots: the share that the search could not fill; they are left out.",
+            "Density: Gaussian kernel, Scott's width.",
+            f"One training seed ({cfg.train.seed}). Runs: {', '.join(sorted(set(runs.values())))}",
+        ],
+    )
+    table.save(out / "table")
+    Table("", ["model", "engine", "score", "density"], points).save_csv(out / "density.csv")
+    score_density(panels, title, out / "figure3")
+    return {"cells": len(scores), "queries": len(next(iter(scores.values()))), "k_prime": VECTOR_K_PRIME}
+
+
+analyses.register("distribution", "the scores of the 1,000 best tokens of every query token (Figure 3)")(
+    Analysis(cells, make)
+)
