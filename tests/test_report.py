@@ -55,7 +55,7 @@ def sweep() -> tuple:
 def test_the_sweeps_table_and_statements(sweep: tuple, tmp_path: Path) -> None:
     cfg, scores = sweep
     runs = {cell: f"run{i}" for i, cell in enumerate(scores)}
-    k_prime.make(cfg, scores, tmp_path, runs)
+    k_prime.make(cfg, scores, tmp_path, runs, {})
     rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
     assert len(rows) == 3 * 2 * 2 + 1
     for cell, row in zip(scores, rows, strict=True):
@@ -79,7 +79,7 @@ def test_statements_follow_the_data(sweep: tuple, tmp_path: Path) -> None:
             if (c.model, c.scoring, c.k_prime) == (swap.get(cell.model, cell.model), cell.scoring, cell.k_prime)
         )
         swapped[cell] = scores[twin]
-    k_prime.make(cfg, swapped, tmp_path, dict.fromkeys(scores, "r"))
+    k_prime.make(cfg, swapped, tmp_path, dict.fromkeys(scores, "r"), {})
     text = (tmp_path / "table.txt").read_text()
     lines = [line for line in text.splitlines() if "against colbert as ColBERT" in line or line.startswith("loss")]
     assert [line.split()[-1] for line in lines] == ["higher", "lower"]

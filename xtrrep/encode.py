@@ -267,6 +267,16 @@ class Store:
         """One document's vectors, (tokens, dim)."""
         return self.rows(int(self.offsets[document]), int(self.offsets[document + 1]))
 
+    def token_ids(self, document: int) -> NDArray[np.int32]:
+        """One document's vocabulary ids, (tokens,); -1 where a vector stands for no one token."""
+        start, stop = int(self.offsets[document]), int(self.offsets[document + 1])
+        if start == stop:
+            return np.empty(0, np.int32)
+        number = int(np.searchsorted(self._starts, start, side="right")) - 1  # a document never crosses shards
+        first = int(self._starts[number])
+        shard: NDArray[np.int32] = np.load(self.folder / "tokens" / self.paths[number].name, mmap_mode="r")
+        return shard[start - first : stop - first]
+
     def gather(self, documents: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Several documents' vectors (ascending) end to end in float32, and the offset at which each starts."""
         lengths = self.lengths[documents]
