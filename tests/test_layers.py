@@ -8,9 +8,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xtrrep"
 
 # DESIGN: a module imports only from what stands to its left. The leading `console` is below the two it shares a place
-# with there, since both raise its errors; `vectors` (stores of vectors made elsewhere) follows `encode`; `export`,
-# `preflight` (plans and checks for the command line) and `api` (what the command line is written on) stand before
-# `cli`.
+# with there, since both raise its errors; `vectors` (stores of vectors made elsewhere) follows `encode`; `explain`
+# (one query and document, drawn with what `report` has) follows `report`; `export`, `preflight` (plans and checks for
+# the command line) and `api` (what the command line is written on) stand before `cli`.
 ORDER = [
     "console",
     "registry",
@@ -29,6 +29,7 @@ ORDER = [
     "evaluate",
     "significance",
     "report",
+    "explain",
     "analyze",
     "claims",
     "pipeline",

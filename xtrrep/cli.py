@@ -99,6 +99,16 @@ def _relative(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
+def _writable(out: Path) -> Path:
+    """A file to write, `~` expanded. Raises DataError where its folder is not there, UsageError for a folder."""
+    out = out.expanduser()
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder", hint=f"--out {out / 'NAME'}")
+    if not out.parent.is_dir():
+        raise DataError(f"there is no folder {out.parent}", hint=f"mkdir -p {out.parent}")
+    return out
+
+
 def _threads(plans: Sequence[Plan]) -> None:
     from xtrrep.api import set_threads
 
@@ -240,9 +250,7 @@ def retrieve(
     if result is not None and out is not None:
         from xtrrep.artifacts import write_atomic
 
-        out = out.expanduser()
-        if not out.parent.is_dir():
-            raise DataError(f"there is no folder {out.parent}", hint=f"mkdir -p {out.parent}")
+        out = _writable(out)
         found = (result.folder / "run.trec").read_bytes()
         write_atomic(out, lambda file: file.write(found))
     _finish(result, json)
@@ -472,6 +480,71 @@ def search(
         print(f"    {' '.join(text.split())[:300]}")
     if not found:
         say("nothing found")
+
+
+@app.command()
+def explain(
+    query: Annotated[str, typer.Argument(help="the query, in quotes")],
+    doc: Annotated[str, typer.Option("--doc", help="a document's id, as `xtrrep search` prints it")],
+    overrides: Overrides = None,
+    index: Index = None,
+    data: DataId = None,
+    config: ConfigName = None,
+    scale: Scale = None,
+    out: Annotated[Path | None, typer.Option("--out", help="write a page with the heat map here: FILE.html")] = None,
+    json: Json = False,
+) -> None:
+    """Show why a document scores what it scores for a typed query: token by token, under XTR and MaxSim.
+
+    Examples: xtrrep explain "a random graph" --doc networkx.algorithms.smallworld:random_reference | the same with
+    retrieve.k_prime=100 retrieve.imputation=mean --out why.html
+    """
+    from xtrrep import pipeline, preflight
+
+    pipeline.check_query(query)
+    plans = _plans(_merge(overrides, index=index, data=data, config=config, scale=scale), "index")
+    pipeline.check_explainable(plans[0].cfg)
+    if out is not None:
+        out = _writable(out)
+    preflight.require(plans)
+    _threads(plans)
+    done = pipeline.run(plans)
+    found = pipeline.explain(plans[0], done.folders[0], query, doc)
+    from xtrrep import explain as explaining
+
+    if out is not None:
+        from xtrrep.artifacts import write_atomic
+
+        text = explaining.as_html(found)
+        write_atomic(out, lambda file: file.write(text.encode(errors="replace")))
+        say(f"wrote {_relative(out)}")
+    if json:
+        _print_json(explaining.as_json(found))
+        return
+    print(explaining.table(found).terminal())
+    print(f"\n{' '.join(found.text.split())[:300]}")
+
+
+@app.command()
+def report(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="the folder to make, or to bring up to date (results/runs/report)")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Put every finished analysis, and what the project recorded, on one static page.
+
+    Example: xtrrep report --out my-report
+    """
+    from xtrrep import config
+    from xtrrep.report import html
+
+    folder = (out or config.results_root() / "report").expanduser()
+    page = html.write(config.results_root(), config.recorded_root(), folder)
+    if json:
+        _print_json({"page": str(page), "files": sorted(str(path) for path in folder.rglob("*") if path.is_file())})
+        return
+    print(_relative(page))
 
 
 @app.command()

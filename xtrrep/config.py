@@ -315,6 +315,12 @@ def results_root() -> Path:
     return (Path(home).expanduser().resolve() if home else checkout() or Path.cwd()) / "results" / "runs"
 
 
+def recorded_root() -> Path | None:
+    """`results/recorded/` of the source tree; None where installed without one."""
+    root = checkout()
+    return root / "results" / "recorded" if root else None
+
+
 def options(group: str) -> list[str]:
     """Every choice of a group, e.g. `beir/nfcorpus/test` of `data`."""
     folder = config_dir() / group

@@ -387,7 +387,8 @@ def reproduce(what: Reproduction, extra: Sequence[str]) -> tuple[Path, list[Cell
     )
 
     def write(out: Path) -> dict[str, Any]:
-        for suffix, text in (("csv", shown.csv()), ("md", shown.markdown()), ("txt", shown.terminal() + "\n")):
+        shown.save(out / "table")
+        for suffix, text in (("tex", shown.latex()), ("html", shown.html())):
             _write(out / f"table.{suffix}", text)
         return {"units": {"cells": len(cells)}, "name": what.name, "scale": what.scale}
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,9 +168,7 @@ def _ranker(
     if not len(queries):  # nothing to look for, in any of them
         return lambda i, setting: (_nothing(), Counts(0, 0, 0, 0))
     depths = [setting.k_prime or 0 for setting in settings]
-    deepest, everything = max(depths), min(depths) >= documents.tokens
-    # The collection decides, never the batch: at the k'-th score `maxima` keeps every tie and `search` exactly k'.
-    if isinstance(searcher, ExhaustiveSearcher) and (everything or len(documents) <= EXHAUSTIVE_DOCUMENTS):
+    if sees_everything(searcher, documents, depths):
         with step("token search"):
             found = searcher.maxima(queries, max((k for k in depths if k < documents.tokens), default=1))
 
@@ -180,7 +178,7 @@ def _ranker(
 
         return from_maxima
     with step("token search"):
-        hits = searcher.search(queries, deepest)
+        hits = searcher.search(queries, max(depths))
     parts = [Hits(hits.tokens[a:b], hits.scores[a:b]) for a, b in pairwise(rows)]
     gathered = [s for s in settings if s.scoring == "colbert"]
     zero = any(s.zero_missing for s in gathered)
@@ -191,6 +189,13 @@ def _ranker(
         return _rank_hits(documents, parts[i], setting, exact[i] if exact else None)
 
     return from_hits
+
+
+def sees_everything(searcher: TokenSearcher, documents: Store, depths: Sequence[int]) -> TypeGuard[ExhaustiveSearcher]:
+    """Whether hits at these k' are found by `maxima`: the collection decides, never the batch, since at the k'-th score
+    `maxima` keeps every tie and `search` exactly k'."""
+    everything = min(depths) >= documents.tokens
+    return isinstance(searcher, ExhaustiveSearcher) and (everything or len(documents) <= EXHAUSTIVE_DOCUMENTS)
 
 
 def _nothing() -> Ranking:
@@ -233,7 +238,7 @@ def _rank_hits(documents: Store, part: Hits, setting: Setting, exact: Ranking | 
         return _nothing(), Counts(0, 0, 0, 0)
     missing = len(scores) * k_prime - scores.size + int(np.isnan(scores[:, -1:]).any() and np.isnan(scores).sum())
     if setting.zero_missing:
-        found, scores = _zero_filled(found, scores, k_prime)
+        found, scores = zero_filled(found, scores, k_prime)
     if setting.scoring == "xtr":
         candidates = aggregate(found, scores, setting.imputation)
         cells = len(scores) * len(candidates.documents)
@@ -249,7 +254,7 @@ def _rank_hits(documents: Store, part: Hits, setting: Setting, exact: Ranking | 
     )
 
 
-def _zero_filled(
+def zero_filled(
     found: NDArray[np.int32], scores: NDArray[np.float32], k_prime: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Every empty slot, up to k_prime, a hit of score 0 on document 0, rows descending again."""
