@@ -36,6 +36,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from xtrrep import artifacts, runfile
 from xtrrep import config as configs
 from xtrrep.artifacts import Spec, digest, hash_file
@@ -77,7 +79,6 @@ from xtrrep.retrieve import (
 from xtrrep.scoring.imputation import imputations
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from sentence_transformers import MultiVectorEncoder
 
