@@ -352,6 +352,9 @@ def test_bad_queries_are_refused(world: World, built: Any, choice: str) -> None:
     ):
         with pytest.raises(DataError, match=says):
             searcher.search([bad] if document else bad, 5)
+    for depth in (0, -1):
+        with pytest.raises(UsageError, match="cannot be asked"):
+            searcher.search([world.tokens[0]] if document else world.tokens[0], depth)
 
 
 @pytest.mark.parametrize("choice", APPROXIMATE)

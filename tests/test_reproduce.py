@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -150,18 +151,14 @@ def test_a_damaged_record_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         reproduce.recorded("table1", "demo")
 
 
-def test_a_table_made_as_a_user_would(cli: Cli, tmp_path: Path) -> None:
+def test_a_table_made_as_a_user_would(cli: Cli, collections: Path, tmp_path: Path) -> None:
     """Table 2 over the tiny collection: five runs from one search, no record, and again from what is there."""
-    words = (
-        "reproduce",
-        "table2",
-        *TINY[1:],
-        "data=beir/mini/test",
-        "index=exact",
-        "retrieve.k_prime=50",
-        "--only",
-        "pydoc",
-    )
+    (tmp_path / "data").mkdir()
+    for name in ("mini", "nfcorpus"):  # the second stands for the collection of that name
+        (tmp_path / "data" / name).symlink_to(collections / "mini")
+    settings = ("index.num_leaves=20", "index.num_leaves_to_search=10")
+    words = ("reproduce", "table2", *TINY[1:], *settings, "--only", "nfcorpus")
+    cli = partial(cli, XTRREP_DATA=str(tmp_path / "data"))
     plan = json.loads(cli(*words, "--dry-run", "--json").stdout)
     assert plan["run"] > 0
     assert not (tmp_path / "home").exists() or not list((tmp_path / "home").rglob("manifest.json"))
@@ -170,9 +167,10 @@ def test_a_table_made_as_a_user_would(cli: Cli, tmp_path: Path) -> None:
     made = json.loads(done.stdout)
     with (Path(made["folder"]) / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["row"] for row in rows] == ["mean", "percentile", "min", "power_law", "zero"]
-    assert all(0 <= float(row["now"]) <= 100 for row in rows)
+    assert [row["row"] for row in rows] == ["BM25", "mean", "percentile", "min", "power_law", "zero"]
+    assert all(0 < float(row["now"]) <= 100 for row in rows)
     assert {cell["verdict"] for cell in made["cells"]} == {"no record"}
+    assert "say that themselves" in cli(*words, "index=exact", code=2).stderr
     listing = cli("reproduce", "--list").stdout
     assert [line.split()[0] for line in listing.splitlines()] == names()
     shown = cli("reproduce", "table3", "scale=paper", "--show").stdout

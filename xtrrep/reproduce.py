@@ -162,9 +162,24 @@ def words_of(what: Reproduction, row: Row, column: Column, extra: Sequence[str])
     chosen: dict[str, str] = {}
     for word in own:
         chosen[word.partition("=")[0]] = word
-    if chosen.get("index", "").partition("=")[2] in ("exact", "bm25"):  # what bounds k-means means nothing to them
+    engine = chosen.get("index", "").partition("=")[2]
+    if engine in ("exact", "bm25"):  # what bounds k-means means nothing to them
         chosen = {key: word for key, word in chosen.items() if not key.startswith("index.")}
+    if engine == "bm25":  # nor does how token hits are scored
+        chosen = {key: word for key, word in chosen.items() if not key.startswith("retrieve.")}
     return list(chosen.values())
+
+
+def check_extra(what: Reproduction, extra: Sequence[str]) -> None:
+    """Refuse an override of what a row or column names: the table would say one thing and hold another."""
+    told = [*(row.overrides or () for row in what.rows), *(column.overrides for column in what.columns)]
+    fixed = {word.partition("=")[0] for words in told for word in words} | {"scale", "data.measures"}
+    for word in extra:
+        if word.partition("=")[0] in fixed:
+            raise UsageError(
+                f"{word!r}: the rows and columns of {what.name} say that themselves",
+                hint=f"--only COLUMN, or another file beside configs/reproductions/{what.name}.yaml",
+            )
 
 
 def plan_cell(what: Reproduction, row: Row, column: Column, extra: Sequence[str]) -> pipeline.Plan:
@@ -205,7 +220,8 @@ def select(what: Reproduction, only: str | None) -> Reproduction:
 
 
 def plans(what: Reproduction, extra: Sequence[str]) -> tuple[list[pipeline.Plan], list[str]]:
-    """Every cell's plan, and in words what stands in the way of the others."""
+    """Every cell's plan, and in words what stands in the way of the others. Raises as `check_extra`."""
+    check_extra(what, extra)
     found, lacking = [], []
     for row in what.rows:
         for column in what.columns if row.overrides is not None else ():
@@ -376,14 +392,20 @@ def _write(path: Path, text: str) -> None:
 
 def reproduce(what: Reproduction, extra: Sequence[str]) -> tuple[Path, list[Cell], Table]:
     """Run, compare and write the table below `results/runs/reproduce/`. Returns folder, cells and table."""
+    check_extra(what, extra)
     values, reasons = measure(what, extra)
     cells = judge(what, values, recorded(what.name, what.scale)["cells"])
     notes = [f"not run: {row}, {column}: {reason}" for (row, column), reason in reasons.items()]
+    if extra:
+        notes.append(f"with {' '.join(extra)}")
     shown = table(what, cells, notes)
     state = {"values": sorted([*key, value] for key, value in values.items()), "reasons": sorted(map(list, reasons))}
     accepted = recorded(what.name, what.scale)["cells"]
     spec = Spec(
-        "reproduce", f"{what.name}-{what.scale}", 1, {"state": state, "recorded": accepted, "title": what.title}
+        "reproduce",
+        f"{what.name}-{what.scale}",
+        1,
+        {"notes": notes, "state": state, "recorded": accepted, "title": what.title},
     )
 
     def write(out: Path) -> dict[str, Any]:

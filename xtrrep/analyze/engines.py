@@ -25,6 +25,7 @@ from xtrrep.significance import paired
 if TYPE_CHECKING:
     import pandas
 
+BM25 = "bm25"  # the reference row: words alone
 ALL_TOKENS = 1_000_000_000  # a k' that no collection here reaches: every document is scored in full
 MAXSIM, XTR = ORACLES = ("exact MaxSim", "exact XTR")
 DEPTHS = (10, 100)
@@ -57,6 +58,8 @@ def cells(cfg: Config) -> list[Cell]:
             else:
                 hint = f"xtrrep eval --index {choice}"
                 raise UsageError(f"analyze.engines names {choice}, which searches no vectors", hint=hint)
+    if cfg.analyze.bm25:
+        found.append(Cell(BM25, BM25, 0, (f"index={BM25}",), engine=BM25))
     return found
 
 
@@ -97,8 +100,11 @@ def make(
     rows: list[list[object]] = []
     points: list[tuple[str, float, float]] = []
     for cell, frame in scores.items():
-        oracle = oracles[cell.model, MAXSIM if cell.scoring == "colbert" else XTR]
         value = float(frame[measure].mean())
+        if cell.engine == BM25:
+            rows.append([None, BM25, None, None, value, *[None] * (len(columns) - 5)])
+            continue
+        oracle = oracles[cell.model, MAXSIM if cell.scoring == "colbert" else XTR]
         row: list[object] = [cell.model, cell.engine, cell.scoring]
         row += [None if cell.k_prime in (0, ALL_TOKENS) else cell.k_prime, value]
         if cell is oracle:

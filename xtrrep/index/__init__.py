@@ -162,8 +162,11 @@ def positive(params: Any, *names: str) -> None:
             raise UsageError(f"index.{name} must be at least 1, got {value}", hint="see configs/index")
 
 
-def check_queries(queries: NDArray[np.float32], store: Store) -> None:
-    """Refuse queries of another dimension, or with values that are not finite, before any engine sees them."""
+def check_queries(queries: NDArray[np.float32], store: Store, depth: int) -> None:
+    """Refuse, before any engine sees them, queries of another dimension, that are zero or not finite, and a depth
+    (k' or top_k) below 1. Raises DataError and UsageError."""
+    if depth < 1:
+        raise UsageError(f"{depth} best of anything cannot be asked for", hint="k_prime and top_k are at least 1")
     if queries.ndim != 2 or queries.shape[1] != store.dim:
         raise DataError(f"queries have shape {queries.shape}, the index holds vectors of dimension {store.dim}")
     if not np.isfinite(queries).all():

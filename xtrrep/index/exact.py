@@ -31,7 +31,7 @@ class Searcher:
 
         Where the store holds fewer than `k_prime` tokens, all of them are returned.
         """
-        check_queries(queries, self.store)
+        check_queries(queries, self.store, k_prime)
         count = len(queries)
         best_tokens = np.empty((count, 0), np.int64)
         best_scores = np.empty((count, 0), np.float32)
@@ -48,7 +48,7 @@ class Searcher:
 
     def maxima(self, queries: NDArray[np.float32], k_prime: int) -> Maxima:
         """Document maxima and the `k_prime` best similarities of (T, H) queries: cheaper than `search`."""
-        check_queries(queries, self.store)
+        check_queries(queries, self.store, k_prime)
         count = len(queries)
         best = np.empty((count, 0), np.float32)
         maxima = np.empty((count, len(self.store)), np.float32)

@@ -144,15 +144,16 @@ class Searcher:
         """(Q, top_k) document numbers and PLAID scores, -1 and NaN where fewer were found."""
         import torch
 
+        for query in queries:
+            check_queries(query, self.store, top_k)
         numbers = np.full((len(queries), top_k), -1, np.int64)
         scores = np.full((len(queries), top_k), np.nan, np.float32)
-        for query in queries:
-            check_queries(query, self.store)
         # Threads take whole queries, torch has one in each: with two of its own a query costs 20 times the CPU time.
         workers = min(self.threads, len(queries))
         with panics("plaid", "while searching"), torch_threads(1):
             tensors = [torch.from_numpy(query) for query in queries]
-            found = self.native.search(tensors, top_k=top_k, show_progress=False, n_processes=workers, **self.settings)
+            depth = min(top_k, len(self.store))
+            found = self.native.search(tensors, top_k=depth, show_progress=False, n_processes=workers, **self.settings)
         for i, ranking in enumerate(found):
             ranking = ranking[:top_k]
             numbers[i, : len(ranking)] = self.documents[[document for document, _ in ranking]]

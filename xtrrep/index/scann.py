@@ -76,7 +76,7 @@ class Searcher:
         Scores are the quantised similarities (exact ones where reordered). Empty slots have score NaN. Never more slots
         than tokens.
         """
-        check_queries(queries, self.store)
+        check_queries(queries, self.store, k_prime)
         width = min(k_prime, self.store.tokens)
         parallel = self.threads > 1 and len(queries) >= PARALLEL
         call = self.native.search_batched_parallel if parallel else self.native.search_batched

@@ -48,7 +48,7 @@ class Searcher:
 
     def search(self, queries: NDArray[np.float32], k_prime: int) -> Hits:
         """The `k_prime` best tokens the graph leads to for each of (T, H) queries; empty slots have score NaN."""
-        check_queries(queries, self.store)
+        check_queries(queries, self.store, k_prime)
         width = min(k_prime, self.store.tokens)
         try:
             found, distances = self._query(queries, width)

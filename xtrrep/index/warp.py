@@ -136,17 +136,21 @@ class Searcher:
         """(Q, top_k) document numbers and WARP scores, -1 and NaN where fewer were found."""
         import torch
 
+        for query in queries:
+            check_queries(query, self.store, top_k)
         numbers = np.full((len(queries), top_k), -1, np.int64)
         scores = np.full((len(queries), top_k), np.nan, np.float32)
-        for query in queries:
-            check_queries(query, self.store)
         # Queries of one length go together: the library pads with zero vectors, which it would look for.
         for length in sorted({len(query) for query in queries}):
             rows = [i for i, query in enumerate(queries) if len(query) == length]
             batch = torch.from_numpy(np.stack([queries[i] for i in rows]))
             with panics("warp", "while searching"):
                 found = self.native.search(
-                    batch, top_k=top_k, num_threads=self.threads, show_progress=False, **self.settings
+                    batch,
+                    top_k=min(top_k, len(self.store)),
+                    num_threads=self.threads,
+                    show_progress=False,
+                    **self.settings,
                 )
             for i, ranking in zip(rows, found, strict=True):
                 ranking = ranking[:top_k]
