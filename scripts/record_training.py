@@ -20,7 +20,7 @@ import torch
 from xtrrep import pipeline
 from xtrrep.artifacts import read_manifest, write_atomic
 from xtrrep.config import compose
-from xtrrep.pipeline import is_distilled, model_label, setting_of
+from xtrrep.meaning import is_distilled, model_label, setting_of
 from xtrrep.report.table import Table
 from xtrrep.significance import paired
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from xtrrep import config, pipeline, runfile
+from xtrrep import config, meaning, pipeline, runfile
 from xtrrep.config import Config, compose, compose_with_origins
 from xtrrep.console import DataError, UsageError, XtrrepError
+from xtrrep.index import engine_of
 
 CHOICES = [(group, name) for group in config.GROUPS for name in config.options(group)]
 
@@ -24,7 +25,7 @@ def test_every_config_composes(group: str, name: str) -> None:
     extra = {"folder": ["data.path=somewhere"], "xtr_multi": ["setup=II"]}.get(name, [])
     cfg = compose([f"{group}={name}", *extra])
     assert isinstance(cfg, Config)
-    assert pipeline.engine_of(cfg.index)[1] is not None
+    assert engine_of(cfg.index)[1] is not None
 
 
 def test_paper_scale_is_the_protocol() -> None:
@@ -42,11 +43,11 @@ def test_paper_scale_is_the_protocol() -> None:
     assert (config.k_trains(train), config.temperature_of(train)) == ((128,), 0.05)
     assert not train.learn_temperature
     assert config.objective_of(train) == ("retrieved", "zero", "topk")
-    assert pipeline.setting_of(cfg).k_prime == 40_000
+    assert meaning.setting_of(cfg).k_prime == 40_000
     colbert = compose(["scale=paper", "config=colbert"])
     assert (colbert.train.scorer, config.temperature_of(colbert.train)) == (config.Scorer.colbert, 1.0)
     assert config.k_trains(colbert.train) == ()
-    assert pipeline.setting_of(colbert).k_prime == 4_000
+    assert meaning.setting_of(colbert).k_prime == 4_000
     scann = compose(["index=scann"]).index
     assert (scann["num_leaves"], scann["num_leaves_to_search"]) == (2000, 200)
     assert (scann["dimensions_per_block"], scann["anisotropic_quantization_threshold"]) == (1, 0.1)
@@ -78,7 +79,7 @@ def test_paper_scale_of_setup_two_is_the_protocol() -> None:
 def test_a_distilled_models_name_can_be_typed() -> None:
     cfg = compose(["setup=II", "config=xtr_k256_kd"])
     assert (cfg.config, cfg.stage) == ("xtr_k256", config.TrainStage.kd)
-    assert pipeline.model_label(cfg) == "II/xtr_k256_kd"
+    assert meaning.model_label(cfg) == "II/xtr_k256_kd"
     assert cfg == compose(["setup=II", "config=xtr_k256", "stage=kd"])
 
 

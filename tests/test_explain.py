@@ -14,6 +14,7 @@ import pytest
 from conftest import TINY, Cli, unit_vectors, write_collection, write_store
 
 from xtrrep import explain, pipeline
+from xtrrep import query as typed
 from xtrrep.config import compose
 from xtrrep.console import DataError, UsageError
 from xtrrep.encode import Store
@@ -118,13 +119,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def explained(*words: str, query: str = QUERY, document: str = "d4") -> Explanation:
     plan = pipeline.plan(compose([*TINY, "model.source=untrained", *words]), "index")
-    return pipeline.explain(plan, pipeline.run([plan]).folders[0], query, document)
+    return typed.explain(plan, pipeline.run([plan]).folders[0], query, document)
 
 
 def searched(*words: str) -> dict[str, float]:
     """The scores that `search` gives, best first."""
     plan = pipeline.plan(compose([*TINY, "model.source=untrained", "retrieve.top_k=40", *words]), "index")
-    found = pipeline.search(plan, pipeline.run([plan]).folders[0], QUERY)
+    found = typed.search(plan, pipeline.run([plan]).folders[0], QUERY)
     return {name: score for name, score, _ in found}
 
 
@@ -244,10 +245,10 @@ def test_what_cannot_be_explained(home: Path) -> None:
         explained("retrieve.k_prime=20", document="nowhere")
     for engine in ("plaid", "warp", "bm25"):
         with pytest.raises(UsageError, match=f"{engine} ranks documents by itself") as caught:
-            pipeline.check_explainable(compose([*TINY, f"index={engine}"]))
+            typed.check_explainable(compose([*TINY, f"index={engine}"]))
         assert "--index exact" in str(caught.value.hint)
     with pytest.raises(UsageError, match="no words"):
-        pipeline.check_query("  ")
+        typed.check_query("  ")
 
 
 def test_the_command(cli: Cli, home: Path, tmp_path: Path) -> None:

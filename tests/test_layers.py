@@ -31,12 +31,15 @@ ORDER = [
     "report",
     "explain",
     "analyze",
-    "claims",
+    "meaning",
+    "stages",
     "pipeline",
+    "query",
     "export",
     "preflight",
     "api",
     "reproduce",
+    "claims",
     "cli",
 ]
 

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +54,11 @@ class Spec:
     @property
     def fingerprint(self) -> str:
         return digest(self.identity)
+
+
+# The stages of a plan by name: what they are, and where they lie.
+Specs = Mapping[str, Spec]
+Folders = Mapping[str, Path]
 
 
 def digest(value: Any) -> str:

@@ -285,15 +285,15 @@ def evaluate(
     if json:
         _print_json({**_summary(result), "measures": measures, "run": str(run_file)})
         return
-    from xtrrep import pipeline
+    from xtrrep import meaning
     from xtrrep.evaluate import canonical
     from xtrrep.report.table import Table
 
     cfg = result.plan.cfg
-    setting = pipeline.setting_of(cfg)
+    setting = meaning.setting_of(cfg)
     names = list(cfg.data.measures)
-    engine, model = pipeline.engine_label(cfg), pipeline.needs_model(cfg)
-    row: list[object] = [pipeline.model_label(cfg) if model else engine, setting.scoring if model else None]
+    engine, model = meaning.engine_label(cfg), meaning.needs_model(cfg)
+    row: list[object] = [meaning.model_label(cfg) if model else engine, setting.scoring if model else None]
     row += [setting.k_prime, *(float(measures[canonical(name)]) for name in names)]
     say(f"{len(result.ran)} stages run, {len(result.reused)} re-used")
     footer = [
@@ -329,11 +329,11 @@ def latency(
     if json:
         _print_json(_summary(result))
         return
-    from xtrrep import pipeline
+    from xtrrep.meaning import model_label
     from xtrrep.report.table import Table
 
     cfg, facts = result.plan.cfg, result.facts
-    columns, row = ["model", "queries/s"], [pipeline.model_label(cfg), float(facts["qps"])]
+    columns, row = ["model", "queries/s"], [model_label(cfg), float(facts["qps"])]
     for name in ("p50", "p90", "p99"):
         if name in facts:
             columns.append(f"{name}, ms")
@@ -462,8 +462,9 @@ def search(
     Example: xtrrep search "shortest path between two nodes" --top 3
     """
     from xtrrep import pipeline, preflight
+    from xtrrep import query as typed
 
-    pipeline.check_query(query)
+    typed.check_query(query)
     words = _merge(overrides, index=index, data=data, config=config, scale=scale)
     if top is not None or not any(word.startswith("retrieve.top_k=") for word in words):
         words.append(f"retrieve.top_k={top or 5}")
@@ -471,7 +472,7 @@ def search(
     preflight.require(plans)
     _threads(plans)
     done = pipeline.run(plans)
-    found = pipeline.search(plans[0], done.folders[0], query)
+    found = typed.search(plans[0], done.folders[0], query)
     if json:
         _print_json({"query": query, "documents": [{"id": d, "score": s, "text": t} for d, s, t in found]})
         return
@@ -500,16 +501,17 @@ def explain(
     retrieve.k_prime=100 retrieve.imputation=mean --out why.html
     """
     from xtrrep import pipeline, preflight
+    from xtrrep import query as typed
 
-    pipeline.check_query(query)
+    typed.check_query(query)
     plans = _plans(_merge(overrides, index=index, data=data, config=config, scale=scale), "index")
-    pipeline.check_explainable(plans[0].cfg)
+    typed.check_explainable(plans[0].cfg)
     if out is not None:
         out = _writable(out)
     preflight.require(plans)
     _threads(plans)
     done = pipeline.run(plans)
-    found = pipeline.explain(plans[0], done.folders[0], query, doc)
+    found = typed.explain(plans[0], done.folders[0], query, doc)
     from xtrrep import explain as explaining
 
     if out is not None:

@@ -13,7 +13,8 @@ from xtrrep import config as configs
 from xtrrep.config import Config, Source
 from xtrrep.console import DataError, UsageError
 from xtrrep.index import choice_of
-from xtrrep.pipeline import Plan, card_facts
+from xtrrep.pipeline import Plan
+from xtrrep.stages.training import card_facts
 
 
 def check(cfg: Config, folder: Path) -> None:

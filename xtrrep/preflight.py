@@ -17,9 +17,12 @@ from xtrrep.console import DataError, XtrrepError
 from xtrrep.data import irds, local_home_hint, resolve
 from xtrrep.data.scored import local_files as scored_files
 from xtrrep.data.triples import local_files
+from xtrrep.meaning import needs_model, train_data_of
 from xtrrep.model import weights
 from xtrrep.model.encoder import device_of, processor_has_bf16
-from xtrrep.pipeline import STAGES, Plan, Step, needs_model, one_search, train_data_of
+from xtrrep.pipeline import Plan, Step
+from xtrrep.stages.searching import one_search
+from xtrrep.stages.table import STAGES
 
 # Seconds a unit on two CPU cores at scale=demo, used until this machine has a manifest of its own to learn from.
 ROUGH = {

@@ -1,0 +1,76 @@
+"""The `evaluate` and `latency` stages: what a run is worth, and how long a query takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from xtrrep import artifacts, runfile
+from xtrrep.artifacts import Folders, Spec, Specs
+from xtrrep.config import Config, plain
+from xtrrep.console import UsageError
+from xtrrep.data import open_collection
+from xtrrep.index import engine_of
+from xtrrep.meaning import content_of, device_named, engine_label, kind_of, setting_of
+from xtrrep.stages.searching import retrieve_spec
+
+
+def evaluate_spec(cfg: Config, specs: Specs) -> Spec:
+    from xtrrep.evaluate import parse
+
+    parse(cfg.data.measures)  # refuses an unknown measure before anything runs
+    run = specs["retrieve"]
+    config = {"measures": list(cfg.data.measures)}
+    return Spec("evaluate", run.label, 1, config, {"run": run.fingerprint}, {"qrels": content_of(cfg.data)["qrels"]})
+
+
+def evaluate_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
+    from xtrrep.evaluate import canonical, evaluate
+
+    artifacts.check(folders["retrieve"], specs["retrieve"].fingerprint)
+    collection = open_collection(cfg.data, folders["data"])
+    scores = evaluate(collection.qrels, runfile.read(folders["retrieve"] / "run.trec"), cfg.data.measures)
+    artifacts.write_atomic(out / "per_query.csv", lambda file: file.write(scores.to_csv(lineterminator="\n").encode()))
+    means = {canonical(name): float(scores[name].mean()) for name in scores.columns}
+    artifacts.write_json(out / "measures.json", means)
+    return {"units": {"queries": len(scores)}, "measures": means}
+
+
+def latency_spec(cfg: Config, specs: Specs) -> Spec:
+    from xtrrep.latency import processor
+
+    if kind_of(cfg) not in ("token", "document"):
+        raise UsageError(f"{engine_label(cfg)} searches no vectors: nothing to measure", hint="--index plaid")
+    run = retrieve_spec(cfg, specs)
+    config = {**plain(cfg.latency), "setting": run.config, "device": device_named(cfg.machine.device)}
+    config |= {key: cfg.index[key] for key in sorted(engine_of(cfg.index)[0].speed_only)}
+    return Spec("latency", run.label, 1, config, run.upstream, {"processor": processor()})
+
+
+def latency_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
+    import pandas
+
+    from xtrrep.latency import Job, measure
+
+    report = measure(
+        Job(
+            documents=str(folders["documents"].resolve()),
+            documents_fingerprint=specs["documents"].fingerprint,
+            queries=str(folders["queries"].resolve()),
+            queries_fingerprint=specs["queries"].fingerprint,
+            index=str(folders["index"].resolve()),
+            index_fingerprint=specs["index"].fingerprint,
+            engine=dict(cfg.index),
+            setting=vars(setting_of(cfg)),
+            device=device_named(cfg.machine.device),
+            recipe=cfg.latency.recipe.value,
+            threads=cfg.latency.threads,
+            warmup=cfg.latency.warmup,
+            repeats=cfg.latency.repeats,
+            max_queries=cfg.latency.max_queries,
+        )
+    )
+    artifacts.write_json(out / "latency.json", report["summary"])
+    text = pandas.DataFrame(report["queries"]).to_csv(index=False, lineterminator="\n")
+    artifacts.write_atomic(out / "latency.csv", lambda file: file.write(text.encode()))
+    return {"units": {"queries": report["summary"]["queries"]}, **report["summary"]}

@@ -1,0 +1,160 @@
+"""The `index` and `retrieve` stages: an engine's files, and ranked documents as a TREC run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from xtrrep import artifacts, runfile
+from xtrrep.artifacts import Folders, Spec, Specs, digest, hash_file
+from xtrrep.config import Config
+from xtrrep.console import DataError, say
+from xtrrep.data import open_collection
+from xtrrep.index import engine_of, files, split_params
+from xtrrep.meaning import content_of, engine_label, kind_of, model_label, needs_model, place_of, setting_of, slug
+from xtrrep.report.table import Table
+from xtrrep.retrieve import Counts, Outcome, keep_run, retrieve, retrieve_documents, retrieve_run, retrieve_text
+from xtrrep.scoring.imputation import imputations
+
+
+def index_spec(cfg: Config, specs: Specs) -> Spec:
+    if engine_of(cfg.index)[0].kind == "text":  # refuses an unknown engine or parameter
+        config = dict(cfg.index)
+        content = {"corpus": content_of(cfg.data)["corpus"]}
+        return Spec("index", f"{config['engine']}--{specs['data'].label}", 2, config, content=content)
+    return files.index_spec(specs["documents"].label, specs["documents"].fingerprint, cfg.index)
+
+
+def index_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
+    from xtrrep.encode import Store
+
+    engine, params = engine_of(cfg.index)
+    place = place_of(cfg)
+    if engine.kind == "text":
+        texts = [text for _, text in open_collection(cfg.data, folders["data"]).documents()]
+        if not texts:
+            raise DataError(f"{cfg.data.id} holds no documents")
+        return engine.build(texts, params, out, place)
+    return files.build_index(Store.open(folders["documents"], specs["documents"].fingerprint), cfg.index, out, place)
+
+
+def _from_run(cfg: Config) -> Path:
+    path = Path(str(cfg.retrieve.from_run)).expanduser()
+    if not path.is_file():
+        raise DataError(f"no run file {path}", hint="xtrrep retrieve --index bm25 leaves one")
+    return path
+
+
+def retrieve_spec(cfg: Config, specs: Specs) -> Spec:
+    setting = setting_of(cfg)
+    kind = kind_of(cfg)
+    if setting.scoring == "xtr" and kind == "token":
+        imputations.get(setting.imputation)  # refuses an unknown one before anything runs
+    content = {} if kind not in ("text", "given") else {k: content_of(cfg.data)[k] for k in ("queries", "qrels")}
+    config: dict[str, Any] = dict(vars(setting))
+    if kind in ("rerank", "given"):
+        path = _from_run(cfg)
+        content["from_run"] = hash_file(path)
+        upstream = {name: specs[name].fingerprint for name in retrieve_needs(cfg) if name != "data"}
+        over = specs["documents" if kind == "rerank" else "data"].label
+        return Spec("retrieve", f"run-{slug(path.stem)}--{over}", 2, config, upstream, content)
+    engine, params = engine_of(cfg.index)
+    config["search"] = split_params(cfg.index)[1]
+    if kind == "token" and not engine.prefix(params):
+        config["search"]["searched_to"] = setting.k_prime  # its k' best are not the first k' of a deeper search
+    upstream = {"index": specs["index"].fingerprint}
+    if kind == "text":
+        return Spec("retrieve", specs["index"].label, 2, config, upstream, content)
+    upstream["queries"] = specs["queries"].fingerprint
+    label = specs["index"].label + (f"--{setting.scoring}-{setting.k_prime}" if kind == "token" else "")
+    return Spec("retrieve", label, 2, config, upstream)
+
+
+def retrieve_needs(cfg: Config) -> list[str]:
+    needs = {"text": ["index", "data"], "given": ["data"], "rerank": ["documents", "queries"]}
+    return needs.get(kind_of(cfg), ["index", "documents", "queries"])
+
+
+def retrieve_many(cfgs: Sequence[Config], specs: Specs, folders: Folders) -> list[Outcome]:
+    """Runs for several configs that share index, queries and search parameters, from one token search."""
+    from xtrrep.encode import Store
+
+    cfg = cfgs[0]
+    kind, settings = kind_of(cfg), [setting_of(c) for c in cfgs]
+    if kind == "text":
+        collection = open_collection(cfg.data, folders["data"])
+        searcher = open_text_index(cfg, specs, folders)
+        ids = [name for name, _ in collection.documents()]
+        return [retrieve_text(searcher, ids, collection.queries, s.top_k, drop_self=s.drop_self) for s in settings]
+    if kind == "given":
+        run = runfile.read(_from_run(cfg))
+        collection = open_collection(cfg.data, folders["data"])
+        _check_judged(run, collection.queries, _from_run(cfg))
+        return [keep_run(run, collection.queries, setting) for setting in settings]
+    documents = Store.open(folders["documents"], specs["documents"].fingerprint)
+    queries = Store.open(folders["queries"], specs["queries"].fingerprint)
+    batch = cfg.machine.query_batch
+    if kind == "rerank":
+        run, path = runfile.read(_from_run(cfg)), _from_run(cfg)
+        _check_judged(run, queries.ids, path)
+        return [retrieve_run(run, documents, queries, setting, str(path)) for setting in settings]
+    searcher = open_index(cfg, specs, folders)
+    if kind == "document":
+        return [retrieve_documents(searcher, documents, queries, setting, batch) for setting in settings]
+    outcomes = retrieve(searcher, documents, queries, list(dict.fromkeys(settings)), batch)
+    return [outcomes[setting] for setting in settings]
+
+
+def _check_judged(run: runfile.Run, queries: Iterable[str], path: Path) -> None:
+    """A run that answers none of the queries is of another collection."""
+    if not run.keys() & set(queries):
+        raise DataError(
+            f"{path} answers none of the judged queries", hint="data=ID of the collection that the run is of"
+        )
+
+
+def open_text_index(cfg: Config, specs: Specs, folders: Folders) -> Any:
+    engine, params = engine_of(cfg.index)
+    artifacts.check(folders["index"], specs["index"].fingerprint, contents=True)
+    return engine.load(folders["index"], None, params, place_of(cfg))
+
+
+def open_index(cfg: Config, specs: Specs, folders: Folders) -> Any:
+    """The searcher of a built index; raises as `index.files.open_index`."""
+    from xtrrep.encode import Store
+
+    store = Store.open(folders["documents"], specs["documents"].fingerprint)
+    return files.open_index(folders["index"], store, cfg.index, place_of(cfg), specs["index"].fingerprint)
+
+
+def _say_empty_slots(outcome: Outcome, k_prime: int) -> None:
+    if outcome.tokens < k_prime:
+        say(
+            f"  note: k'={k_prime:,} is more than the collection's {outcome.tokens:,} tokens: all of them are retrieved"
+        )
+    elif outcome.missing:
+        share = outcome.missing / outcome.slots
+        say(f"  note: the token search left {share:.1%} of the k'={k_prime:,} slots empty (no hit, not 0)")
+
+
+def write_run(cfg: Config, outcome: Outcome, out: Path, **extra: float) -> dict[str, Any]:
+    setting = setting_of(cfg)
+    tag = f"{slug(model_label(cfg))}-{setting.scoring}" if needs_model(cfg) else engine_label(cfg)
+    runfile.write(out / "run.trec", outcome.run, tag)
+    columns = ["query", *(f.name for f in fields(Counts))]
+    counts = Table("", columns, [[name, *vars(count).values()] for name, count in outcome.counts.items()])
+    artifacts.write_atomic(out / "candidates.csv", lambda file: file.write(counts.csv().encode()))
+    if kind_of(cfg) == "token" and setting.k_prime is not None:
+        _say_empty_slots(outcome, setting.k_prime)
+    return {**outcome.facts(setting), **extra}
+
+
+def retrieve_run_stage(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
+    return write_run(cfg, retrieve_many([cfg], specs, folders)[0], out)
+
+
+def one_search(spec: Spec) -> tuple[str, ...]:
+    """Runs with one answer here share a search: index, queries (upstream or content) and search parameters."""
+    return (*spec.upstream.values(), *spec.content.values(), digest(spec.config.get("search")))
