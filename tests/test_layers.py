@@ -31,12 +31,12 @@ ORDER = [
     "report",
     "explain",
     "analyze",
-    "claims",
     "pipeline",
     "export",
     "preflight",
     "api",
     "reproduce",
+    "claims",
     "cli",
 ]
 
