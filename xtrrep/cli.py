@@ -447,6 +447,47 @@ def reproduce(
 
 
 @app.command()
+def claims(
+    overrides: Overrides = None,
+    only: Annotated[list[str] | None, typer.Option("--only", help="a claim's id; may be given again")] = None,
+    data: DataId = None,
+    scale: Scale = None,
+    listing: Annotated[bool, typer.Option("--list", help="list the claims and where the study makes them")] = False,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Test the study's statements on runs of our own: effect, interval, p, verdict. Exit 0, or 3 where none could run.
+
+    Examples: xtrrep claims --only colbert_keeps_quality | xtrrep claims 'claims.seeds=[42,43,44]' --dry-run
+    """
+    from xtrrep import claims as testing
+
+    words = _merge(overrides, data=data, scale=scale)
+    chosen = [word.removeprefix("scale=") for word in words if word.startswith("scale=")]
+    family = testing.load(chosen[-1] if chosen else "demo", only or ())
+    extra = [word for word in words if not word.startswith("scale=")]
+    if listing:
+        width = max(len(claim.id) for claim in family.claims)
+        for claim in family.claims:
+            print(f"{claim.id:<{width}}  {claim.says} ({claim.where})")
+        return
+    if dry_run:
+        plans = testing.plan(family, testing.base_config(family, extra), extra, require=False)
+        _print_plan(plans.all(), json)
+        for name, reason in {**plans.claims, **{key[1]: reason for key, reason in plans.reasons.items()}}.items():
+            say(f"not run: {name}: {reason}")
+        return
+    folder, results, table = testing.run_claims(family, extra)
+    if json:
+        rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+        _print_json({"folder": str(folder), "claims": rows, "notes": list(table.footer)})
+    else:
+        print(table.terminal())
+        print(_relative(folder / "table.csv"))
+    raise typer.Exit(testing.status(results))
+
+
+@app.command()
 def search(
     query: Annotated[str, typer.Argument(help="the query, in quotes")],
     overrides: Overrides = None,

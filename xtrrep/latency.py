@@ -152,6 +152,15 @@ def _paper(searcher: Any, documents: Any, queries: Any, setting: Any) -> float:
     return time.perf_counter() - start
 
 
+def _peak_mb() -> float:
+    """The largest resident set of this process, MB. Linux's ru_maxrss would be its parent's, which an exec inherits."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
+    except (OSError, StopIteration):  # not Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
 def _report(
     job: Job,
     ids: list[str],
@@ -175,7 +184,7 @@ def _report(
         "processor": processor(),
         "load_seconds": loaded,
         "search": search,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        "peak_mb": _peak_mb(),
         "load_average": os.getloadavg()[0],
     }
     if paper is not None:

@@ -23,7 +23,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -34,6 +34,8 @@ from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError, XtrrepErr
 from xtrrep.evaluate import canonical, parse
 from xtrrep.latency import processor
 from xtrrep.report.table import Table
+
+K = TypeVar("K")
 
 QPS = "qps"
 REPEATED = 0.05  # points: the same commands on the same kind of machine come this close
@@ -104,15 +106,15 @@ def parse_reproduction(path: Path, scale: str) -> Reproduction:
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     known = {"title", "tolerance", "overrides", "columns", "means", "rows", "here"}
-    _keys(path, "it", text, known, {"title", "tolerance", "columns", "rows"})
+    check_keys(path, "it", text, known, {"title", "tolerance", "columns", "rows"})
     here = {} if scale == "paper" else text.get("here", {})
-    _keys(path, "here", here, {"columns", "overrides"}, set())
+    check_keys(path, "here", here, {"columns", "overrides"}, set())
     columns = tuple(_column(path, key, value) for key, value in here.get("columns", text["columns"]).items())
     quoted = {_column(path, key, value).name for key, value in text["columns"].items()}
     means = {key: tuple(map(str, value)) for key, value in text.get("means", {}).items()}
     rows = []
     for value in text["rows"]:
-        _keys(path, "a row", value, {"name", "overrides", "paper", "paper_only"}, {"name"})
+        check_keys(path, "a row", value, {"name", "overrides", "paper", "paper_only"}, {"name"})
         for column in value.get("paper", {}):
             if column not in quoted | set(means):
                 raise UsageError(f"{path}: row {value['name']!r} quotes {column!r}, which is no column")
@@ -132,7 +134,8 @@ def parse_reproduction(path: Path, scale: str) -> Reproduction:
     return Reproduction(path.stem, text["title"], scale, text["tolerance"], overrides, columns, kept, tuple(rows))
 
 
-def _keys(path: Path, what: str, value: Any, known: set[str], needed: set[str]) -> None:
+def check_keys(path: Path, what: str, value: Any, known: set[str], needed: set[str]) -> None:
+    """Refuse a mapping of a file with a key that is unknown or one that is lacking. Raises UsageError."""
     if not isinstance(value, dict):
         raise UsageError(f"{path}: {what} is not a mapping")
     for key in value:
@@ -143,7 +146,7 @@ def _keys(path: Path, what: str, value: Any, known: set[str], needed: set[str]) 
 
 
 def _column(path: Path, name: Any, value: Any) -> Column:
-    _keys(path, f"column {name}", value, {"data", "measure", "overrides"}, {"data", "measure"})
+    check_keys(path, f"column {name}", value, {"data", "measure", "overrides"}, {"data", "measure"})
     if value["measure"] != QPS:
         try:
             parse([value["measure"]])
@@ -270,19 +273,20 @@ def measure(
             except XtrrepError as error:
                 reasons[row.name, column.name] = str(error)
     kinds = {column.name: column for column in what.columns}
-    found = _carry_out(ready, reasons)
+    found = carry_out(ready, reasons)
     return {key: _value(kinds[key[1]], folders) for key, folders in found.items()}, reasons
 
 
-def _carry_out(
-    ready: Mapping[tuple[str, str], pipeline.Plan], reasons: dict[tuple[str, str], str]
-) -> dict[tuple[str, str], Mapping[str, Path]]:
-    """All plans together, so that cells share searches; one by one where that fails, to lose no more than must be."""
+def carry_out(ready: Mapping[K, pipeline.Plan], reasons: dict[K, str]) -> dict[K, Mapping[str, Path]]:
+    """All plans together, so that cells share searches; one by one where that fails, to lose no more than must be.
+
+    Returns the folders of what ran; what did not goes into `reasons`.
+    """
     try:
         return dict(zip(ready, pipeline.run(list(ready.values())).folders, strict=True))
     except XtrrepError as error:
         say(f"note: {error}; cell by cell from here")
-    found: dict[tuple[str, str], Mapping[str, Path]] = {}
+    found: dict[K, Mapping[str, Path]] = {}
     for key, plan in ready.items():
         try:
             again = pipeline.plan(plan.cfg, plan.steps[-1].stage.name)  # looks anew at what is there
@@ -386,6 +390,13 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
+def write_table(shown: Table, out: Path) -> None:
+    """Every form of a table in the folder `out`: `table.csv`, .md, .txt, .tex and .html."""
+    shown.save(out / "table")
+    for suffix, text in (("tex", shown.latex()), ("html", shown.html())):
+        _write(out / f"table.{suffix}", text)
+
+
 def _write(path: Path, text: str) -> None:
     artifacts.write_atomic(path, lambda file: file.write(text.encode()))
 
@@ -409,9 +420,7 @@ def reproduce(what: Reproduction, extra: Sequence[str]) -> tuple[Path, list[Cell
     )
 
     def write(out: Path) -> dict[str, Any]:
-        shown.save(out / "table")
-        for suffix, text in (("tex", shown.latex()), ("html", shown.html())):
-            _write(out / f"table.{suffix}", text)
+        write_table(shown, out)
         return {"units": {"cells": len(cells)}, "name": what.name, "scale": what.scale}
 
     return artifacts.make(spec, configs.results_root(), write), cells, shown

@@ -1,13 +1,19 @@
-"""Paired comparisons over queries: how large a difference is, and how sure."""
+"""Comparisons over queries, and over training seeds: how large a difference is, and how sure.
+
+Shapes: S training seeds, Q queries, R resamples.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xtrrep.console import DataError
+
+BATCH = 256  # resamples at a time
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,74 @@ def paired(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, seed: int = 0)
     return Difference(float(delta.mean()), float(low), float(high), _permutation_p(delta, resamples, seed), len(delta))
 
 
+def paired_over_seeds(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, seed: int = 0) -> Difference:
+    """Compare two trainings' (S, Q) values, every seed's over the same queries. One seed: as `paired`.
+
+    Several: the bootstrap draws seeds, then queries, the same ones for every seed drawn, since every seed answered the
+    same queries (Owen 2007); so the interval speaks of retraining too. p is the larger of the sign-flip test over
+    queries of the mean over seeds and of the two-sided share of that bootstrap beyond 0. Where there is one value a
+    seed (Q is 1), seeds are what is drawn and flipped. Raises DataError as `paired`.
+    """
+    left, right = _grids(a, b)
+    if 1 in left.shape:
+        return paired(left.ravel(), right.ravel(), resamples=resamples, seed=seed)
+    over_queries = paired(left.mean(axis=0), right.mean(axis=0), resamples=resamples, seed=seed)
+    means = np.concatenate([draw[0] for draw in _draws(resamples, seed, left - right)])
+    low, high = np.quantile(means, [0.025, 0.975])
+    tail = (min(int((means <= 0).sum()), int((means >= 0).sum())) + 1) / (len(means) + 1)
+    p = max(over_queries.p, min(1.0, 2 * tail))
+    return replace(over_queries, low=float(low), high=float(high), p=p)
+
+
+def ratio_over_seeds(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, seed: int = 0) -> Difference:
+    """As `paired_over_seeds`, with the ratio of the two means in place of their difference; p says whether they differ.
+
+    Raises DataError as `paired`, and where the mean of `b` is not positive.
+    """
+    left, right = _grids(a, b)
+    difference = paired_over_seeds(left, right, resamples=resamples, seed=seed)
+    if right.mean() <= 0:
+        raise DataError(f"a ratio to a mean of {right.mean():g} says nothing")
+    if left.size < 2:
+        return replace(difference, mean=float(left.mean() / right.mean()))
+    draws = [above / below for above, below in _draws(resamples, seed, left, right)]
+    low, high = np.quantile(np.concatenate(draws), [0.025, 0.975])
+    return replace(difference, mean=float(left.mean() / right.mean()), low=float(low), high=float(high))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's (1979) step-down correction of the p of a family of tests, in the order given."""
+    corrected = [0.0] * len(ps)
+    largest = 0.0
+    for rank, at in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[at]))
+        corrected[at] = largest
+    return corrected
+
+
+def _grids(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    left, right = np.asarray(a, float), np.asarray(b, float)
+    if left.shape != right.shape or left.ndim != 2 or not left.size:
+        raise DataError(f"cannot pair {left.shape} with {right.shape} values of seeds and queries")
+    return left, right
+
+
+def _draws(resamples: int, seed: int, *grids: NDArray[np.float64]) -> Iterator[list[NDArray[np.float64]]]:
+    """Means of (S, Q) grids over drawn seeds and queries, one draw for all grids: lists of (R,), batch by batch."""
+    rng = np.random.default_rng(seed)
+    seeds, queries = grids[0].shape
+    for start in range(0, resamples, BATCH):
+        count = min(BATCH, resamples - start)
+        weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=count) / seeds
+        chosen = rng.integers(queries, size=(count, queries))
+        yield [np.take_along_axis(weights @ grid, chosen, axis=1).mean(axis=1) for grid in grids]
+
+
 def _bootstrap_means(delta: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
     from scipy.stats import bootstrap
 
     result = bootstrap(
-        (delta,), np.mean, n_resamples=resamples, method="percentile", batch=256, rng=np.random.default_rng(seed)
+        (delta,), np.mean, n_resamples=resamples, method="percentile", batch=BATCH, rng=np.random.default_rng(seed)
     )
     return np.asarray(result.bootstrap_distribution)
 
@@ -63,7 +132,7 @@ def _permutation_p(delta: NDArray[np.float64], resamples: int, seed: int) -> flo
         permutation_type="samples",
         n_resamples=resamples,
         vectorized=True,
-        batch=256,
+        batch=BATCH,
         rng=np.random.default_rng(seed),
     )
     return float(result.pvalue)

@@ -44,7 +44,7 @@ def latency_spec(cfg: Config, specs: Specs) -> Spec:
     run = retrieve_spec(cfg, specs)
     config = {**plain(cfg.latency), "setting": run.config, "device": device_named(cfg.machine.device)}
     config |= {key: cfg.index[key] for key in sorted(engine_of(cfg.index)[0].speed_only)}
-    return Spec("latency", run.label, 1, config, run.upstream, {"processor": processor()})
+    return Spec("latency", run.label, 2, config, run.upstream, {"processor": processor()})
 
 
 def latency_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
