@@ -15,7 +15,7 @@ def test_the_number_of_configs() -> None:
     """A file that is added or lost shows up here."""
     on_disk = list(config.config_dir().rglob("*.yaml"))
     assert len(on_disk) == len(CHOICES) + len(config.options("reproductions")) + 1  # and root.yaml
-    assert len(config.options("reproductions")) == 5
+    assert len(config.options("reproductions")) == 10
     assert len(CHOICES) == 43
 
 
