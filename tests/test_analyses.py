@@ -1,21 +1,40 @@
-"""Token scores, retrieved tokens and geometry: each number again in plain numpy, and each analysis as a command."""
+"""The analyses: each number again in plain numpy, three of them as commands."""
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import TINY, Cli, unit_vectors, write_store
 from scipy.stats import gaussian_kde
 
-from xtrrep.analyze import distribution, geometry, models_of, tokens
+from xtrrep import artifacts, pipeline, reproduce
+from xtrrep.analyze import (
+    candidates,
+    determinism,
+    distribution,
+    geometry,
+    imputation,
+    models_of,
+    pooling,
+    rerank,
+    tokens,
+)
+from xtrrep.artifacts import Spec
 from xtrrep.config import compose
 from xtrrep.console import DataError, UsageError
 from xtrrep.encode import Store
+from xtrrep.index import Place
 from xtrrep.index.exact import Searcher
-from xtrrep.report.figure import score_density, token_rates
+from xtrrep.index.files import open_index
+from xtrrep.pipeline import AnalysisPlan
+from xtrrep.report.figure import candidate_shares, imputation_bars, score_density, token_rates
 
 CLS, SEP, MASK = 101, 102, 103
 
@@ -205,7 +224,9 @@ def test_the_figures_repeat_byte_for_byte(tmp_path: Path) -> None:
     for name in ("one", "two"):
         score_density({"exact": {"a": bell, "b": bell}, "scann": {"a": bell}}, "title", tmp_path / name)
         token_rates({"gold": {"a": flat}, "lexical": {"a": flat}}, "title", tmp_path / f"{name}-rates")
-    for suffix in (".png", ".svg", "-rates.png", "-rates.svg"):
+        candidate_shares({"a": [(1, 0.1), (8, 0.4)], "b": [(1, 0.2)]}, "title", tmp_path / f"{name}-shares")
+        imputation_bars({"a": {"min": 0.3, "zero": 0.0}}, "nDCG@10", "title", tmp_path / f"{name}-bars")
+    for suffix in (f"{what}.{kind}" for what in ("", "-rates", "-shares", "-bars") for kind in ("png", "svg")):
         first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("one", "two"))
         assert first == second
         assert len(first) > 4000
@@ -243,6 +264,7 @@ def read_curve(path: Path, engine: str | None = None) -> list[dict[str, str]]:
 def test_analyze_distribution(cli: Cli, home: Path) -> None:
     words = ("--index", "scann", "index.num_leaves=10", "index.num_leaves_to_search=5", "analyze.models=[xtr_k128]")
     folder, (exact, scann), stores = run(cli, home, "distribution", *words)
+    readable("figure3", [exact])
     best = -np.sort(-similarities(stores["queries"], stores["documents"]), axis=1)[:, :1000]
     assert int(exact["scores"]) == best.size
     assert float(exact["mean"]) == pytest.approx(best.mean(dtype=float), abs=1e-6)
@@ -262,6 +284,7 @@ def test_analyze_distribution(cli: Cli, home: Path) -> None:
 
 def test_analyze_tokens(cli: Cli, home: Path, collections: Path) -> None:
     folder, rows, stores = run(cli, home, "tokens", "analyze.models=[untrained,xtr_k128]")
+    readable("figure4", rows)
     documents, queries = stores["documents"], stores["queries"]
     assert [row["model"] for row in rows] == ["untrained", "xtr_k128"]
     (tokenizer,) = home.glob("train/*/model/tokenizer.json")
@@ -297,6 +320,7 @@ def test_analyze_geometry(cli: Cli, home: Path) -> None:
     vectors = stores["documents"].take(np.arange(stores["documents"].tokens)).astype(float)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = vectors @ vectors.T
+    readable("anisotropy", rows)
     row = rows[1]
     assert int(row["tokens"]) == len(vectors) < 5000
     assert float(row["mean cosine"]) == pytest.approx(cosines[~np.eye(len(vectors), dtype=bool)].mean())
@@ -308,3 +332,258 @@ def test_analyze_geometry(cli: Cli, home: Path) -> None:
             s = np.linalg.svd(some - some.mean(axis=0) if centre else some, compute_uv=False)
             draws.append((s**2).sum() ** 2 / (s**4).sum())
         assert float(row[name]) == pytest.approx(np.mean(draws), rel=0.05)
+
+
+# --- candidates, imputation, re-ranking, pooling, seeds ------------------------------------------------------------
+
+
+@dataclass
+class Made:
+    """An analysis made in this process: its folder, its table's rows, its plan, and its runs' folders by setting."""
+
+    folder: Path
+    rows: list[dict[str, str]]
+    plan: AnalysisPlan
+    folders: dict[str, dict[str, Path]]
+
+    def scores(self, setting: str, measure: str) -> np.ndarray:
+        rows = read_curve(self.folders[setting]["evaluate"] / "per_query.csv")
+        return np.array([float(row[measure]) for row in rows])
+
+
+@pytest.fixture
+def make_here(home: Path, collections: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Made]:
+    """Make an analysis of xtr_k128 in the module's home, without a process of its own."""
+    monkeypatch.setenv("XTRREP_HOME", str(home))
+    monkeypatch.setenv("XTRREP_DATA", str(collections))
+
+    def make(name: str, *words: str) -> Made:
+        own = ("analyze.models=[xtr_k128]", "analyze.resamples=200", *words)
+        plan = pipeline.plan_analysis([f"analyze.name={name}", *TINY, *own])
+        folder, done = pipeline.run_analysis(plan)
+        assert len(plan.spec.upstream) == len(plan.cells)  # no cell stands for another
+        folders = {cell.setting: dict(made) for cell, made in zip(plan.cells, done.folders, strict=True)}
+        for suffix in ("csv", "md", "txt"):
+            assert (folder / f"table.{suffix}").stat().st_size > 200
+        return Made(folder, read_curve(folder / "table.csv"), plan, folders)
+
+    return make
+
+
+def readable(name: str, rows: list[dict[str, str]]) -> None:
+    """The columns that a reproduction reads are there."""
+    for cell in reproduce.load(name, "paper").cells:
+        assert {cell.column, *cell.where} <= rows[0].keys()
+
+
+def xtr_scores(queries: Store, documents: Store, k_prime: int, imputed: Callable[[np.ndarray], float]) -> np.ndarray:
+    """(queries, documents) XTR scores by their definition, -inf for a document without a hit."""
+    rows = similarities(queries, documents)
+    scores = np.zeros((len(queries), len(documents)))
+    hit = np.zeros(scores.shape, bool)
+    for row, query in zip(rows, queries.document_of, strict=True):
+        best = -np.sort(-row)[:k_prime]
+        kept = row >= best[-1] - 1e-6
+        for number in range(len(documents)):
+            own = kept & (documents.document_of == number)
+            hit[query, number] |= own.any()
+            scores[query, number] += row[own].max() if own.any() else imputed(best)
+    return np.where(hit, scores, -np.inf)
+
+
+def ndcg(scores: np.ndarray, queries: Store, documents: Store) -> np.ndarray:
+    """nDCG@10 of each query, whose one relevant document has its number: q7 and d7. Ties by document number."""
+    found = []
+    for name, row in zip(queries.ids, scores, strict=True):
+        order = np.argsort(-row, kind="stable")[:10]
+        rank = [documents.ids[n] for n in order if row[n] > -np.inf]
+        wanted = f"d{name[1:]}"
+        found.append(1 / np.log2(rank.index(wanted) + 2) if wanted in rank else 0.0)
+    return np.array(found)
+
+
+def stores(made: Made, setting: str) -> tuple[Store, Store]:
+    return Store.open(made.folders[setting]["queries"]), Store.open(made.folders[setting]["documents"])
+
+
+def test_analyze_candidates(cli: Cli, home: Path) -> None:
+    """By the command line; documents are those that PLAID itself returns, and lists what it keeps of every token."""
+    words = ("--index", "plaid", "analyze.nprobes=[3,1,100000]", "analyze.models=[xtr_k128]")
+    folder, rows, made = run(cli, home, "candidates", *words)
+    readable("candidates", rows)
+    assert [int(row["nprobe"]) for row in rows] == [1, 3, 100000]
+    index = next(path for path in home.glob("index/plaid--*") if '"seed": 42' in (path / "manifest.json").read_text())
+    lists = candidates.read_lists(index)
+    codes = np.load(index / "merged_codes.npy")[: made["documents"].tokens]
+    for centroid, (start, stop) in enumerate(pairwise(lists.starts)):
+        own = np.unique(made["documents"].document_of[codes == centroid])
+        np.testing.assert_array_equal(np.sort(lists.documents[start:stop]), own)
+    queries = [made["queries"].vectors(q).astype(np.float32) for q in range(len(made["queries"]))]
+    for row in rows[:2]:
+        params = compose(["index=plaid", f"index.nprobe={row['nprobe']}"]).index
+        numbers, _ = open_index(index, made["documents"], params, Place()).search(queries, 40)
+        assert float(row["documents"]) == pytest.approx((numbers >= 0).sum(axis=1).mean())
+        assert float(row["share"]) == pytest.approx((numbers >= 0).mean())
+    everything = rows[2]
+    assert (float(everything["documents"]), float(everything["share"])) == (40, 1)
+    assert float(everything["centroids"]) == int(everything["of centroids"]) == len(lists.centroids)
+    assert {"candidates.png", "candidates.svg"} <= {path.name for path in folder.iterdir()}
+
+
+def test_candidates_are_what_a_loop_counts(tmp_path: Path) -> None:
+    rng = np.random.default_rng(11)
+    queries = write_store(tmp_path, unit_vectors(rng, 6, 16), stage="queries")
+    centroids = np.concatenate(unit_vectors(rng, 30, 16))
+    contents = [rng.choice(50, rng.integers(0, 5), replace=False) for _ in centroids]
+    starts = np.cumsum([0, *map(len, contents)])
+    lists = candidates.InvertedLists(centroids, np.concatenate(contents), starts)
+    counts = candidates.count(lists, queries, [2, 1, 5])
+    assert list(counts) == [1, 2, 5]
+    for nprobe, counted in counts.items():
+        documents, best = [], []
+        for query in range(6):
+            order = np.argsort(-(queries.vectors(query).astype(float) @ centroids.astype(float).T), axis=1)
+            best.append(set(order[:, :nprobe].ravel()))
+            documents.append({document for centroid in best[-1] for document in contents[centroid]})
+        assert counted.documents == pytest.approx(np.mean([len(found) for found in documents]))
+        assert counted.centroids == pytest.approx(np.mean([len(found) for found in best]))
+
+
+def test_lists_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    queries = query_store(tmp_path, [[CLS, 7, SEP]])
+    lists = candidates.InvertedLists(np.eye(16, dtype=np.float16)[:2], np.array([0, 2, 1]), np.array([0, 2, 3]))
+    counts = candidates.count(lists, queries, [2, 2, 5])
+    assert counts == {2: candidates.Candidates(3, 2), 5: candidates.Candidates(3, 2)}
+    with pytest.raises(DataError, match="no query"):
+        candidates.count(lists, write_store(tmp_path / "none", [], stage="queries"), [1])
+
+    def fill(out: Path) -> dict[str, Any]:
+        for name, array in (("centroids", np.eye(3)), ("ivf", np.arange(4)), ("ivf_lengths", np.array([2, 2]))):
+            np.save(out / f"{name}.npy", array)
+        return {}
+
+    with pytest.raises(DataError, match="not of its centroids"):
+        candidates.read_lists(artifacts.make(Spec("index", "made", 1, {}), tmp_path, fill))
+
+
+def test_analyze_imputation(make_here: Callable[..., Made]) -> None:
+    made = make_here("imputation", "analyze.k_primes=[50,20]", "retrieve.rerank=5")
+    assert [(row["k'"], row["imputation"]) for row in made.rows] == [
+        (k, name) for k in ("50", "20") for name in ("mean", "min", "percentile", "power_law", "zero")
+    ]
+    queries, documents = stores(made, "zero")
+    rules = {"zero": lambda best: 0.0, "min": lambda best: best[-1], "mean": np.mean}
+    for k_prime in (50, 20):
+        own = {row["imputation"]: row for row in made.rows if row["k'"] == str(k_prime)}
+        for name, rule in rules.items():
+            again = ndcg(xtr_scores(queries, documents, k_prime, rule), queries, documents)
+            assert float(own[name]["nDCG@10"]) == pytest.approx(again.mean(), abs=0.005)
+            if name != "min":
+                mean = float(own[name]["nDCG@10"]) - float(own["min"]["nDCG@10"])
+                assert float(own[name]["nDCG@10 - min"]) == pytest.approx(mean)
+                low, high = map(float, own[name]["nDCG@10 - min, 95 %"].strip("[]").split(","))
+                assert low - 0.001 <= mean <= high + 0.001
+        assert own["min"]["nDCG@10 - min"] == ""
+    less, more = (float(row["imputed cells"]) for row in (made.rows[0], made.rows[5]))
+    scores = xtr_scores(queries, documents, 20, lambda best: -1000.0)  # how often that was imputed can be read off it
+    assert more == pytest.approx(-np.round(scores[scores > -np.inf] / 1000).sum() / len(queries), abs=0.1)
+    assert 0 < less < queries.lengths[0] * len(documents)
+    assert {"imputation.png", "imputation.svg"} <= {path.name for path in made.folder.iterdir()}
+
+
+def test_analyze_rerank(make_here: Callable[..., Made]) -> None:
+    made = make_here("rerank", "retrieve.k_prime=20")
+    readable("rerank", made.rows)
+    own = {row["re-ranked"]: row for row in made.rows}
+    assert list(own) == ["none", "10", "100", "all"]
+    queries, documents = stores(made, "none")
+    plain = xtr_scores(queries, documents, 20, lambda best: best[-1])
+    maxsim = np.zeros(plain.shape)
+    for row, query in zip(similarities(queries, documents), queries.document_of, strict=True):
+        maxsim[query] += np.maximum.reduceat(row, documents.offsets[:-1])
+    whole = np.where(plain > -np.inf, maxsim, -np.inf)
+    ten = np.full(plain.shape, -np.inf)
+    for query, row in enumerate(plain):
+        first = np.argsort(-row, kind="stable")[:10]
+        ten[query, first] = whole[query, first]
+    for name, scores in (("none", plain), ("10", ten), ("100", whole), ("all", whole)):
+        again = ndcg(scores, queries, documents)
+        assert float(own[name]["nDCG@10"]) == pytest.approx(again.mean(), abs=0.005)
+    for measure in ("nDCG@10", "Recall@100"):
+        for name in ("10", "100", "all"):
+            delta = made.scores(name, measure) - made.scores("none", measure)
+            assert float(own[name][f"{measure} - XTR"]) == pytest.approx(delta.mean())
+    assert float(own["10"]["Recall@100 - XTR"]) == 0
+    assert own["100"]["nDCG@10"] == own["all"]["nDCG@10"]  # forty documents
+    assert float(own["none"]["candidates"]) == pytest.approx((plain > -np.inf).sum(axis=1).mean(), abs=0.1)
+
+
+def test_analyze_pooling(make_here: Callable[..., Made]) -> None:
+    made = make_here("pooling")
+    assert [row["pool factor"] for row in made.rows] == ["1", "2", "3", "4"]
+    lengths = stores(made, "1")[1].lengths
+    for row in made.rows:
+        factor = int(row["pool factor"])
+        queries, documents = stores(made, row["pool factor"])
+        assert int(row["tokens"]) == documents.tokens == sum(len(shard) for shard in documents.shards)
+        assert float(row["kept"]) == pytest.approx(documents.tokens / lengths.sum())
+        assert documents.tokens / len(documents) == pytest.approx(lengths.mean() / factor, abs=1.5)
+        on_disk = sum(path.stat().st_size for path in (documents.folder / "vectors").iterdir())
+        assert int(row["store, bytes"]) == on_disk > 2 * documents.tokens * documents.dim
+        assert row["index, bytes"] == ""  # exact leaves no files
+        again = ndcg(xtr_scores(queries, documents, documents.tokens, lambda best: 0.0), queries, documents)
+        assert float(row["nDCG@10"]) == pytest.approx(again.mean(), abs=0.005)
+        if factor > 1:
+            delta = made.scores(row["pool factor"], "nDCG@10") - made.scores("1", "nDCG@10")
+            assert float(row["nDCG@10 - unpooled"]) == pytest.approx(delta.mean())
+    assert made.rows[0]["nDCG@10 - unpooled"] == ""
+
+
+def test_analyze_determinism(make_here: Callable[..., Made]) -> None:
+    made = make_here("determinism", "index=plaid", "index.num_partitions=64", "index.nprobe=1")
+    own = {row["seed"]: row for row in made.rows}
+    assert list(own) == ["42", "42 again", "43", "44"]
+    assert made.folders["42"] == made.folders["42 again"]
+    assert len({row["index"] for row in made.rows}) == 3
+    assert {own["42 again"][f"overlap@{k} with seed 42"] for k in (10, 100)} == {"1.0"}
+    ranked = {}
+    for seed in ("42", "43", "44"):
+        lines = (made.folders[seed]["retrieve"] / "run.trec").read_text().splitlines()
+        for query, _, document, rank, *_ in map(str.split, lines):
+            ranked.setdefault((seed, query), []).append((int(rank), document))
+    first = {key: {document for _, document in sorted(pairs)[:10]} for key, pairs in ranked.items()}
+    queries = {query for _, query in first}
+    shares = [len(first["43", q] & first["42", q]) / len(first["42", q]) for q in queries]
+    assert float(own["43"]["overlap@10 with seed 42"]) == pytest.approx(np.mean(shares))
+    values = [made.scores(seed, "nDCG@10").mean() for seed in ("42", "43", "44")]
+    (spread,) = read_curve(made.folder / "spread.csv")
+    assert int(spread["indexes"]) == 3
+    assert float(spread["nDCG@10, sd"]) == pytest.approx(np.std(values, ddof=1))
+    assert float(spread["nDCG@10, range"]) == pytest.approx(max(values) - min(values))
+    assert float(own["44"]["nDCG@10 - seed 42"]) == pytest.approx(values[2] - values[0])
+    assert "nothing was built twice" in (made.folder / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("analysis", "words", "fault"),
+    [
+        (candidates, ["index=scann"], "analysis of PLAID"),
+        (determinism, ["index=warp"], "analysis of PLAID"),
+        (imputation, ["index=plaid"], "ranks documents by itself"),
+        (rerank, ["index=bm25"], "ranks documents by itself"),
+        (rerank, ["data.measures=[nDCG@10]"], "judged by"),
+        (pooling, ["index=bm25"], "searches vectors"),
+        (pooling, ["model.source=vectors", "model.vectors=./x"], "not encoded"),
+        (determinism, ["analyze.measure=P@3"], "not among"),
+    ],
+)
+def test_what_an_analysis_refuses(analysis: ModuleType, words: list[str], fault: str) -> None:
+    with pytest.raises(UsageError, match=fault):
+        analysis.cells(compose(words))
+
+
+def test_nprobes_are_positive() -> None:
+    assert compose().analyze.nprobes == [1, 2, 4, 8, 16, 32]
+    for value in ("[]", "[0,8]"):
+        with pytest.raises(UsageError, match="nprobes"):
+            compose([f"analyze.nprobes={value}"])

@@ -8,10 +8,23 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Cli
 
-from xtrrep import reproduce
+from xtrrep import artifacts, reproduce
+from xtrrep.analyze import analyses
 from xtrrep.config import compose
 from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError
-from xtrrep.reproduce import Cell, Column, Reproduction, Row, judge, load, names, parse_reproduction, status
+from xtrrep.reproduce import (
+    AnalysisReproduction,
+    Cell,
+    Column,
+    Reading,
+    Reproduction,
+    Row,
+    judge,
+    load,
+    names,
+    parse_reproduction,
+    status,
+)
 
 PAPER = Path(__file__).parents[2] / "shared" / "paper"
 SHORT = {"lotte/": "lotte-"}
@@ -61,6 +74,13 @@ def test_every_cell_composes(name: str, scale: str, collections: Path, monkeypat
         (collections / local).mkdir(exist_ok=True)
     monkeypatch.setenv("XTRREP_DATA", str(collections))
     what = load(name, scale)
+    if isinstance(what, AnalysisReproduction):
+        cfg = compose(reproduce.words_of_analysis(what, []))
+        assert (cfg.scale, cfg.data.id) == (scale, what.data)
+        assert scale == "demo" or cfg.data.id.startswith("beir/")
+        made = analyses.get(what.analysis).cells(cfg)
+        assert {cell.where["model"] for cell in what.cells} <= {cell.model for cell in made}
+        return
     rows = [row for row in what.rows if row.overrides is not None]
     for i in range(max(len(rows), len(what.columns))):  # every row and every column, if not every pair
         row, column = rows[i % len(rows)], what.columns[i % len(what.columns)]
@@ -69,6 +89,8 @@ def test_every_cell_composes(name: str, scale: str, collections: Path, monkeypat
         assert scale == "demo" or cfg.data.id.startswith(("beir/", "lotte/"))
 
 
+OF_ANALYSIS = "analysis: geometry\ntitle: x\ntolerance: 1\n"
+CELL = "{name: a, where: {model: b}, column: c}"
 FAULTY = {
     "rows: [": "not YAML",
     "title: x\ntolerance: 1\ncolumns: {}\nrows: []\ncolums: {}": "unknown key 'colums'",
@@ -78,6 +100,22 @@ FAULTY = {
     "title: x\ntolerance: 1\ncolumns: {}\nrows: [{name: r, paper: {b: 1}}]": "quotes 'b'",
     "title: x\ntolerance: 1\ncolumns: {}\nrows: [{name: r}, {name: r}]": "one row twice",
     "title: x\ntolerance: 1\ncolumns: {}\nmeans: {m: [z]}\nrows: []": "over 'z'",
+    "title: x\ntolerance: 1\ncolumns: {}\nrows: []\nfigure: pie": "no figure 'pie'",
+    "title: x\ntolerance: 1\ncolumns: {}\nrows: []\nquality: table3": "go together",
+    "title: x\ntolerance: 1\nrows: []\nfigure: k_prime_sweep\ncolumns: {a: {data: d, measure: qps}}": "no retrieve.k",
+    "- a list": "not a mapping",
+    f"{OF_ANALYSIS}cells: []": "not a list of cells",
+    f"{OF_ANALYSIS}cells: {{a: 1}}": "not a list of cells",
+    f"{OF_ANALYSIS}rows: []\ncells: [{CELL}]": "unknown key 'rows'",
+    f"{OF_ANALYSIS}cells: [{CELL}]\nhere: {{columns: {{}}}}": "here has an unknown key 'columns'",
+    OF_ANALYSIS: "no 'cells'",
+    f"analysis: geometri\ntitle: x\ntolerance: 1\ncells: [{CELL}]": "no analysis named 'geometri'",
+    f"{OF_ANALYSIS}cells: [{{name: a, where: {{model: b}}}}]": "a cell has no 'column'",
+    f"{OF_ANALYSIS}cells: [{{name: a, where: {{model: b}}, colum: c, column: c}}]": "unknown key 'colum'",
+    f"{OF_ANALYSIS}cells: [{{name: a, where: b, column: c}}]": "cell a: where is not a mapping",
+    f"{OF_ANALYSIS}cells: [{{name: a, where: {{b: c}}, column: c, paper: 2 %}}]": "paper is not a number: '2 %'",
+    f"{OF_ANALYSIS}cells: [{{name: a, where: {{model: b}}, column: c, scale_by: null}}]": "scale_by is not a number",
+    f"{OF_ANALYSIS}cells: [{CELL}, {CELL}]": "one cell twice",
 }
 
 
@@ -176,4 +214,170 @@ def test_a_table_made_as_a_user_would(cli: Cli, collections: Path, tmp_path: Pat
     shown = cli("reproduce", "table3", "scale=paper", "--show").stdout
     assert "Nothing was run" in shown
     assert "32.40" in shown  # ColBERT under WARP on MS MARCO
+    shown = cli("reproduce", "candidates", "scale=paper", "--show", "--only", "ColBERT").stdout
+    assert "15172.000" in shown
+    assert "17.900" not in shown  # XTR's
     assert "one of: " in cli("reproduce", code=2).stderr
+
+
+# --- numbers of an analysis ----------------------------------------------------------------------------------------
+
+
+def reading(paper: float | None = None, tolerance: float | None = 0.5, **where: str | float) -> Reading:
+    return Reading("a", where or {"model": "colbert"}, "share", paper, 100.0, tolerance)
+
+
+ROWS = [
+    {"model": "colbert", "nprobe": "8", "share": "0.263"},
+    {"model": "colbert", "nprobe": "16", "share": "0.4"},
+    {"model": "xtr", "nprobe": "8.0", "share": ""},
+]
+
+
+def test_a_reading_is_the_one_row_that_matches() -> None:
+    assert reading(model="colbert", nprobe=8).value(ROWS) == pytest.approx(26.3)
+    assert reading(model="colbert", nprobe="16").value(ROWS) == pytest.approx(40)
+    for where, fault in (
+        ({"model": "colbert"}, "2 rows .* match model=colbert"),
+        ({"model": "colbert", "nprobe": 7}, "no rows .* match model=colbert, nprobe=7"),
+        ({"model": "xtr", "nprobe": 8}, "is no number: ''"),
+        ({"modle": "colbert"}, "no column 'modle'"),
+    ):
+        with pytest.raises(DataError, match=fault):
+            reading(**where).value(ROWS)
+    with pytest.raises(DataError, match="no rows"):
+        reading().value([])
+
+
+def of_analysis(scale: str, *cells: Reading) -> AnalysisReproduction:
+    return AnalysisReproduction("made", "Made", scale, (), "candidates", cells)
+
+
+def test_an_analysis_cell_without_a_printed_value_is_judged_by_its_record() -> None:
+    def verdicts(scale: str, now: float | None, paper: float | None, record: float | None) -> str:
+        key = ("a", "share")
+        accepted = {} if record is None else {"a": {"share": record}}
+        (cell,) = judge(of_analysis(scale, reading(paper=paper)), {} if now is None else {key: now}, accepted)
+        return cell.verdict
+
+    assert verdicts("paper", 26.7, 26.3, None) == "agrees"
+    assert verdicts("paper", 26.9, 26.3, 26.9) == "higher"
+    assert verdicts("paper", 26.7, None, None) == "no record"
+    assert verdicts("paper", 26.7, None, 26.72) == "agrees"
+    assert verdicts("paper", 26.7, None, 26.8) == "lower"  # a tenth of the tolerance
+    assert verdicts("demo", 26.7, 26.7, None) == "no record"
+    assert verdicts("demo", 26.7, 99.0, 26.7) == "agrees"
+    assert verdicts("demo", None, 26.3, 26.3) == "not run"
+    (cell,) = judge(of_analysis("paper", reading(paper=1.0, tolerance=None)), {("a", "share"): 9.0}, {})
+    assert cell.verdict == "not compared"
+    text = reproduce.table(of_analysis("paper", reading(paper=1.0)), [cell], []).terminal()
+    assert "8.000" in text  # the difference
+    assert "within 0.5" in text
+    assert "within 0.05" in reproduce.table(of_analysis("demo", reading()), [cell], []).terminal()
+
+
+def test_select_and_extra_of_an_analysis() -> None:
+    what = load("candidates", "paper")
+    for only, count in (("ColBERT", 2), ("xtr_multi", 2), ("share", 2), ("beir/fiqa/test", 4)):
+        assert len(reproduce.select(what, only).cells) == count
+    with pytest.raises(UsageError, match="no cell 'Colbert'") as caught:
+        reproduce.select(what, "Colbert")
+    assert "ColBERT" in str(caught.value.hint)
+    with pytest.raises(DataError, match="not at hand"):
+        reproduce.select(AnalysisReproduction("m", "M", "demo", ("data=beir/fiqa/test",), "geometry", ()), None)
+    for word in ("data=pydoc/test", "analyze.models=[colbert]", "scale=demo"):
+        with pytest.raises(UsageError, match="say that themselves"):
+            reproduce.check_extra(what, [word])
+    assert "index.nprobe=4" in reproduce.words_of_analysis(what, ["index.nprobe=4"])
+
+
+MADE = """
+title: Made
+analysis: geometry
+tolerance: 0.01
+overrides: [{words}, "analyze.models=[untrained]"]
+cells:
+  - {{name: untrained, where: {{model: untrained}}, column: mean cosine, paper: 0.5}}
+  - {{name: untrained, where: {{model: untrained, tokens: {tokens}}}, column: dimension}}
+  - {{name: absent, where: {{model: colbert}}, column: dimension}}
+"""
+
+
+def test_an_analysis_made_judged_and_accepted(
+    tmp_path: Path, collections: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XTRREP_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XTRREP_DATA", str(collections))
+    monkeypatch.setattr(reproduce, "recorded_path", lambda name, scale: tmp_path / "records" / f"{name}-{scale}.json")
+    path = tmp_path / "made.yaml"
+    path.write_text(MADE.format(words=", ".join(TINY), tokens=0))
+    what = reproduce.select(parse_reproduction(path, "demo"), None)
+    plans, lacking = reproduce.plans(what, [])
+    assert (len(plans), lacking) == (1, [])
+    _, cells, _ = reproduce.reproduce(what, [])
+    assert [cell.verdict for cell in cells] == ["no record", "not run", "not run"]
+    assert status(cells) == MISSING
+    (table,) = (tmp_path / "home").rglob("analyze/geometry*/table.csv")
+    with table.open() as file:
+        (row,) = csv.DictReader(file)
+    assert cells[0].now == float(row["mean cosine"])
+
+    path.write_text(MADE.format(words=", ".join(TINY), tokens=row["tokens"]))  # now the second cell finds its row
+    what = parse_reproduction(path, "demo")
+    folder, cells, _ = reproduce.reproduce(what, [])
+    assert cells[1].now == float(row["dimension"])
+    text = (folder / "table.txt").read_text()
+    assert "not run: absent, dimension: no rows of its table match model=colbert" in text
+    assert "paper (another setting)" in text
+    record = json.loads(reproduce.accept(what, cells).read_text())
+    assert record["cells"]["untrained"] == {"mean cosine": round(cells[0].now, 4), "dimension": cells[1].now}
+    assert "absent" not in record["cells"]
+    _, cells, _ = reproduce.reproduce(what, [])
+    assert [cell.verdict for cell in cells] == ["agrees", "agrees", "not run"]
+    broken = AnalysisReproduction("made", "Made", "demo", (*what.overrides, "index=nothing"), "geometry", what.cells)
+    values, reasons = reproduce.measure(broken, [])
+    assert values == {}
+    assert all("nothing" in reason for reason in reasons.values())
+    assert reproduce.plans(broken, [])[1][0].startswith("analysis geometry: ")
+
+
+# --- figures -------------------------------------------------------------------------------------------------------
+
+
+def test_figure_1_is_drawn_a_collection_at_a_time(tmp_path: Path) -> None:
+    what = load("figure1", "demo")
+    assert (what.figure, load("figure2", "demo").quality) == ("k_prime_sweep", "table3")
+    values = {
+        (row.name, column.name): 50 + i for i, row in enumerate(what.rows) for column in what.columns[:5]
+    }  # all of Recall@100 on pydoc, and one k' of nDCG@10
+    made = reproduce.draw_sweep(what, values, tmp_path)
+    assert sorted(path.name for path in made) == ["figure1-pydoc-test.png", "figure1-pydoc-test.svg"]
+    assert all(path.stat().st_size > 4000 for path in made)
+    assert reproduce.draw_sweep(what, {}, tmp_path) == []
+
+
+def test_figure_2_needs_what_was_evaluated_before(
+    tmp_path: Path, collections: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XTRREP_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XTRREP_DATA", str(collections))
+
+    def of(measure: str, figure: str | None = None, quality: str | None = None) -> Reproduction:
+        columns = (Column("mini", measure, ("data=beir/mini/test",)),)
+        rows = (Row("BM25", ("index=bm25",), {}), Row("quoted", None, {}))
+        return Reproduction("made", "Made", "demo", None, (), columns, {}, rows, figure, quality)
+
+    other = of("nDCG@10")
+    monkeypatch.setattr(reproduce, "load", lambda name, scale: other)
+    what = of("qps", "speed_and_quality", "other")
+    assert reproduce.quality_at_hand(what, []) == {}
+    assert not list((tmp_path / "home").rglob(artifacts.MANIFEST))
+    assert reproduce.draw_speed(what, {("BM25", "mini"): 12.5}, {}, tmp_path) == []
+    values, _ = reproduce.measure(other, [])
+    quality = reproduce.quality_at_hand(what, [])
+    assert quality == {("BM25", "mini"): ("nDCG@10", values["BM25", "mini"])}
+    made = reproduce.draw_speed(what, {("BM25", "mini"): 12.5}, quality, tmp_path)
+    stem = "made-beir-mini-test"
+    assert [path.name for path in made] == [f"{stem}.png", f"{stem}.svg", "speed_and_quality.csv"]
+    (row,) = csv.DictReader(made[-1].read_text().splitlines())
+    assert (row["row"], float(row["queries/s"]), float(row["value"])) == ("BM25", 12.5, values["BM25", "mini"])

@@ -398,9 +398,11 @@ def analyze(
 
 @app.command()
 def reproduce(
-    name: Annotated[str | None, typer.Argument(help="table1, table2, table3, figure1, figure2")] = None,
+    name: Annotated[str | None, typer.Argument(help="a table, figure or stated result; --list names them")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="KEY=VALUE, e.g. scale=paper protocol=released")] = None,
-    only: Annotated[str | None, typer.Option("--only", help="one collection's columns")] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", help="one collection's columns, or an analysis' cells of one name")
+    ] = None,
     scale: Scale = None,
     accept: Annotated[bool, typer.Option("--accept", help="record what came out as what is expected here")] = False,
     listing: Annotated[bool, typer.Option("--list", help="list the reproductions")] = False,
@@ -408,7 +410,9 @@ def reproduce(
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Make a table or figure of the study again and compare it, cell by cell. Exit 0 agrees, 1 differs, 3 incomplete.
+    """Make a table, figure or stated result of the study again and compare it, cell by cell.
+
+    Exit 0 agrees, 1 differs, 3 incomplete.
 
     Examples: xtrrep reproduce table3 | xtrrep reproduce table1 --only nfcorpus scale=paper model.source=released
     """
@@ -439,7 +443,9 @@ def reproduce(
         _print_json({"folder": str(folder), "cells": [vars(cell) for cell in cells]})
     else:
         print(table.terminal())
-        print(_relative(folder / "table.csv"))
+        for path in sorted(folder.iterdir()):
+            if path.suffix in (".png", ".svg", ".csv"):
+                print(_relative(path))
     if accept:
         say(f"accepted: {_relative(making.accept(what, cells))}")
         return

@@ -249,6 +249,7 @@ class Analyze:
     name: str = "k_prime"
     models: list[str] = field(default_factory=list)  # configs to compare; "untrained" is the backbone
     k_primes: list[int] = field(default_factory=list)
+    nprobes: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])  # for `analyze.name=candidates`
     engines: list[str] = field(default_factory=list)  # choices of index=, for `analyze.name=engines`
     measure: str = "nDCG@10"
     resamples: int = 10000
@@ -625,6 +626,8 @@ def _check_meaning(cfg: Config) -> None:
         raise UsageError(f"encode.pool_factor={cfg.encode.pool_factor} must be at least 1 (1: no pooling)")
     if not cfg.analyze.k_primes or min(cfg.analyze.k_primes) < 1:
         raise UsageError(f"analyze.k_primes={cfg.analyze.k_primes} must name at least one k' above 0")
+    if not cfg.analyze.nprobes or min(cfg.analyze.nprobes) < 1:
+        raise UsageError(f"analyze.nprobes={cfg.analyze.nprobes} must name at least one nprobe above 0")
     if cfg.analyze.resamples < 100:
         raise UsageError(f"analyze.resamples={cfg.analyze.resamples} is too few for an interval", hint="at least 100")
     if cfg.claims.resamples < 100:

@@ -213,7 +213,7 @@ def plan_analysis(overrides: Sequence[str]) -> AnalysisPlan:
             kept = [text for text in kept if not text.startswith("stage=")]
         plans.append(plan(configs.compose([*kept, *cell.overrides]), "evaluate", *cell.also))
     upstream = {
-        "/".join(filter(None, [c.model, c.engine, c.scoring, str(c.k_prime), stage])): p.specs[stage].fingerprint
+        "/".join(filter(None, [*_named(c), stage])): p.specs[stage].fingerprint
         for c, p in zip(cells, plans, strict=True)
         for stage in ("evaluate", *c.also)
     }
@@ -223,6 +223,11 @@ def plan_analysis(overrides: Sequence[str]) -> AnalysisPlan:
         "analyze", f"{cfg.analyze.name}--{slug(cfg.data.id)}-{cfg.scale}-{cfg.index['engine']}", 1, described, upstream
     )
     return AnalysisPlan(cfg, cells, tuple(plans), spec, artifacts.folder_of(spec, configs.results_root()))
+
+
+def _named(cell: Any) -> list[str]:
+    """What tells a cell of an analysis from its others."""
+    return [cell.model, cell.engine, cell.scoring, str(cell.k_prime), cell.setting]
 
 
 def run_analysis(p: AnalysisPlan) -> tuple[Path, Done]:

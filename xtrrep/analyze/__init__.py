@@ -9,19 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 from xtrrep.config import Config, Source
 from xtrrep.console import UsageError
+from xtrrep.evaluate import canonical
+from xtrrep.index import engine_of
 from xtrrep.registry import Registry
+from xtrrep.significance import paired
 
 if TYPE_CHECKING:
     import pandas
 
 
 VECTOR_K_PRIME = 1000  # PROTOCOL.md section 5: the depth of the study's Figures 3 and 4
+PLAID = "plaid"
+NOTHING_AFTER = ("retrieve.rerank=null", "retrieve.from_run=null")  # a ranking as its engine or scoring left it
 
 
 @dataclass(frozen=True)
 class Cell:
     """One run an analysis needs: a model under a scoring at a k'. `overrides` compose it; k' 0 means none applies;
-    `also` names stages it needs beside the evaluation, `engine` the choice of `index=` where cells differ in it."""
+    `also` names stages it needs beside the evaluation, `engine` the choice of `index=` where cells differ in it,
+    `setting` what else they differ in."""
 
     model: str
     scoring: str
@@ -29,6 +35,7 @@ class Cell:
     overrides: tuple[str, ...]
     also: tuple[str, ...] = ()
     engine: str = ""
+    setting: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,8 +75,67 @@ def vector_cell(model: str, engine: str, words: tuple[str, ...]) -> Cell:
     Its scores are not read. All such analyses ask for the same run, so it is made once.
     """
     rest = ("retrieve.scoring=xtr", f"retrieve.k_prime={VECTOR_K_PRIME}", "retrieve.imputation=min")
-    words = (*words, *rest, "retrieve.rerank=null", "retrieve.from_run=null")
-    return Cell(model, "xtr", VECTOR_K_PRIME, words, engine=engine)
+    return Cell(model, "xtr", VECTOR_K_PRIME, (*words, *rest, *NOTHING_AFTER), engine=engine)
+
+
+def plaid_words(cfg: Config) -> tuple[str, ...]:
+    """Overrides of an analysis of PLAID: the index that `index=` says, or the study's where that is the default exact.
+
+    Raises UsageError where it says another engine.
+    """
+    name = str(cfg.index["engine"])
+    if name not in ("exact", PLAID):
+        raise UsageError(f"this is an analysis of PLAID, and index={name} is none", hint="--index plaid")
+    chosen = () if name == PLAID else (f"index={PLAID}",)
+    own = ("retrieve.scoring=colbert", "retrieve.k_prime=null", "retrieve.imputation=min")
+    return (*chosen, *own, *NOTHING_AFTER)
+
+
+def require_token_engine(cfg: Config) -> None:
+    """Raise UsageError for an engine that leaves no scoring to us."""
+    if engine_of(cfg.index)[0].kind != "token":
+        raise UsageError(
+            f"{cfg.index['engine']} ranks documents by itself: there is nothing to score or impute",
+            hint="--index exact, or --index scann",
+        )
+
+
+def require_measure(cfg: Config) -> None:
+    """Raise UsageError where `analyze.measure` is none of the collection's measures."""
+    if canonical(cfg.analyze.measure) not in map(canonical, cfg.data.measures):
+        raise UsageError(
+            f"analyze.measure={cfg.analyze.measure} is not among data.measures={cfg.data.measures}",
+            hint=f"analyze.measure={cfg.data.measures[0]}",
+        )
+
+
+def column_of(frame: pandas.DataFrame, measure: str) -> str:
+    """The column of per-query scores that holds a measure, however it was spelt: `R@100` is `Recall@100`."""
+    return next(name for name in frame.columns if canonical(name) == canonical(measure))
+
+
+def difference_columns(measure: str, base: str) -> list[str]:
+    """Headings of what `difference` gives."""
+    return [f"{measure} - {base}", f"{measure} - {base}, 95 %", f"{measure} - {base}, p"]
+
+
+def difference(cfg: Config, values: Any, base: Any) -> list[object]:
+    """Three cells of a table: the mean paired difference over queries, its bootstrap 95 % interval, sign-flip p."""
+    found = paired(values, base, resamples=cfg.analyze.resamples)
+    return [found.mean, f"[{found.low:+.3f}, {found.high:+.3f}]", found.p]
+
+
+def difference_note(cfg: Config) -> str:
+    """The footer under such columns."""
+    return (
+        "Differences are paired over queries: bootstrap 95 % interval, two-sided sign-flip p "
+        f"({cfg.analyze.resamples} resamples, not corrected for the number of rows)."
+    )
+
+
+def last_note(cfg: Config, runs: Mapping[Cell, str]) -> str:
+    """The footer's last line: how many trainings stand behind it, and the runs."""
+    return f"One training seed ({cfg.train.seed}). Runs: {', '.join(sorted(set(runs.values())))}"
 
 
 analyses: Registry[Analysis] = Registry("analysis", "xtrrep.analyze")

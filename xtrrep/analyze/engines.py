@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from xtrrep import artifacts, runfile
 from xtrrep import config as configs
-from xtrrep.analyze import Analysis, Cell, analyses, models_of
+from xtrrep.analyze import NOTHING_AFTER, Analysis, Cell, analyses, column_of, models_of, require_measure
 from xtrrep.config import Config
 from xtrrep.console import UsageError
-from xtrrep.evaluate import canonical
 from xtrrep.index import engine_of
 from xtrrep.report.figure import speed_and_quality
 from xtrrep.report.table import Table
@@ -35,11 +34,7 @@ def cells(cfg: Config) -> list[Cell]:
     """The two oracles, then every engine under every scoring it knows, each with its latency."""
     if not cfg.analyze.engines:
         raise UsageError("analyze.engines names no engine", hint="'analyze.engines=[exact,plaid,warp]'")
-    if canonical(cfg.analyze.measure) not in map(canonical, cfg.data.measures):
-        raise UsageError(
-            f"analyze.measure={cfg.analyze.measure} is not among data.measures={cfg.data.measures}",
-            hint=f"analyze.measure={cfg.data.measures[0]}",
-        )
+    require_measure(cfg)
     xtr_k = cfg.retrieve.k_prime or cfg.retrieve.k_prime_xtr
     colbert_k = cfg.retrieve.k_prime or cfg.retrieve.k_prime_colbert
     kinds = {choice: engine_of(configs.compose([f"index={choice}"]).index)[0] for choice in cfg.analyze.engines}
@@ -69,8 +64,7 @@ def _cell(model: str, engine: str, scoring: str, k_prime: int, words: tuple[str,
     own: tuple[str, ...] = (f"retrieve.scoring={scoring}", f"retrieve.k_prime={k_prime or 'null'}")
     if not k_prime or scoring == "colbert":
         own = (*own, "retrieve.imputation=min")
-    rest = ("retrieve.rerank=null", "retrieve.from_run=null")
-    return Cell(model, scoring, k_prime, (*words, *own, *rest), ("latency",) if timed else (), engine)
+    return Cell(model, scoring, k_prime, (*words, *own, *NOTHING_AFTER), ("latency",) if timed else (), engine)
 
 
 def overlap(found: Run, truth: Run, depth: int) -> float:
@@ -91,7 +85,7 @@ def make(
     folders: Mapping[Cell, Mapping[str, Path]],
 ) -> dict[str, Any]:
     """table.csv, table.md, table.txt and qps.png, qps.svg."""
-    measure = next(m for m in next(iter(scores.values())).columns if canonical(m) == canonical(cfg.analyze.measure))
+    measure = column_of(next(iter(scores.values())), cfg.analyze.measure)
     rankings = {cell: runfile.read(folders[cell]["retrieve"] / "run.trec") for cell in scores}
     oracles = {(cell.model, cell.engine): cell for cell in scores if cell.engine in ORACLES}
     columns = ["model", "engine", "scoring", "k'", measure, "- its oracle [95 %]", "p"]

@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtrrep.analyze import Analysis, Cell, analyses
+from xtrrep.analyze import Analysis, Cell, analyses, column_of, require_measure
 from xtrrep.artifacts import write_atomic
 from xtrrep.config import Config
 from xtrrep.console import UsageError
-from xtrrep.evaluate import canonical
 from xtrrep.report.figure import k_prime_sweep
 from xtrrep.report.table import Table
 from xtrrep.significance import Difference, paired
@@ -35,11 +34,7 @@ def cells(cfg: Config) -> list[Cell]:
     """Untrained and trained models, under both scorings, at every k', and BM25 once."""
     if cfg.index["engine"] == BM25:
         raise UsageError("the k' sweep needs a token engine; BM25 is a row of its own", hint="index=exact")
-    if canonical(cfg.analyze.measure) not in map(canonical, cfg.data.measures):
-        raise UsageError(
-            f"analyze.measure={cfg.analyze.measure} is not among data.measures={cfg.data.measures}",
-            hint=f"analyze.measure={cfg.data.measures[0]}",
-        )
+    require_measure(cfg)
     models = [UNTRAINED, *(m for m in cfg.analyze.models if m != UNTRAINED)]
     found = []
     for model in models:
@@ -65,7 +60,7 @@ def make(
 ) -> dict[str, Any]:
     """table.csv, table.md, table.txt and figure1.png, figure1.svg."""
     measures = list(next(iter(scores.values())).columns)
-    measure = next(m for m in measures if canonical(m) == canonical(cfg.analyze.measure))
+    measure = column_of(next(iter(scores.values())), cfg.analyze.measure)
     compare = _comparisons(scores, measure, cfg.analyze.resamples)
     table = _table(cfg, scores, measures, measure, compare, runs)
     claims = _statements(cfg, scores, measure)

@@ -58,16 +58,19 @@ def _save(figure: Figure, stem: Path) -> list[Path]:
 def k_prime_sweep(
     panels: Mapping[str, Lines], levels: Mapping[str, Mapping[str, float]], title: str, stem: Path
 ) -> list[Path]:
-    """Figure 1 of the study: a measure against k' on a log axis, one panel a measure, one line a (model, scoring).
+    """Figure 1 of the study: a measure against k' on a log axis, one panel a measure, one line a (model, scoring),
+    named "MODEL as SCORING" and of one colour a model.
 
     `levels` holds, per measure, horizontal reference lines such as BM25. Returns the files written.
     """
     figure, axes = _new(5.2 * len(panels), 4.6, len(panels))
     for axis, (measure, lines) in zip(axes, panels.items(), strict=True):
-        for i, (name, points) in enumerate(lines.items()):
+        models = list(dict.fromkeys(name.partition(" as ")[0] for name in lines))
+        for name, points in lines.items():
             xs, ys = zip(*points, strict=True)
+            i = models.index(name.partition(" as ")[0])
             dashed = "--" if name.endswith("as ColBERT") else "-"
-            axis.plot(xs, ys, dashed, color=COLOURS[i // 2 % len(COLOURS)], marker=MARKERS[i // 2 % len(MARKERS)],
+            axis.plot(xs, ys, dashed, color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
                       markersize=4, linewidth=1.4, label=name)  # fmt: skip
         for name, value in levels.get(measure, {}).items():
             axis.axhline(value, color="#666666", linestyle=":", linewidth=1)
@@ -135,6 +138,42 @@ def token_rates(panels: Mapping[str, Lines], title: str, stem: Path) -> list[Pat
         axis.set_xlabel("rank of the retrieved token")
         axis.set_title(f"{rate} rate", loc="left", fontsize=10)
         _labelled(axis, lines, {name: line[-1] for name, line in lines.items()})
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return _save(figure, stem)
+
+
+def candidate_shares(lines: Lines, title: str, stem: Path) -> list[Path]:
+    """The share of the corpus that PLAID looks at against nprobe (log axis), one labelled line a model.
+
+    Returns the files written.
+    """
+    figure, (axis,) = _new(6.4, 4.2, 1)
+    axis.set_xscale("log", base=2)
+    axis.set_ylim(0, 1.05 * max(y for line in lines.values() for _, y in line))
+    ticks = sorted({x for line in lines.values() for x, _ in line})
+    axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    axis.set_xlabel("nprobe (centroids a query token)")
+    axis.set_ylabel("candidates, share of the corpus")
+    _labelled(axis, lines, {name: line[-1] for name, line in lines.items()})
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return _save(figure, stem)
+
+
+def imputation_bars(bars: Mapping[str, Mapping[str, float]], measure: str, title: str, stem: Path) -> list[Path]:
+    """A measure under each imputation, from zero, one panel a model, the value on each bar.
+
+    Returns the files written.
+    """
+    figure, axes = _new(3.6 * len(bars) + 0.8, 4.0, len(bars))
+    top = max(value for values in bars.values() for value in values.values())
+    for axis, (model, values) in zip(axes, bars.items(), strict=True):
+        drawn = axis.bar(list(values), list(values.values()), color=COLOURS[: len(values)], width=0.7)
+        axis.bar_label(drawn, fmt="%.3f", fontsize=8, padding=2)
+        axis.set_ylim(0, 1.12 * top or 1)
+        axis.set_axisbelow(True)
+        axis.set_ylabel(measure)
+        axis.tick_params(axis="x", labelsize=8)
+        axis.set_title(model, loc="left", fontsize=10)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return _save(figure, stem)
 
