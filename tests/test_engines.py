@@ -221,7 +221,13 @@ def test_one_query_scores_alike_at_every_top_k(world: World, built: Any, choice:
 def test_threads_change_no_ranking(world: World, built: Any, choice: str) -> None:
     folder, index = built(choice)
     one, two = (open_index(folder, world.documents, index, Place("cpu", threads)) for threads in (1, 2))
-    assert run_of(world, one, index) == run_of(world, two, index)
+    alone, together = run_of(world, one, index), run_of(world, two, index)
+    if choice.startswith("warp"):  # its threads add up in any order: the last bit of a float32
+        for query, ranking in alone.items():
+            assert dict(together[query]) == pytest.approx(dict(ranking), abs=1e-5)
+    else:
+        assert alone == together
+    assert run_of(world, open_index(folder, world.documents, index, Place()), index) == alone  # what a user gets
 
 
 @pytest.mark.parametrize("choice", ["warp", "plaid"])

@@ -25,8 +25,9 @@ from xtrrep.registry import Registry
 
 @dataclass(frozen=True)
 class Place:
-    """Where an engine works: a torch device, and how many threads a search may use (None: one a core). Not part
-    of an identity, since neither changes a ranking on one device; manifests say on which an index was built."""
+    """Where an engine works: a torch device, and how many threads a search may use (None: one a core; one for WARP, as
+    in the study, since more of them add its scores up in an order of their own, to the last bit). Not part of an
+    identity; manifests say on which device an index was built."""
 
     device: str = "cpu"
     threads: int | None = None

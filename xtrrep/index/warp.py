@@ -173,7 +173,7 @@ def load(folder: Path, source: Store, params: Params, place: Place) -> Searcher:
     native = _library().XTRWarp(str(folder))
     with log_aside(), panics("warp", f"while loading {folder}", hint=f"rm -r {folder} and run again"):
         native.load(device=device, mmap=mmap)
-    return Searcher(source, native, resolved(folder, params), place.search_threads)
+    return Searcher(source, native, resolved(folder, params), place.threads or 1)
 
 
 AT_SEARCH = frozenset({*TUNED, "tuned_top_k", "tuned_tokens"})
