@@ -176,6 +176,18 @@ def check_queries(queries: NDArray[np.float32], store: Store, depth: int) -> Non
         raise DataError("the queries hold a vector that is zero: it has no direction to compare")
 
 
+def rectangle(
+    rankings: Sequence[Sequence[tuple[int, float]]], top_k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """(Q, top_k) document numbers and scores of an engine's (document, score) rankings; -1 and NaN fill empty slots."""
+    numbers = np.full((len(rankings), top_k), -1, np.int64)
+    scores = np.full((len(rankings), top_k), np.nan, np.float32)
+    for i, ranking in enumerate(rankings):
+        for rank, (document, score) in enumerate(ranking[:top_k]):
+            numbers[i, rank], scores[i, rank] = document, score
+    return numbers, scores
+
+
 # Rows looked at in one piece while a store is checked (32 MiB of float16 at dimension 128).
 ROWS = 1 << 17
 

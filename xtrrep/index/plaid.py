@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from xtrrep.artifacts import write_atomic
 from xtrrep.console import DataError, UsageError
 from xtrrep.encode import Store
-from xtrrep.index import Engine, Place, check_queries, engines, kmeans, positive
+from xtrrep.index import Engine, Place, check_queries, engines, kmeans, positive, rectangle
 from xtrrep.index.native import log_aside, panics, torch_threads
 
 if TYPE_CHECKING:
@@ -146,19 +146,14 @@ class Searcher:
 
         for query in queries:
             check_queries(query, self.store, top_k)
-        numbers = np.full((len(queries), top_k), -1, np.int64)
-        scores = np.full((len(queries), top_k), np.nan, np.float32)
         # Threads take whole queries, torch has one in each: with two of its own a query costs 20 times the CPU time.
         workers = min(self.threads, len(queries))
         with panics("plaid", "while searching"), torch_threads(1):
             tensors = [torch.from_numpy(query) for query in queries]
             depth = min(top_k, len(self.store))
             found = self.native.search(tensors, top_k=depth, show_progress=False, n_processes=workers, **self.settings)
-        for i, ranking in enumerate(found):
-            ranking = ranking[:top_k]
-            numbers[i, : len(ranking)] = self.documents[[document for document, _ in ranking]]
-            scores[i, : len(ranking)] = [score for _, score in ranking]
-        return numbers, scores
+        numbers, scores = rectangle(found, top_k)
+        return np.where(numbers < 0, -1, self.documents[numbers]), scores
 
 
 def load(folder: Path, source: Store, params: Params, place: Place) -> Searcher:

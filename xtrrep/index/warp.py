@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from xtrrep.console import DataError, UsageError
 from xtrrep.encode import Store
-from xtrrep.index import Engine, Place, check_queries, engines, kmeans, positive
+from xtrrep.index import Engine, Place, check_queries, engines, kmeans, positive, rectangle
 from xtrrep.index.native import log_aside, panics
 
 INSTALL = "pip install xtr-warp-rs==2.1.0.2110 torch==2.11.0"
@@ -138,8 +138,7 @@ class Searcher:
 
         for query in queries:
             check_queries(query, self.store, top_k)
-        numbers = np.full((len(queries), top_k), -1, np.int64)
-        scores = np.full((len(queries), top_k), np.nan, np.float32)
+        rankings: list[Sequence[tuple[int, float]]] = [()] * len(queries)
         # Queries of one length go together: the library pads with zero vectors, which it would look for.
         for length in sorted({len(query) for query in queries}):
             rows = [i for i, query in enumerate(queries) if len(query) == length]
@@ -153,10 +152,8 @@ class Searcher:
                     **self.settings,
                 )
             for i, ranking in zip(rows, found, strict=True):
-                ranking = ranking[:top_k]
-                numbers[i, : len(ranking)] = [document for document, _ in ranking]
-                scores[i, : len(ranking)] = [score for _, score in ranking]
-        return numbers, scores
+                rankings[i] = ranking
+        return rectangle(rankings, top_k)
 
 
 def _placement(memory: str, device: str) -> tuple[Any, bool]:
