@@ -293,8 +293,8 @@ def test_a_faulty_file_is_named_with_its_fault(tmp_path: Path, text: str) -> Non
 
 def test_a_sound_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "made.yaml"
-    path.write_text(f"{HEAD}claims: [{SOUND}]")
-    for scale, depth in (("demo", 1), ("lab", 1), ("paper", 2)):
+    path.write_text(HEAD.replace("paper", "lab: {k: 3}, paper") + f"claims: [{SOUND}]")
+    for scale, depth in (("demo", 1), ("lab", 3), ("paper", 2)):
         assert parse_claims(path, scale).cells["a"] == (f"retrieve.k_prime={depth}",)
 
 

@@ -66,18 +66,18 @@ def test_every_value_of_the_study_is_expected(name: str, file: str, count: int) 
     assert len(ours) == count
 
 
-@pytest.mark.parametrize("scale", ["paper", "demo"])
+@pytest.mark.parametrize("scale", ["paper", "lab", "demo"])
 @pytest.mark.parametrize("name", names())
 def test_every_cell_composes(name: str, scale: str, collections: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row and each column is a config: known keys, a known model, a measure that exists."""
-    for local in ("nfcorpus", "cranfield"):
+    for local in ("nfcorpus", "cranfield", "squad-dev"):
         (collections / local).mkdir(exist_ok=True)
     monkeypatch.setenv("XTRREP_DATA", str(collections))
     what = load(name, scale)
     if isinstance(what, AnalysisReproduction):
         cfg = compose(reproduce.words_of_analysis(what, []))
         assert (cfg.scale, cfg.data.id) == (scale, what.data)
-        assert scale == "demo" or cfg.data.id.startswith("beir/")
+        assert scale != "paper" or cfg.data.id.startswith("beir/")
         made = analyses.get(what.analysis).cells(cfg)
         assert {cell.where["model"] for cell in what.cells} <= {cell.model for cell in made}
         return
@@ -86,7 +86,16 @@ def test_every_cell_composes(name: str, scale: str, collections: Path, monkeypat
         row, column = rows[i % len(rows)], what.columns[i % len(what.columns)]
         cfg = compose(reproduce.words_of(what, row, column, []))
         assert cfg.scale == scale
-        assert scale == "demo" or cfg.data.id.startswith(("beir/", "lotte/"))
+        assert scale != "paper" or cfg.data.id.startswith(("beir/", "lotte/"))
+
+
+def test_a_scale_can_add_to_what_stands_in() -> None:
+    demo, lab, paper = (load("table3", scale) for scale in ("demo", "lab", "paper"))
+    assert isinstance(demo, Reproduction)
+    assert isinstance(lab, Reproduction)
+    assert [c.name for c in lab.columns] == [*(c.name for c in demo.columns), "squad-dev"]
+    assert (demo.overrides[1], lab.overrides[-1]) == ("index.num_partitions=1024", "index.num_partitions=null")
+    assert paper.overrides == ("setup=II",)
 
 
 OF_ANALYSIS = "analysis: geometry\ntitle: x\ntolerance: 1\n"
@@ -329,7 +338,7 @@ def test_an_analysis_made_judged_and_accepted(
     text = (folder / "table.txt").read_text()
     assert "not run: absent, dimension: no rows of its table match model=colbert" in text
     assert "paper (another setting)" in text
-    record = json.loads(reproduce.accept(what, cells).read_text())
+    record = json.loads(reproduce.accept(what, cells, [], folder).read_text())
     assert record["cells"]["untrained"] == {"mean cosine": round(cells[0].now, 4), "dimension": cells[1].now}
     assert "absent" not in record["cells"]
     _, cells, _ = reproduce.reproduce(what, [])

@@ -2,7 +2,7 @@
 
 `configs/claims.yaml` holds them as data:
 
-    numbers     {demo, paper}: values for {name} in a cell; `demo` serves every scale but `paper`
+    numbers     {SCALE: values for {name} in a cell}
     cells       NAME: the overrides that compose a run
     best        NAME: {of: [cells], chosen: held_out | same}; the best of several by the mean of a claim's value
     claims      a list of
@@ -153,8 +153,8 @@ def parse_claims(path: Path, scale: str) -> Family:
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     check_keys(path, "it", text, {"numbers", "cells", "best", "claims"}, {"numbers", "cells", "claims"})
-    check_keys(path, "numbers", text["numbers"], {"demo", "paper"}, {"demo", "paper"})
-    numbers = text["numbers"]["paper" if scale == "paper" else "demo"]
+    check_keys(path, "numbers", text["numbers"], set(configs.options("scale")), {scale})
+    numbers = text["numbers"][scale]
     for what, part in (("numbers", numbers), ("cells", text["cells"]), ("best", text.get("best", {}))):
         if not isinstance(part, dict):
             raise UsageError(f"{path}: {what} is not a mapping")

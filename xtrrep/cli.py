@@ -447,7 +447,7 @@ def reproduce(
             if path.suffix in (".png", ".svg", ".csv"):
                 print(_relative(path))
     if accept:
-        say(f"accepted: {_relative(making.accept(what, cells))}")
+        say(f"accepted: {_relative(making.accept(what, cells, extra, folder))}")
         return
     raise typer.Exit(making.status(cells))
 

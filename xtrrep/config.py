@@ -165,6 +165,7 @@ class Train(Loop):
     triples: str | None = None  # or a hub id / a local .jsonl or .parquet with query, positive, negative
     revision: str | None = None  # of the hub's triples
     max_triples: int | None = None
+    per_query: int | None = None  # of train.data, at most so many positives a query
 
 
 @dataclass
@@ -194,6 +195,7 @@ class Data:
     id: str = REQUIRED
     loader: str = REQUIRED
     path: str | None = None
+    parts: list[str] | None = None  # collections that a mixture joins
     split: str | None = None
     n_query: int | None = None  # overrides model.n_query, e.g. 64 on ArguAna
     n_doc: int | None = None  # overrides model.n_doc
@@ -593,6 +595,7 @@ def _check_meaning(cfg: Config) -> None:
     positive = {
         "train.mini_batch": cfg.train.mini_batch,
         "train.max_triples": cfg.train.max_triples,
+        "train.per_query": cfg.train.per_query,
         "distill.max_queries": cfg.distill.max_queries,
         "model.dim": cfg.model.dim,
         "model.n_doc": cfg.model.n_doc,

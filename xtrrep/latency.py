@@ -62,6 +62,14 @@ def processor() -> str:
     return f"{name or 'unknown processor'}, {os.cpu_count()} cores"
 
 
+def hardware() -> str:
+    """The processor, and the first GPU where there is one: what a recorded result was made on."""
+    import torch
+
+    gpu = f", {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else ""
+    return processor() + gpu
+
+
 def measure(job: Job) -> dict[str, Any]:
     """Measure in a fresh process. Returns its report; see `_report`. Raises DataError where it fails."""
     environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(job.threads))

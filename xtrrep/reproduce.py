@@ -12,6 +12,7 @@ of two kinds. A table of runs, each cell a row's model on a column's collection:
     figure, quality         `k_prime_sweep`, drawn from the cells; or `speed_and_quality`, from these and the measures
                             of the reproduction that `quality` names, as far as they are at hand
     here                    {columns?, overrides?}: what stands in for them at any scale but `paper`
+    lab                     {columns?, overrides?}: what `scale=lab` adds to that
 
 Or numbers of one analysis' table:
 
@@ -19,7 +20,7 @@ Or numbers of one analysis' table:
     analysis                its name; `overrides` compose it
     cells                   a list of {name, where: {column: value}, column, paper?, scale_by?, tolerance?}: the value
                             under `column` in the one row that matches `where`, times scale_by
-    here                    {overrides}
+    here, lab               {overrides}, as above
 
 At `scale=paper` a cell is judged against the paper's value; anywhere else, and where an analysis' cell has none,
 against what was last accepted there (`--accept` writes `results/recorded/reproductions/NAME-SCALE.json`), with the
@@ -32,6 +33,7 @@ import csv
 import datetime
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -46,16 +48,18 @@ from xtrrep.analyze import analyses
 from xtrrep.artifacts import Spec
 from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError, XtrrepError, say, suggest
 from xtrrep.evaluate import canonical, parse
-from xtrrep.latency import processor
+from xtrrep.latency import hardware
 from xtrrep.report.figure import k_prime_sweep, speed_and_quality
 from xtrrep.report.table import Table
 
 K = TypeVar("K")
+COMMIT_VARIABLE = "XTRREP_COMMIT"  # for a copy of the sources without their history
 
 QPS = "qps"
 REPEATED = 0.1  # of the tolerance: the same commands on the same kind of machine come this close
 AGREES, HIGHER, LOWER, NO_RECORD, NOT_COMPARED = "agrees", "higher", "lower", "no record", "not compared"
-NOT_RUN = "not run"
+NOT_RUN, QUOTED = "not run", "quoted"
+STAND_INS = ("here", "lab")
 SWEEP, SPEED = FIGURES = ("k_prime_sweep", "speed_and_quality")
 Key = tuple[str, str]  # a cell's row and column
 
@@ -183,11 +187,11 @@ def parse_reproduction(path: Path, scale: str) -> Known:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if isinstance(text, dict) and "analysis" in text:
         return _parse_analysis(path, text, scale)
-    known = {"title", "tolerance", "overrides", "columns", "means", "rows", "figure", "quality", "here"}
+    known = {"title", "tolerance", "overrides", "columns", "means", "rows", "figure", "quality", *STAND_INS}
     check_keys(path, "it", text, known, {"title", "tolerance", "columns", "rows"})
-    check_keys(path, "here", text.get("here", {}), {"columns", "overrides"}, set())
-    here = {} if scale == "paper" else text.get("here", {})
-    columns = tuple(_column(path, key, value) for key, value in here.get("columns", text["columns"]).items())
+    here, added = _stand_ins(path, text, scale, {"columns", "overrides"})
+    shown_here = here.get("columns", text["columns"]) | added.get("columns", {})
+    columns = tuple(_column(path, key, value) for key, value in shown_here.items())
     quoted = {_column(path, key, value).name for key, value in text["columns"].items()}
     means = {key: tuple(map(str, value)) for key, value in text.get("means", {}).items()}
     rows = []
@@ -208,12 +212,19 @@ def parse_reproduction(path: Path, scale: str) -> Known:
         raise UsageError(f"{path} names one row twice")
     figure, quality = text.get("figure"), text.get("quality")
     _check_figure(path, figure, quality, columns)
-    overrides = (*map(str, text.get("overrides", [])), *map(str, here.get("overrides", [])))
+    overrides = tuple(str(word) for part in (text, here, added) for word in part.get("overrides", []))
     shown = {column.name for column in columns}
     kept = {key: group for key, group in means.items() if set(group) <= shown}
     return Reproduction(
         path.stem, text["title"], scale, text["tolerance"], overrides, columns, kept, tuple(rows), figure, quality
     )
+
+
+def _stand_ins(path: Path, text: dict[str, Any], scale: str, known: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What stands in for the study's collections at this scale: at all but `paper`, and at this one besides."""
+    for key in STAND_INS:
+        check_keys(path, key, text.get(key, {}), known, set())
+    return ({} if scale == "paper" else text.get("here", {})), text.get(scale, {}) if scale in STAND_INS else {}
 
 
 def _check_figure(path: Path, figure: Any, quality: Any, columns: Iterable[Column]) -> None:
@@ -227,10 +238,9 @@ def _check_figure(path: Path, figure: Any, quality: Any, columns: Iterable[Colum
 
 
 def _parse_analysis(path: Path, text: dict[str, Any], scale: str) -> AnalysisReproduction:
-    known = {"title", "tolerance", "overrides", "analysis", "cells", "here"}
+    known = {"title", "tolerance", "overrides", "analysis", "cells", *STAND_INS}
     check_keys(path, "it", text, known, {"title", "tolerance", "analysis", "cells"})
-    check_keys(path, "here", text.get("here", {}), {"overrides"}, set())
-    here = {} if scale == "paper" else text.get("here", {})
+    here, added = _stand_ins(path, text, scale, {"overrides"})
     if text["analysis"] not in analyses.entries():
         hint = suggest(str(text["analysis"]), analyses.entries())
         raise UsageError(f"{path}: no analysis named {text['analysis']!r}", hint=hint)
@@ -239,7 +249,7 @@ def _parse_analysis(path: Path, text: dict[str, Any], scale: str) -> AnalysisRep
     cells = tuple(_reading(path, value, text["tolerance"]) for value in text["cells"])
     if len({cell.key for cell in cells}) < len(cells):
         raise UsageError(f"{path} names one cell twice")
-    overrides = (*map(str, text.get("overrides", [])), *map(str, here.get("overrides", [])))
+    overrides = tuple(str(word) for part in (text, here, added) for word in part.get("overrides", []))
     return AnalysisReproduction(path.stem, text["title"], scale, overrides, text["analysis"], cells)
 
 
@@ -514,7 +524,7 @@ def judge(what: Known, values: Mapping[Key, float], accepted: Mapping[str, Mappi
             against = paper if at_paper else record
             verdict = _verdict(value, against, what.tolerance, at_paper=at_paper)
             if row.overrides is None:
-                verdict = "quoted"
+                verdict = QUOTED
             elif value is not None and at_paper and paper is None:
                 verdict = NOT_COMPARED
             cells.append(Cell(row.name, name, paper, record, value, verdict, against))
@@ -589,26 +599,55 @@ def _rule(what: Known) -> str:
     )
 
 
-def accept(what: Known, cells: Sequence[Cell]) -> Path:
-    """Record what came out now as what is expected at this scale; cells without a value keep theirs."""
+def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str], folder: Path) -> Path:
+    """Record what came out now as what is expected at this scale; cells without a value keep theirs.
+
+    Beside the record lie the table and the figures of `folder`, which `reproduce` wrote. Returns the record.
+    """
     path = recorded_path(what.name, what.scale)
     kept = recorded(what.name, what.scale)["cells"]
     for cell in cells:
         if cell.now is not None:
             kept.setdefault(cell.row, {})[cell.column] = round(cell.now, 4)
+    expected = [cell for cell in cells if cell.verdict != QUOTED]
     record = {
         "cells": kept,
         "accepted": datetime.date.today().isoformat(),
         "commit": _commit(),
-        "hardware": processor(),
+        "hardware": hardware(),
         "scale": what.scale,
+        "overrides": list(extra),
+        "missing": sum(cell.now is None for cell in expected),
+        "of": len(expected),
+        "seconds": round(_seconds(what, extra)),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    record_folder(folder, path.with_suffix(""))
     artifacts.write_json(path, record)
     return path
 
 
+def record_folder(folder: Path, out: Path) -> None:
+    """Copy tables and pictures (Markdown, CSV, SVG) of a result to `out`, in place of what lies there."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".md", ".csv", ".svg"):
+            shutil.copyfile(path, out / path.name)
+
+
+def _seconds(what: Known, extra: Sequence[str]) -> float:
+    """What all stages took that a reproduction stands on, each once, wherever they were made."""
+    found: dict[Path, float] = {}
+    for plan in plans(what, extra)[0]:
+        for step in plan.steps:
+            if step.reuse:
+                found[step.folder] = float(artifacts.read_manifest(step.folder)["seconds"])
+    return sum(found.values())
+
+
 def _commit() -> str:
+    if COMMIT_VARIABLE in os.environ:
+        return os.environ[COMMIT_VARIABLE]
     try:
         done = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=configs.checkout() or os.curdir

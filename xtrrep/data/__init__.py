@@ -58,10 +58,11 @@ def resolve(cfg: Data) -> Data:
     """The same collection read from `$XTRREP_DATA` where its files lie there, otherwise `cfg` unchanged.
 
     `$XTRREP_DATA/NAME` with `qrels/SPLIT.tsv` serves `beir/NAME/SPLIT`; `$XTRREP_DATA/lotte/TOPIC/test`, or
-    `$XTRREP_DATA/lotte/TOPIC`, with LoTTE's files serves `lotte/TOPIC/test/search`.
+    `$XTRREP_DATA/lotte/TOPIC`, with LoTTE's files serves `lotte/TOPIC/test/search`. `$XTRREP_DATA/pydoc/SPLIT` serves
+    `pydoc/SPLIT`, so that machines with other versions of the packages can be compared.
     """
     home = os.environ.get(HOME_VARIABLE)
-    if cfg.loader != "ir_datasets" or not home:
+    if cfg.loader not in ("ir_datasets", "pydoc") or not home:
         return cfg
     for folder, split, needed in _local_places(cfg.id):
         path = Path(home).expanduser() / folder
@@ -91,6 +92,8 @@ def _local_places(id: str) -> list[tuple[str, str, str]]:
             return [("/".join(name), split, f"qrels/{split}.tsv")]
         case ["beir", *name] if name:
             return [("/".join(name), "test", "qrels/test.tsv")]
+        case ["pydoc", split]:
+            return [(f"pydoc/{split}", split, f"qrels/{split}.tsv")]
         case ["lotte", topic, part, kind]:
             folders = [f"lotte/{topic}/{part}"] + ([f"lotte/{topic}"] if part == "test" else [])
             return [(folder, kind, f"qas.{kind}.jsonl") for folder in folders]

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 def triples_spec(cfg: Config, specs: Specs) -> Spec:
     config = {"max_triples": cfg.train.max_triples, "seed": cfg.train.seed}
+    if cfg.train.per_query is not None:
+        config["per_query"] = cfg.train.per_query
     return Spec("triples", slug(str(cfg.train.data)), 1, config, {"data": specs["train_data"].fingerprint})
 
 
@@ -55,7 +57,8 @@ def triples_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[
     from xtrrep.data.triples import mine
 
     collection = open_collection(training_collection(cfg.train.data, "train.data"), folders["train_data"])
-    facts = mine(collection, out, seed=cfg.train.seed, max_triples=cfg.train.max_triples)
+    limits = {"max_triples": cfg.train.max_triples, "per_query": cfg.train.per_query}
+    facts = mine(collection, out, seed=cfg.train.seed, **limits)
     return {"units": {"queries": facts["queries"]}, **facts}
 
 
@@ -68,7 +71,7 @@ def model_config(cfg: Config) -> dict[str, Any]:
 
 def loop_config(cfg: Config, loop: Loop) -> dict[str, Any]:
     """What of a training decides its weights: no paths, nothing that only looks, variants by what they resolve to."""
-    dropped = {"data", "triples", "lists", "teacher", "revision", "max_triples", "max_queries"}
+    dropped = {"data", "triples", "lists", "teacher", "revision", "max_triples", "max_queries", "per_query"}
     dropped |= {"checkpoint_every", "eval_every", "eval_data", "objective", "temperature_colbert", "temperature_xtr"}
     config = {key: value for key, value in plain(loop).items() if key not in dropped}
     config["precision"] = resolve_precision(loop.precision, device_named(cfg.machine.device)).value

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 STATE = "xtrrep_state.json"  # a checkpoint's last file: with it the checkpoint is complete
 
 # How often something is written or looked at, and where the data lies, say nothing about the weights.
-NOT_SEMANTIC = ("checkpoint_every", "eval_every", "eval_data", "data", "triples", "lists")
+NOT_SEMANTIC = ("checkpoint_every", "eval_every", "eval_data", "data", "triples", "lists", "per_query")
 
 
 def identity_of(
