@@ -57,8 +57,8 @@ def triples_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[
     from xtrrep.data.triples import mine
 
     collection = open_collection(training_collection(cfg.train.data, "train.data"), folders["train_data"])
-    limits = {"max_triples": cfg.train.max_triples, "per_query": cfg.train.per_query}
-    facts = mine(collection, out, seed=cfg.train.seed, **limits)
+    train = cfg.train
+    facts = mine(collection, out, seed=train.seed, max_triples=train.max_triples, per_query=train.per_query)
     return {"units": {"queries": facts["queries"]}, **facts}
 
 
