@@ -15,9 +15,9 @@ import torch
 from conftest import unit_vectors, write_store
 
 from xtrrep import artifacts, config
-from xtrrep.artifacts import hash_file
 from xtrrep.console import DataError, UsageError
 from xtrrep.encode import Store
+from xtrrep.hashes import hash_file
 from xtrrep.index import Place, engine_of, kmeans, split_params
 from xtrrep.index.files import build_index, index_spec, open_index
 from xtrrep.retrieve import Setting, rank_documents, retrieve, retrieve_documents

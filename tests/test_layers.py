@@ -14,8 +14,12 @@ PACKAGE = ROOT / "xtrrep"
 ORDER = [
     "console",
     "registry",
+    "hashes",
+    "locks",
     "artifacts",
     "config",
+    "verify",
+    "gc",
     "scoring",
     "data",
     "model",

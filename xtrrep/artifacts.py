@@ -5,25 +5,30 @@ the fingerprints of what it was made from, hashes of its input data, and a schem
 worker counts are not part of it. While a stage runs, its folder is called `.partial-LABEL-FINGERPRINT`: a
 stage that can resume finds its own shards and checkpoints there. Last, the manifest is written and the
 folder renamed, so a killed process leaves nothing that looks complete.
+
+Before an artifact is read, every file is compared with the hash in the manifest, and the manifest with its own
+(`check`; what that costs stands in hashes.py).
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from xtrrep.console import DataError, say
+from xtrrep.hashes import hash_file, hash_files, record_of
+from xtrrep.locks import lock
 
 MANIFEST = "manifest.json"
+PARTIAL = ".partial-"  # before the name of a folder that is being made
 REQUIRED_KEYS = {"fingerprint", "label", "stage", "made", "seconds", "facts", "files", "upstream"}
 
 
@@ -67,15 +72,6 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, hex."""
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
-
-
 def write_atomic(path: Path, write: Callable[[Any], None]) -> None:
     """Write a file through a temporary neighbour: readers see all of it or nothing.
 
@@ -96,16 +92,24 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a complete artifact. Raises DataError where there is none or it is not JSON."""
+    """The manifest of a complete artifact. Raises DataError where there is none or it is not as it was written."""
+    path, hint = folder / MANIFEST, f"rm -r {folder} and run again"
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{folder} is not a complete artifact: it has no {MANIFEST}") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{folder / MANIFEST} is not JSON ({error})", hint=f"rm -r {folder} and run again") from None
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise DataError(f"{path} is not JSON ({error})", hint=hint) from None
     if not isinstance(manifest, dict) or not manifest.keys() >= REQUIRED_KEYS:
-        raise DataError(f"{folder / MANIFEST} is no manifest", hint=f"rm -r {folder} and run again")
+        raise DataError(f"{path} is no manifest", hint=hint)
+    # Artifacts of the first versions have no checksum.
+    if "checksum" in manifest and manifest["checksum"] != _checksum(manifest):
+        raise DataError(f"{path} is not as it was written: its checksum differs", hint=hint)
     return manifest
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    return digest({key: value for key, value in manifest.items() if key != "checksum"})
 
 
 def folder_of(spec: Spec, root: Path) -> Path:
@@ -124,11 +128,10 @@ def is_complete(spec: Spec, root: Path) -> bool:
     return (folder_of(spec, root) / MANIFEST).exists()
 
 
-def check(folder: Path, fingerprint: str | None = None, *, contents: bool = False) -> dict[str, Any]:
-    """The manifest, after checking that the artifact is the one meant and that all its files are there.
+def check(folder: Path, fingerprint: str | None = None) -> dict[str, Any]:
+    """The manifest, after checking that the artifact is the one meant and every file is as it was written.
 
-    Compares the recorded fingerprint and every file's size, with `contents` its hash too. Raises DataError naming the
-    file at fault.
+    Raises DataError naming the file at fault.
     """
     manifest = read_manifest(folder)
     hint = f"rm -r {folder} and run again to rebuild it"
@@ -138,28 +141,34 @@ def check(folder: Path, fingerprint: str | None = None, *, contents: bool = Fals
             f"{manifest['fingerprint']}) than the one asked for ({fingerprint})",
             hint=hint,
         )
-    for name, entry in manifest["files"].items():
-        path = folder / name
-        if not path.exists():
-            raise DataError(f"{path} is missing", hint=hint)
-        if path.stat().st_size != entry["bytes"]:
-            raise DataError(f"{path} has {path.stat().st_size} bytes, its manifest says {entry['bytes']}", hint=hint)
-        if contents and hash_file(path) != entry["sha256"]:
-            raise DataError(f"{path} is not as it was written: its hash differs from its manifest's", hint=hint)
+    for fault in faults(folder, manifest):
+        raise DataError(fault, hint=hint)
     return manifest
 
 
-@contextmanager
-def lock(path: Path, what: str) -> Iterator[None]:
-    """Hold an exclusive lock file; the kernel lets go of it when its holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting: another process is making {what}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def faults(
+    folder: Path, manifest: Mapping[str, Any], *, afresh: bool = False, tick: Callable[[int], object] | None = None
+) -> Iterator[str]:
+    """What is wrong with an artifact's files, each with its path; those that show without reading come first.
+
+    `afresh` and `tick` as in `hashes.hash_files`.
+    """
+    sound = []
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            yield f"{path} is missing"
+        elif path.stat().st_size != entry["bytes"]:
+            yield f"{path} has {path.stat().st_size} bytes, its manifest says {entry['bytes']}"
+        else:
+            sound.append(name)
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in manifest["files"] and name != MANIFEST and not path.name.startswith("."):
+            yield f"{path} is no file of this artifact: its manifest does not name it"
+    for name, found in hash_files(folder, sound, record_of(folder), afresh=afresh, tick=tick).items():
+        if found != manifest["files"][name]["sha256"]:
+            yield f"{folder / name} is not as it was written: its hash differs from its manifest's"
 
 
 def make(spec: Spec, root: Path, run: Callable[[Path], dict[str, Any]]) -> Path:
@@ -171,9 +180,10 @@ def make(spec: Spec, root: Path, run: Callable[[Path], dict[str, Any]]) -> Path:
     with lock(final.parent / f".{spec.fingerprint}.lock", f"{spec.stage}/{final.name}"):
         final = folder_of(spec, root)
         if (final / MANIFEST).exists():
+            check(final, spec.fingerprint)
             return final
-        partial = final.with_name(f".partial-{final.name}")
-        for stale in final.parent.glob(f".partial-*-{spec.fingerprint}"):
+        partial = final.with_name(PARTIAL + final.name)
+        for stale in final.parent.glob(f"{PARTIAL}*-{spec.fingerprint}"):
             partial = stale
         partial.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
@@ -197,6 +207,8 @@ def make(spec: Spec, root: Path, run: Callable[[Path], dict[str, Any]]) -> Path:
             "files": files,
             **spec.identity,
         }
+        # Of the manifest as it will be read: JSON knows neither tuples nor keys that are numbers.
+        manifest["checksum"] = _checksum(json.loads(json.dumps(manifest)))
         write_json(partial / MANIFEST, manifest)
         if final.exists():  # without a manifest, or we would not be here: it is not there, whatever it holds
             shutil.rmtree(final)
@@ -208,6 +220,12 @@ def _remove_if_empty(folder: Path) -> None:
     """Drop a partial folder that holds no file to resume from."""
     if not any(path.is_file() for path in folder.rglob("*")):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def folders(root: Path) -> list[Path]:
+    """Every folder below `root` that is named like an artifact, complete or not."""
+    named = (path for path in root.glob("[!.]*/[!.]*") if re.search(r"-[0-9a-f]{12}$", path.name))
+    return sorted(path for path in named if path.is_dir())
 
 
 def complete(root: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -628,6 +628,66 @@ def ls(json: Json = False) -> None:
             )
 
 
+What = Annotated[
+    str | None, typer.Argument(help="a stage, a label, a folder's name, or how a fingerprint begins; without it, all")
+]
+
+
+@app.command()
+def verify(what: What = None, json: Json = False) -> None:
+    """Read every file of the artifacts in full and compare it with its manifest.
+
+    A command that reads an artifact checks it anyway: sizes, both ends of large files, and the whole of what is small
+    or was changed since it was last read. This reads all of everything. Exit 0 all fine, 3 something is not.
+
+    Examples: xtrrep verify | xtrrep verify index | xtrrep verify 3f9c
+    """
+    from xtrrep import verify as verifying
+    from xtrrep.report.table import Table
+
+    verdicts = verifying.verify(what)
+    wrong = [verdict for verdict in verdicts if verdict.faults]
+    if json:
+        _print_json([{**vars(v), "folder": str(v.folder), "fine": not v.faults} for v in verdicts])
+    else:
+        rows: list[list[object]] = [
+            [f"{v.folder.parent.name}/{v.folder.name}", v.files, v.bytes / 1e6, "BROKEN" if v.faults else "fine"]
+            for v in verdicts
+        ]
+        footer = [fault for verdict in wrong for fault in verdict.faults]
+        footer += [f"hint: rm -r {verdict.folder} and run again to rebuild it" for verdict in wrong]
+        footer.append(f"{len(verdicts)} artifacts, {len(wrong)} broken")
+        print(Table("", ["artifact", "files", "MB", "found"], rows, footer).terminal())
+    raise typer.Exit(verifying.status(verdicts))
+
+
+@app.command()
+def gc(
+    what: What = None,
+    yes: Annotated[bool, typer.Option("--yes", help="remove it; without this nothing is removed")] = False,
+    json: Json = False,
+) -> None:
+    """Show what no result needs and what it weighs; with --yes remove it.
+
+    Kept are finished evaluations, latencies, analyses, reproductions and claims, whatever a file of results/recorded
+    cites, and all that these were made from. The rest is a model that was never evaluated, an index that was only
+    searched, a run interrupted more than a day ago: it can be made again.
+
+    Examples: xtrrep gc | xtrrep gc index | xtrrep gc --yes
+    """
+    from xtrrep import gc as collecting
+    from xtrrep.report.table import Table
+
+    waste = collecting.remove(what) if yes else collecting.find(what)
+    total = sum(item.bytes for item in waste)
+    if json:
+        _print_json({"waste": [{**vars(w), "path": str(w.path)} for w in waste], "bytes": total, "removed": yes})
+        return
+    rows: list[list[object]] = [[w.stage, w.label, w.bytes / 1e6, w.age / 86400, w.why] for w in waste]
+    footer = [f"{total / 1e6:,.1f} MB {'removed' if yes else 'that nothing needs; xtrrep gc --yes removes it'}"]
+    print(Table("", ["stage", "label", "MB", "days old", "why"], rows, footer).terminal())
+
+
 @app.command()
 def show(
     overrides: Overrides = None,

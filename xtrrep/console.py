@@ -78,6 +78,7 @@ def progress(total: int, label: str, unit: str) -> Iterator[Any]:
         file=sys.stderr,
         mininterval=0.5 if terminal else 10.0,
         miniters=1,
+        unit_scale=unit == "B",
         ascii=not terminal,
         ncols=None if terminal else 100,
         leave=True,

@@ -41,6 +41,7 @@ from xtrrep import config as configs
 from xtrrep.artifacts import Folders, Spec
 from xtrrep.config import Config, Loop, Source, plain
 from xtrrep.console import UsageError, say
+from xtrrep.locks import at_work
 from xtrrep.meaning import engine_label, loop_of, model_needs, slug
 from xtrrep.stages.searching import one_search, retrieve_many, write_run
 from xtrrep.stages.table import BY_NAME, STAGES, Stage
@@ -112,6 +113,12 @@ def plan(cfg: Config, until: str, *also: str) -> Plan:
 def run(plans: Sequence[Plan]) -> Done:
     """Carry out plans together: what they share runs once, and runs that share an index share its token search."""
     done = Done([{} for _ in plans])
+    with at_work(configs.artifacts_root()), at_work(configs.results_root()):
+        _run_stages(plans, done)
+    return done
+
+
+def _run_stages(plans: Sequence[Plan], done: Done) -> None:
     seen: dict[str, Path] = {}
     for stage in STAGES:
         todo = [(i, p, step) for i, p in enumerate(plans) for step in p.steps if step.stage is stage]
@@ -121,14 +128,12 @@ def run(plans: Sequence[Plan]) -> Done:
             if step.spec.fingerprint not in seen:
                 _carry_out(p, step, done.folders[i], seen, done)
             done.folders[i][stage.name] = seen[step.spec.fingerprint]
-    return done
 
 
 def _carry_out(p: Plan, step: Step, folders: Folders, seen: dict[str, Path], done: Done) -> None:
     root = step.stage.root()
     if artifacts.is_complete(step.spec, root):
         folder = artifacts.folder_of(step.spec, root)
-        # All files there, of the recorded size, before anyone builds on them.
         artifacts.check(folder, step.spec.fingerprint)
         say(f"reuse  {step.stage.name:<10} {_short(folder)}")
         done.reused.append(folder)
@@ -238,6 +243,7 @@ def run_analysis(p: AnalysisPlan) -> tuple[Path, Done]:
 
     done = run(p.plans)
     if p.reuse:
+        artifacts.check(p.folder, p.spec.fingerprint)
         say(f"reuse  analyze    {_short(p.folder)}")
         done.reused.append(p.folder)
         return p.folder, done

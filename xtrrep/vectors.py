@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrrep.artifacts import Spec, digest, hash_file, make, write_atomic, write_json
+from xtrrep import config as configs
+from xtrrep.artifacts import Spec, digest, make, write_atomic, write_json
 from xtrrep.console import DataError, progress
 from xtrrep.encode import Store
+from xtrrep.hashes import hash_outside
 
 UNIT = 1e-2  # a vector whose length is further from 1 was never normalised
 LAYOUT = "NAME.npy, NAME.doclens.npy and ids.json; see xtrrep/vectors.py"
@@ -45,7 +47,7 @@ def identity(folder: Path) -> str:
     """A hash of everything an import reads."""
     files = files_of(folder)
     every = [folder / "ids.json", *files, *(path.with_suffix(".doclens.npy") for path in files)]
-    return digest([[path.name, hash_file(path)] for path in every])
+    return digest([[path.name, hash_outside(path, configs.artifacts_root())] for path in every])
 
 
 def read(folder: Path) -> Iterator[tuple[str, NDArray[Any]]]:

@@ -60,7 +60,7 @@ def cells(cfg: Config) -> list[Cell]:
 def read_lists(folder: Path) -> InvertedLists:
     """Centroids and inverted lists of a PLAID index, its files' hashes compared first. Raises DataError where they do
     not fit together."""
-    artifacts.check(folder, contents=True)
+    artifacts.check(folder)
     lengths = np.load(folder / "ivf_lengths.npy").astype(np.int64)
     centroids, documents = np.load(folder / "centroids.npy"), np.load(folder / "ivf.npy")
     if len(lengths) != len(centroids) or lengths.sum() != len(documents):

@@ -14,10 +14,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from xtrrep.artifacts import hash_file, write_atomic
+from xtrrep import config as configs
+from xtrrep.artifacts import write_atomic
 from xtrrep.config import Data
 from xtrrep.console import DataError
 from xtrrep.data import Collection, sources
+from xtrrep.hashes import hash_outside
 
 Rows = Iterator[tuple[str, str]]
 QUERY_HEADERS = ("query-id", "query_id", "qid", "query")
@@ -196,11 +198,13 @@ def _read_lotte_qas(path: Path) -> dict[str, dict[str, int]]:
 
 def content_of(layout: Layout, max_queries: int | None) -> dict[str, str]:
     """Hashes of the three files. Which queries are read depends on the qrels too, so those enter `queries`."""
-    qrels = hash_file(layout.qrels)
-    queries = f"{layout.name}:{hash_file(layout.queries)}:judged={qrels}"
+    queries, qrels, corpus = (
+        hash_outside(path, configs.artifacts_root()) for path in (layout.queries, layout.qrels, layout.corpus)
+    )
+    asked = f"{layout.name}:{queries}:judged={qrels}"
     return {
-        "corpus": f"{layout.name}:{hash_file(layout.corpus)}",
-        "queries": first_queries(queries, max_queries),
+        "corpus": f"{layout.name}:{corpus}",
+        "queries": first_queries(asked, max_queries),
         "qrels": f"{layout.name}:{qrels}",
     }
 

@@ -47,7 +47,7 @@ def open_index(
     it was written.
     """
     engine, params = engine_of(index)
-    manifest = artifacts.check(folder, fingerprint, contents=True)
+    manifest = artifacts.check(folder, fingerprint)
     if manifest["upstream"].get("documents") != store.fingerprint:
         raise DataError(f"{folder} was built from another store than {store.folder}", hint="build one for this store")
     if manifest["config"] != split_params(index)[0]:

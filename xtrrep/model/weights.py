@@ -9,8 +9,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from xtrrep.artifacts import digest, hash_file
+from xtrrep import config as configs
+from xtrrep.artifacts import digest
 from xtrrep.console import DataError
+from xtrrep.hashes import hash_outside
 from xtrrep.model.released import REFERENCES, resolve
 
 # Real weights inside ordinary Python packages, so that a machine without a model hub can train.
@@ -113,7 +115,8 @@ def identity(name: str, revision: str | None) -> dict[str, str]:
     kept = [
         p for p in files if p.name != "README.md" and not any(q.startswith(".") for q in p.relative_to(folder).parts)
     ]
-    return {"weights": digest({str(path.relative_to(folder)): hash_file(path) for path in kept})}
+    root = configs.artifacts_root()
+    return {"weights": digest({str(path.relative_to(folder)): hash_outside(path, root) for path in kept})}
 
 
 def is_cached(name: str, revision: str | None) -> bool:

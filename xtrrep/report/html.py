@@ -134,7 +134,7 @@ def _analyses(results: Path) -> list[Section]:
         if manifest["stage"] != "analyze":
             continue
         try:
-            artifacts.check(folder, contents=True)
+            artifacts.check(folder)
         except DataError as error:
             say(f"broken: {error}")
             continue

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from xtrrep import artifacts, runfile
-from xtrrep.artifacts import Folders, Spec, Specs, digest, hash_file
+from xtrrep import config as configs
+from xtrrep.artifacts import Folders, Spec, Specs, digest
 from xtrrep.config import Config
 from xtrrep.console import DataError, say
 from xtrrep.data import open_collection
+from xtrrep.hashes import hash_outside
 from xtrrep.index import engine_of, files, split_params
 from xtrrep.meaning import content_of, engine_label, kind_of, model_label, needs_model, place_of, setting_of, slug
 from xtrrep.report.table import Table
@@ -56,7 +58,7 @@ def retrieve_spec(cfg: Config, specs: Specs) -> Spec:
     config: dict[str, Any] = dict(vars(setting))
     if kind in ("rerank", "given"):
         path = _from_run(cfg)
-        content["from_run"] = hash_file(path)
+        content["from_run"] = hash_outside(path, configs.artifacts_root())
         upstream = {name: specs[name].fingerprint for name in retrieve_needs(cfg) if name != "data"}
         over = specs["documents" if kind == "rerank" else "data"].label
         return Spec("retrieve", f"run-{slug(path.stem)}--{over}", 2, config, upstream, content)
@@ -117,7 +119,7 @@ def _check_judged(run: runfile.Run, queries: Iterable[str], path: Path) -> None:
 
 def open_text_index(cfg: Config, specs: Specs, folders: Folders) -> Any:
     engine, params = engine_of(cfg.index)
-    artifacts.check(folders["index"], specs["index"].fingerprint, contents=True)
+    artifacts.check(folders["index"], specs["index"].fingerprint)
     return engine.load(folders["index"], None, params, place_of(cfg))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtrrep import artifacts
 from xtrrep import config as configs
-from xtrrep.artifacts import Folders, Spec, Specs, digest, hash_file
+from xtrrep.artifacts import Folders, Spec, Specs, digest
 from xtrrep.config import (
     Config,
     Distill,
@@ -26,6 +26,7 @@ from xtrrep.config import (
     temperature_of,
 )
 from xtrrep.data import open_collection
+from xtrrep.hashes import hash_outside
 from xtrrep.index import engine_of
 from xtrrep.meaning import (
     device_named,
@@ -98,7 +99,8 @@ def loop_config(cfg: Config, loop: Loop) -> dict[str, Any]:
 def _source_content(kind: str, source: str, revision: str | None, files: Sequence[Path]) -> dict[str, str]:
     """The identity of training data from outside: a hash of its files, or the hub's id and revision."""
     if files:
-        return {kind: digest([[file.suffix, hash_file(file)] for file in files])}
+        root = configs.artifacts_root()
+        return {kind: digest([[file.suffix, hash_outside(file, root)] for file in files])}
     return {kind: f"{source}@{revision}"}
 
 
