@@ -1,5 +1,6 @@
 """Stage folders: complete or not there, found by content, checked before use."""
 
+import json
 import os
 import signal
 import subprocess
@@ -146,3 +147,51 @@ def test_a_killed_builder_is_not_complete_and_its_lock_is_gone(tmp_path: Path) -
     folder = make(spec, tmp_path, lambda out: {"found": (out / "half").exists()})
     assert time.monotonic() - start < 10
     assert artifacts.read_manifest(folder)["facts"] == {"found": True}
+
+
+def test_a_file_that_the_manifest_does_not_name_is_refused(tmp_path: Path) -> None:
+    """A store's shards are found by their names: one more would be searched."""
+    folder = make(SPEC, tmp_path, write_one)
+    (folder / "deep" / ".nfs01").write_text("the file system's own")
+    check(folder)
+    (folder / "deep" / "y.txt").write_text("more")
+    with pytest.raises(DataError, match=r"y\.txt is no file of this artifact"):
+        check(folder)
+
+
+def test_a_manifest_is_as_it_was_written(tmp_path: Path) -> None:
+    """Every bit of it: facts are scores that tables print."""
+    facts = {"measures": {"nDCG@10": 0.25}, "pair": (1, 2), "by number": {2: "b", 10: "a"}, "name": "ü"}
+    folder = make(SPEC, tmp_path, lambda out: facts)
+    path, found = folder / "manifest.json", artifacts.read_manifest(folder)
+    assert found["facts"]["pair"] == [1, 2]
+    whole = path.read_bytes()
+    refused = 0
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 7]) + whole[at + 1 :])
+        try:
+            again = artifacts.read_manifest(folder)
+        except DataError:
+            refused += 1
+        else:  # white space, or the name of the checksum itself
+            assert {**again, "checksum": 0} == {**found, "checksum": 0} or "checksum" not in again
+    assert refused > 0.7 * len(whole)
+    path.write_bytes(whole.replace(b"0.25", b"0.75"))
+    with pytest.raises(DataError, match="checksum") as caught:
+        check(folder)
+    assert "rm -r" in str(caught.value.hint)
+
+
+def test_a_manifest_of_the_first_versions_has_no_checksum(tmp_path: Path) -> None:
+    folder = make(SPEC, tmp_path, write_one)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["checksum"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert check(folder)["facts"] == {"n": 3}
+
+
+def test_what_is_made_already_is_checked_before_it_is_handed_out(tmp_path: Path) -> None:
+    folder = make(SPEC, tmp_path, write_one)
+    (folder / "deep" / "x.txt").write_text("jello")
+    with pytest.raises(DataError, match=r"x\.txt is not as it was written"):
+        make(SPEC, tmp_path, write_one)

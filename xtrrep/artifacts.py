@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -223,17 +222,16 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def folders(root: Path) -> list[Path]:
-    """Every folder below `root` that is named like an artifact, complete or not."""
-    named = (path for path in root.glob("[!.]*/[!.]*") if re.search(r"-[0-9a-f]{12}$", path.name))
-    return sorted(path for path in named if path.is_dir())
+    """Every complete artifact's folder below `root`, its manifest readable or not, by name."""
+    return sorted(path.parent for path in root.glob(f"[!.]*/[!.]*/{MANIFEST}"))
 
 
 def complete(root: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Every complete artifact under `root`, oldest first, with its manifest; one with a broken manifest is named."""
     found = []
-    for path in root.glob(f"[!.]*/[!.]*/{MANIFEST}"):
+    for folder in folders(root):
         try:
-            found.append((path.parent, read_manifest(path.parent)))
+            found.append((folder, read_manifest(folder)))
         except DataError as error:
             say(f"broken: {error}")
     return sorted(found, key=lambda item: item[1]["made"])

@@ -657,7 +657,7 @@ def verify(what: What = None, json: Json = False) -> None:
         footer = [fault for verdict in wrong for fault in verdict.faults]
         footer += [f"hint: rm -r {verdict.folder} and run again to rebuild it" for verdict in wrong]
         footer.append(f"{len(verdicts)} artifacts, {len(wrong)} broken")
-        print(Table("", ["artifact", "files", "MB", "found"], rows, footer).terminal())
+        print(Table("Artifacts", ["artifact", "files", "MB", "found"], rows, footer, digits=2).terminal())
     raise typer.Exit(verifying.status(verdicts))
 
 
@@ -685,7 +685,7 @@ def gc(
         return
     rows: list[list[object]] = [[w.stage, w.label, w.bytes / 1e6, w.age / 86400, w.why] for w in waste]
     footer = [f"{total / 1e6:,.1f} MB {'removed' if yes else 'that nothing needs; xtrrep gc --yes removes it'}"]
-    print(Table("", ["stage", "label", "MB", "days old", "why"], rows, footer).terminal())
+    print(Table("Not needed", ["stage", "label", "MB", "days old", "why"], rows, footer, digits=2).terminal())
 
 
 @app.command()

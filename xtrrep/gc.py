@@ -67,8 +67,7 @@ def remove(what: str | None = None) -> list[Waste]:
                 hint="again when it has finished",
             )
         for folder in (folder for root in roots for folder in artifacts.folders(root)):
-            if (folder / artifacts.MANIFEST).exists():
-                artifacts.read_manifest(folder)
+            artifacts.read_manifest(folder)
         waste = find(what)
         for item in waste:
             _delete(item.path)
@@ -93,14 +92,9 @@ def _delete(path: Path) -> None:
 
 
 def _unneeded(roots: Sequence[Path]) -> Iterator[Waste]:
-    """Artifacts that nothing stands on, and folders named like one that are none."""
-    made: dict[str, tuple[Path, Mapping[str, Any]]] = {}
-    for root in roots:
-        for folder in artifacts.folders(root):
-            if not (folder / artifacts.MANIFEST).exists():
-                yield _waste(folder, "it has no manifest: it is not complete")
-        for folder, manifest in artifacts.complete(root):
-            made[manifest["fingerprint"]] = folder, manifest
+    """Artifacts that nothing stands on."""
+    every = [found for root in roots for found in artifacts.complete(root)]
+    made = {manifest["fingerprint"]: (folder, manifest) for folder, manifest in every}
     kept = _kept(made, cited())
     for fingerprint, (folder, _) in made.items():
         if fingerprint not in kept:
