@@ -121,3 +121,13 @@ TINY = (
     "model.n_doc=40",
     "model.n_query=16",
 )
+
+# Every engine, and what it needs to search as little as that.
+ENGINES: dict[str, tuple[str, ...]] = {
+    "exact": (),
+    "bm25": (),
+    "scann": ("index.num_leaves=20", "index.num_leaves_to_search=10"),
+    "plaid": (),
+    "warp": (),
+    "voyager": (),
+}

@@ -6,21 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, Cli, unit_vectors
+from conftest import ENGINES, TINY, Cli, unit_vectors
 
 from xtrrep.config import compose
 from xtrrep.console import XtrrepError
 from xtrrep.index import Place, engine_of
 from xtrrep.pipeline import plan
-
-ENGINES = {
-    "exact": (),
-    "bm25": (),
-    "scann": ("index.num_leaves=20", "index.num_leaves_to_search=10"),
-    "plaid": (),
-    "warp": (),
-    "voyager": (),
-}
 
 
 @pytest.fixture(scope="module")
