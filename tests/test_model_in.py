@@ -318,6 +318,57 @@ def test_damaged_stanford_checkpoints(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "owned").exists()  # it does bite where it is let
 
 
+def test_no_pickle_of_a_saved_model_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours and sentence-transformers' layout: the backbone's weights, then the head's, as a pickle that runs a call."""
+    monkeypatch.chdir(tmp_path)
+    encoder.load(write_stanford(tmp_path / "m"), CFG, "cpu").save_pretrained(str(tmp_path / "saved"))
+    heads = [path.parent.name for path in (tmp_path / "saved").rglob("model.safetensors") if "Dense" in str(path)]
+    assert len(heads) == 1
+    for place in (".", heads[0]):
+        folder = shutil.copytree(tmp_path / "saved", tmp_path / f"evil {place.strip('.')}")
+        (folder / place / "model.safetensors").unlink()
+        (folder / place / "pytorch_model.bin").write_bytes(pickle.dumps({"linear.weight": Boom()}, protocol=2))
+        (folder / place / "model.pkl").write_bytes(pickle.dumps(Boom()))
+        with pytest.raises(DataError, match="cannot load the model"):
+            encoder.load(folder, CFG, "cpu")
+        assert not (tmp_path / "owned").exists()
+
+
+EVIL = "from pathlib import Path\nPath('owned').touch()\nclass Evil: pass\nclass EvilConfig: pass\n"
+
+
+@pytest.mark.parametrize("kind", ["known", "unknown", "module"])
+def test_no_code_of_a_model_folder_runs(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor does anybody get asked whether it should: a `y` on standard input would answer for the user."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("builtins.input", lambda *words: pytest.fail("somebody was asked"))
+    folder = write_stanford(tmp_path / "m")
+    if kind == "module":
+        encoder.load(folder, CFG, "cpu").save_pretrained(str(tmp_path / "saved"))
+        folder = tmp_path / "saved"
+        modules = json.loads((folder / "modules.json").read_text())
+        modules[-1]["type"] = "modeling_evil.Evil"
+        (folder / "modules.json").write_text(json.dumps(modules))
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        config["auto_map"] = {"AutoConfig": "modeling_evil.EvilConfig", "AutoModel": "modeling_evil.Evil"}
+        config["model_type"] = config["model_type"] if kind == "known" else "evil"
+        (folder / "config.json").write_text(json.dumps(config))
+    (folder / "modeling_evil.py").write_text(EVIL)
+    if kind == "known":  # read by the class that transformers itself has for it
+        encoder.load(folder, CFG, "cpu")
+    else:
+        with pytest.raises(DataError, match="cannot load the model"):
+            encoder.load(folder, CFG, "cpu")
+        if kind == "unknown":
+            with pytest.raises(DataError, match="cannot load"):
+                encoder.build(replace(CFG, backbone=str(folder)), "cpu")
+    assert not (tmp_path / "owned").exists()
+    capsys.readouterr()
+
+
 # --- google/xtr-base-en --------------------------------------------------------------------------------------------
 
 

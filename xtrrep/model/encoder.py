@@ -72,14 +72,12 @@ def build(cfg: Model, device: str) -> MultiVectorEncoder:
 
     A backbone that is already a multi-vector model keeps its own head. Raises DataError where weights are missing.
     """
-    from sentence_transformers.base.modules import Transformer
-
     quiet()
     folder = hub.folder_of(cfg.backbone, cfg.revision)
     if is_multi_vector(folder):
         return load(folder, cfg, device)
     try:
-        transformer = Transformer(str(folder))
+        transformer = tensors.backbone(folder)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"cannot load the backbone {cfg.backbone!r}: {str(error).splitlines()[0]}",
@@ -124,6 +122,8 @@ def load(name: str | Path, cfg: Model, device: str) -> MultiVectorEncoder:
     `name` is a folder, a short name or a hub id. The weights are float32, whatever they were stored in. Raises
     DataError where there is nothing to read, or no multi-vector head in it.
     """
+    from pickle import UnpicklingError  # torch's, for a pickle that holds more than tensors
+
     from safetensors import SafetensorError
 
     quiet()
@@ -137,7 +137,7 @@ def load(name: str | Path, cfg: Model, device: str) -> MultiVectorEncoder:
     read = {Layout.stanford: stanford.load, Layout.xtr_t5: t5.load}.get(layout, _load_saved)
     try:
         model = read(folder, device)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError, UnpicklingError) as error:
         raise DataError(
             f"cannot load the model {name}: {str(error).splitlines()[0]}",
             hint="is the folder complete? rm -r a trained one to train it again",

@@ -25,7 +25,6 @@ def load(folder: Path, device: str) -> MultiVectorEncoder:
 
     Raises DataError where `linear.weight` is not in the weights file or a marker is not in the vocabulary.
     """
-    from sentence_transformers.base.modules import Transformer
     from tokenizers import AddedToken
 
     metadata = read_json(folder / "artifact.metadata")
@@ -35,7 +34,7 @@ def load(folder: Path, device: str) -> MultiVectorEncoder:
             f"{folder} looks like a Stanford ColBERT checkpoint, but its weights have no linear.weight",
             hint="is it a checkpoint of ColBERT, or only its backbone?",
         )
-    transformer = Transformer(str(folder))
+    transformer = tensors.backbone(folder)
     markers = {
         "query": metadata.get("query_token_id") or "[unused0]",
         "document": metadata.get("doc_token_id") or "[unused1]",

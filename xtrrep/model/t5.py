@@ -22,7 +22,6 @@ def load(folder: Path, device: str) -> MultiVectorEncoder:
 
     Raises DataError where there is not exactly one linear layer beside the encoder.
     """
-    from sentence_transformers.base.modules import Transformer
 
     layers = dense_of(folder)
     if len(layers) != 1:
@@ -34,7 +33,7 @@ def load(folder: Path, device: str) -> MultiVectorEncoder:
     found = tensors.read(layers[0], ["linear.weight", "linear.bias"])
     if "linear.weight" not in found:
         raise DataError(f"{layers[0]} has no linear.weight", hint="is the download complete?")
-    transformer = Transformer(str(folder), do_lower_case=True)
+    transformer = tensors.backbone(folder, do_lower_case=True)
     _keep_lower_case(transformer)
     return tensors.assemble(transformer, found["linear.weight"], found.get("linear.bias"), device, skiplist=[])
 

@@ -40,6 +40,17 @@ def read(folder: Path, names: Sequence[str]) -> dict[str, torch.Tensor]:
     raise DataError(f"{folder} has no model.safetensors and no pytorch_model.bin", hint="is the download complete?")
 
 
+def backbone(folder: Path, **options: Any) -> Any:
+    """The `Transformer` module of a folder, `options` as it takes them.
+
+    Python code in the folder is never run. By itself transformers would ask the terminal whether to run it.
+    """
+    from sentence_transformers.base.modules import Transformer
+
+    never = {name: {"trust_remote_code": False} for name in ("model_kwargs", "processor_kwargs", "config_kwargs")}
+    return Transformer(str(folder), **never, **options)
+
+
 def assemble(
     transformer: Any,
     weight: torch.Tensor,
