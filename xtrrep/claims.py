@@ -149,7 +149,7 @@ def load(scale: str, only: Sequence[str] = ()) -> Family:
 def parse_claims(path: Path, scale: str) -> Family:
     """As `load`, from any file."""
     try:
-        text = yaml.safe_load(path.read_text())
+        text = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     check_keys(path, "it", text, {"numbers", "cells", "best", "claims"}, {"numbers", "cells", "claims"})

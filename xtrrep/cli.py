@@ -389,7 +389,7 @@ def analyze(
             }
         )
         return
-    print((folder / "table.txt").read_text())
+    print((folder / "table.txt").read_text(encoding="utf-8"))
     for path in sorted(folder.iterdir()):
         if path.suffix in (".png", ".svg", ".md", ".csv"):
             print(_relative(path))

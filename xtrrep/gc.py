@@ -125,7 +125,9 @@ def cited() -> set[str]:
     found: set[str] = set()
     for root in {configs.recorded_root(), Path.cwd() / "results" / "recorded"} - {None}:
         for path in (path for path in Path(root or ".").rglob("*") if path.is_file()):
-            found |= set(re.findall(r"(?<![0-9a-f])[0-9a-f]{12}(?![0-9a-f])", path.read_text(errors="replace")))
+            found |= set(
+                re.findall(r"(?<![0-9a-f])[0-9a-f]{12}(?![0-9a-f])", path.read_text(encoding="utf-8", errors="replace"))
+            )
     return found
 
 

@@ -103,7 +103,7 @@ def _mark(path: Path) -> list[Any] | None:
 def _read(record: Path) -> Record:
     if record not in _kept:
         try:
-            found = json.loads(record.read_text())
+            found = json.loads(record.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # none, or one that a power cut left half-written
             found = {}
         sound = isinstance(found, dict) and all(isinstance(entry, list) and entry for entry in found.values())
@@ -116,5 +116,5 @@ def _write(record: Path, entries: Record) -> None:
     temporary = record.with_name(f".{record.name}.{os.getpid()}")  # processes may write one record at a time
     with suppress(OSError):  # a folder that cannot be written costs reading its files again, and nothing else
         record.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(entries, indent=1, sort_keys=True))
+        temporary.write_text(json.dumps(entries, indent=1, sort_keys=True), encoding="utf-8")
         os.replace(temporary, record)

@@ -53,7 +53,7 @@ def processor() -> str:
     """The processor's name and how many of it there are: part of what a time means."""
     name = ""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
     except OSError:  # not Linux
         import platform
@@ -163,7 +163,7 @@ def _paper(searcher: Any, documents: Any, queries: Any, setting: Any) -> float:
 def _peak_mb() -> float:
     """The largest resident set of this process, MB. Linux's ru_maxrss would be its parent's, which an exec inherits."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
     except (OSError, StopIteration):  # not Linux
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

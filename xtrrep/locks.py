@@ -23,7 +23,7 @@ def lock(path: Path, what: str) -> Iterator[None]:
     """Hold a lock file alone; while another process has it, say so and wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with path.open("a") as file:
+        with path.open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -40,7 +40,7 @@ def at_work(root: Path) -> Iterator[None]:
     """Keep what lies below `root` from being deleted by `xtrrep gc` meanwhile."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        file = (root / IN_USE).open("a")
+        file = (root / IN_USE).open("ab")
     except OSError:  # a folder that cannot be written: nothing in it can be deleted either
         yield
         return
@@ -52,7 +52,7 @@ def at_work(root: Path) -> Iterator[None]:
 @contextmanager
 def alone(path: Path) -> Iterator[bool]:
     """Hold a lock file alone, if nobody holds it now: whether it is ours. Its folder must exist."""
-    with path.open("a") as file:
+    with path.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -69,7 +69,7 @@ def is_held(path: Path) -> bool:
         return not free
 
 
-def _is_at(file: IO[str], path: Path) -> bool:
+def _is_at(file: IO[bytes], path: Path) -> bool:
     """Whether an open file is the one that lies at `path` now."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())

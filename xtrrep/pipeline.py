@@ -29,6 +29,7 @@ LABEL that folder was first made under. Of the machine only what changes numbers
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -139,11 +140,19 @@ def _carry_out(p: Plan, step: Step, folders: Folders, seen: dict[str, Path], don
         done.reused.append(folder)
     else:
         say(f"run    {step.stage.name:<10} {_short(step.folder)}")
-        folder = artifacts.make(step.spec, root, lambda out: step.stage.run(p.cfg, p.specs, folders, out))
+        folder = artifacts.make(
+            step.spec, root, lambda out: step.stage.run(p.cfg, p.specs, folders, out) | threads_used()
+        )
         done.ran.append(folder)
     if step.stage.name in ("train", "distill"):
         _say_verdict(loop_of(p.cfg) if step.stage.name == "distill" else p.cfg.train, folder)
     seen[step.spec.fingerprint] = folder
+
+
+def threads_used() -> dict[str, int]:
+    """How many threads torch computes with, for the manifest; nothing where it has no part."""
+    torch = sys.modules.get("torch")
+    return {} if torch is None else {"threads": int(torch.get_num_threads())}
 
 
 def _say_verdict(loop: Loop, folder: Path) -> None:
@@ -174,7 +183,7 @@ def _run_retrievals(todo: Sequence[tuple[Plan, Step]], seen: dict[str, Path], do
         outcomes = retrieve_many([p.cfg for p, _ in members], first.specs, folders)
         seconds = round(time.monotonic() - start, 3)
         for (p, step), outcome in zip(members, outcomes, strict=True):
-            write = partial(write_run, p.cfg, outcome, shared_search_seconds=seconds)
+            write = partial(write_run, p.cfg, outcome, shared_search_seconds=seconds, **threads_used())
             seen[step.spec.fingerprint] = artifacts.make(step.spec, step.stage.root(), write)
             done.ran.append(seen[step.spec.fingerprint])
 

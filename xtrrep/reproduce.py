@@ -182,7 +182,7 @@ def load(name: str, scale: str) -> Known:
 def parse_reproduction(path: Path, scale: str) -> Known:
     """As `load`, from any file."""
     try:
-        text = yaml.safe_load(path.read_text())
+        text = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if isinstance(text, dict) and "analysis" in text:
@@ -432,7 +432,7 @@ def recorded(name: str, scale: str) -> dict[str, Any]:
     if not path.exists():
         return {"cells": {}}
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found | {"cells": dict(found["cells"])}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no record of a reproduction ({error})", hint=f"rm {path}") from None
@@ -495,7 +495,7 @@ def _measure_analysis(what: AnalysisReproduction, extra: Sequence[str]) -> tuple
         folder, _ = pipeline.run_analysis(plan)
     except XtrrepError as error:
         return {}, {cell.key: str(error) for cell in what.cells}
-    with (folder / "table.csv").open(newline="") as file:
+    with (folder / "table.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     values: dict[Key, float] = {}
     reasons: dict[Key, str] = {}

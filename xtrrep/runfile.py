@@ -47,7 +47,7 @@ def read(path: Path) -> Run:
     run: Run = {}
     seen: set[tuple[str, str]] = set()
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DataError(f"no run file {path}") from None
     for number, line in enumerate(text.splitlines(), start=1):

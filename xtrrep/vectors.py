@@ -53,7 +53,7 @@ def identity(folder: Path) -> str:
 def read(folder: Path) -> Iterator[tuple[str, NDArray[Any]]]:
     """(id, (tokens, dim) vectors) in order, memory-mapped. Raises DataError naming the file at fault."""
     try:
-        ids = json.loads((folder / "ids.json").read_text())
+        ids = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{folder / 'ids.json'} is not JSON ({error})") from None
     if not isinstance(ids, list) or not all(isinstance(name, str) and name for name in ids):

@@ -52,7 +52,9 @@ class Bm25:
         if not any(tokens):
             raise DataError("BM25 found no word in the corpus")
         index = bm25s.BM25(k1=k1, b=b, method="lucene")
-        index.index(tokens, show_progress=False)
+        # Numbered here: bm25s would number words as a set happens to hold them, otherwise in every process.
+        vocabulary = {word: number for number, word in enumerate(sorted({word for row in tokens for word in row}))}
+        index.index(([[vocabulary[word] for word in row] for row in tokens], vocabulary), show_progress=False)
         return cls(index)
 
     def search(self, queries: Sequence[str], top_k: int) -> tuple[np.ndarray, np.ndarray]:

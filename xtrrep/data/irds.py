@@ -30,7 +30,7 @@ def download_mb(cfg: Data) -> int | None:
     spec = find_spec("ir_datasets")
     if spec is None or spec.origin is None:
         return None
-    downloads = json.loads((Path(spec.origin).parent / "etc" / "downloads.json").read_text())
+    downloads = json.loads((Path(spec.origin).parent / "etc" / "downloads.json").read_text(encoding="utf-8"))
     benchmark, _, name = corpus_id(cfg.id).partition("/")
     archives = downloads.get(benchmark, {})
     size = archives.get("source" if benchmark == "lotte" else name, {}).get("size_hint")

@@ -119,7 +119,7 @@ def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, A
         )
         index.close()
     write_atomic(out / DOCUMENTS, lambda file: np.save(file, documents))
-    metadata = json.loads((out / "metadata.json").read_text())
+    metadata = json.loads((out / "metadata.json").read_text(encoding="utf-8"))
     return {
         "units": {"tokens": source.tokens},
         **clusters.facts(),

@@ -101,7 +101,7 @@ def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, A
         except ValueError:  # a checkpoint of other settings, or of a store that moved
             library.create(str(source.folder / "vectors"), **options)
     (out / "build_state.json").unlink()  # names this machine's paths, and only an unfinished build needs it
-    metadata = json.loads((out / "metadata.json").read_text())
+    metadata = json.loads((out / "metadata.json").read_text(encoding="utf-8"))
     return {
         "units": {"tokens": source.tokens},
         **clusters.facts(),
@@ -115,7 +115,7 @@ def resolved(folder: Path, params: Params) -> dict[str, Any]:
     """The search parameters as numbers: the library's own formula where one is not given."""
     from xtr_warp.hyperparams import optimize
 
-    metadata = json.loads((folder / "metadata.json").read_text())
+    metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
     tuned = optimize(metadata=metadata, top_k=params.tuned_top_k, num_query_tokens=params.tuned_tokens)
     if tuned is None:
         raise DataError(f"{folder / 'metadata.json'} says nothing of the index")

@@ -40,7 +40,7 @@ def device_of(name: str) -> str:
 def processor_has_bf16() -> bool:
     """Whether this processor multiplies bfloat16 natively (without it, bf16 is slower than fp32)."""
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:  # not Linux
         return False
     return any(flag in text for flag in ("avx512_bf16", "amx_bf16"))

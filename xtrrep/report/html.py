@@ -120,7 +120,9 @@ def _check_ours(out: Path) -> None:
     if other:
         raise UsageError(f"{out} holds something else than a report: {other[0]}", hint=hint)
     index = out / "index.html"
-    if index.exists() and '<meta name="generator" content="xtrrep">' not in index.read_text(errors="replace"):
+    if index.exists() and '<meta name="generator" content="xtrrep">' not in index.read_text(
+        encoding="utf-8", errors="replace"
+    ):
         raise UsageError(f"{index} is not one of our pages", hint=hint)
 
 

@@ -38,7 +38,7 @@ def same_config(path: Path, identity: dict[str, dict[str, Any]]) -> dict[str, An
     """The content of a JSON file with a `config`. Raises DataError where that is another, naming what differs."""
     hint = f"rm -r {path.parent} to start again, or go on with the config that it was begun with"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         there = {f"{part}.{key}": value for part, values in content["config"].items() for key, value in values.items()}
     except FileNotFoundError:
         raise DataError(f"{path.parent} holds checkpoints but no {path.name}", hint=hint) from None
@@ -71,7 +71,7 @@ def complete(folder: Path) -> list[Path]:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    return dict(json.loads((checkpoint / STATE).read_text()))
+    return dict(json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
 
 
 def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:

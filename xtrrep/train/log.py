@@ -74,7 +74,7 @@ class Log:
         return None
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "time": round(time.time(), 3)} | values) + "\n")
 
 
@@ -113,7 +113,7 @@ def read_log(path: Path, key: str | None = None) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -123,7 +123,7 @@ def read_log(path: Path, key: str | None = None) -> list[dict[str, Any]]:
 
 def write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
     """Empty where a row has no number."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([row.get(column) for column in columns] for row in rows)

@@ -212,7 +212,7 @@ def _settings(place: str, name: str, revision: str | None) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error})", hint="fetch the teacher again") from None
     return content if isinstance(content, dict) else {"modules": content}
