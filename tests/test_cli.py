@@ -33,7 +33,19 @@ def test_help_is_light() -> None:
 
 def test_help_shows_examples_and_exit_codes(cli: Cli) -> None:
     assert "3 data" in " ".join(cli("--help").stdout.split())
-    for verb in ("train", "encode", "index", "retrieve", "evaluate", "analyze", "claims", "search", "show"):
+    for verb in (
+        "train",
+        "encode",
+        "index",
+        "retrieve",
+        "evaluate",
+        "analyze",
+        "claims",
+        "search",
+        "show",
+        "verify",
+        "gc",
+    ):
         assert "xtrrep " in cli(verb, "--help").stdout
 
 

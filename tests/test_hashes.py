@@ -153,8 +153,11 @@ def test_where_nothing_can_be_recorded_a_process_still_reads_once(tmp_path: Path
 def test_files_outside_the_artifacts_have_a_record_each_folder(tmp_path: Path, read: list[str]) -> None:
     for name in ("a", "b"):
         fill(tmp_path / name)
+    (tmp_path / "root").mkdir()
     for _ in range(2):
         for path in (tmp_path / "a" / "large", tmp_path / "b" / "large", tmp_path / "a" / "small"):
             assert hash_outside(path, tmp_path / "root") == hash_file(path)
     assert read.count("large") == 2
     assert len(list((tmp_path / "root").rglob("*.json"))) == 2
+    assert hash_outside(tmp_path / "a" / "large", tmp_path / "not yet") == hash_file(tmp_path / "a" / "large")
+    assert not (tmp_path / "not yet").exists()

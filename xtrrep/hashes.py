@@ -74,7 +74,7 @@ def hash_files(
 
 
 def hash_outside(path: Path, root: Path) -> str:
-    """SHA-256 of a file that lies outside the artifacts, recorded below `root`."""
+    """SHA-256 of a file that lies outside the artifacts, recorded below their `root` where that exists."""
     path = path.resolve()
     name = hashlib.sha256(os.fsencode(path.parent)).hexdigest()[:12]
     return hash_files(path.parent, [path.name], root / RECORDS / "outside" / f"{name}.json")[path.name]
@@ -113,6 +113,8 @@ def _read(record: Path) -> Record:
 
 def _write(record: Path, entries: Record) -> None:
     _kept[record] = entries
+    if not record.parents[2].is_dir():  # a command that is refused leaves nothing behind, not even its root
+        return
     temporary = record.with_name(f".{record.name}.{os.getpid()}")  # processes may write one record at a time
     with suppress(OSError):  # a folder that cannot be written costs reading its files again, and nothing else
         record.parent.mkdir(parents=True, exist_ok=True)

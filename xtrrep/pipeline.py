@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -140,19 +140,23 @@ def _carry_out(p: Plan, step: Step, folders: Folders, seen: dict[str, Path], don
         done.reused.append(folder)
     else:
         say(f"run    {step.stage.name:<10} {_short(step.folder)}")
-        folder = artifacts.make(
-            step.spec, root, lambda out: step.stage.run(p.cfg, p.specs, folders, out) | threads_used()
-        )
+        work = _noting_threads(lambda out: step.stage.run(p.cfg, p.specs, folders, out))
+        folder = artifacts.make(step.spec, root, work)
         done.ran.append(folder)
     if step.stage.name in ("train", "distill"):
         _say_verdict(loop_of(p.cfg) if step.stage.name == "distill" else p.cfg.train, folder)
     seen[step.spec.fingerprint] = folder
 
 
-def threads_used() -> dict[str, int]:
-    """How many threads torch computes with, for the manifest; nothing where it has no part."""
-    torch = sys.modules.get("torch")
-    return {} if torch is None else {"threads": int(torch.get_num_threads())}
+def _noting_threads(run: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
+    """Put the number of threads that torch computes with into the facts; nothing where it has no part."""
+
+    def noted(out: Path) -> dict[str, Any]:
+        facts = run(out)
+        torch = sys.modules.get("torch")
+        return facts if torch is None else {**facts, "threads": int(torch.get_num_threads())}
+
+    return noted
 
 
 def _say_verdict(loop: Loop, folder: Path) -> None:
@@ -183,8 +187,8 @@ def _run_retrievals(todo: Sequence[tuple[Plan, Step]], seen: dict[str, Path], do
         outcomes = retrieve_many([p.cfg for p, _ in members], first.specs, folders)
         seconds = round(time.monotonic() - start, 3)
         for (p, step), outcome in zip(members, outcomes, strict=True):
-            write = partial(write_run, p.cfg, outcome, shared_search_seconds=seconds, **threads_used())
-            seen[step.spec.fingerprint] = artifacts.make(step.spec, step.stage.root(), write)
+            write = partial(write_run, p.cfg, outcome, shared_search_seconds=seconds)
+            seen[step.spec.fingerprint] = artifacts.make(step.spec, step.stage.root(), _noting_threads(write))
             done.ran.append(seen[step.spec.fingerprint])
 
 
