@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ENGINES, TINY
 
-from xtrrep import artifacts, cli, config, hashes, pipeline
+from xtrrep import artifacts, cli, config, hashes, meaning, pipeline
 from xtrrep.console import DataError
 from xtrrep.verify import fingerprint_of
 
@@ -216,11 +216,34 @@ def test_a_collection_that_changed_is_another_one(
     assert {stage for stage in first if first[stage] != second[stage]} == {"data", "index", "retrieve", "evaluate"}
 
 
+@pytest.mark.parametrize(("stage", "file"), [("data", "corpus.jsonl"), ("evaluate", "qrels/test.tsv")])
+def test_a_collection_that_changes_under_a_run_leaves_nothing(
+    stage: str, file: str, world: World, collections: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its content was hashed when the plan was made, and hours may lie between that and the reading."""
+    shutil.copytree(collections / "mini", tmp_path / "data" / "mini")
+    monkeypatch.setenv("XTRREP_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("XTRREP_HOME", str(tmp_path / "home"))
+    meaning.look_again()
+    cfg = config.compose(["data=beir/mini/test", "index=bm25"])
+    if stage == "evaluate":
+        pipeline.run([pipeline.plan(cfg, "retrieve")])
+    plan = pipeline.plan(cfg, "evaluate")
+    path = tmp_path / "data" / "mini" / file
+    path.write_text(path.read_text().replace("node", "edge").replace("q3\td3", "q3\td4"))
+    with pytest.raises(DataError, match=f"the stage {stage} reads changed") as caught:
+        pipeline.run([plan])
+    assert "the same command" in str(caught.value.hint)
+    assert not list((tmp_path / "home").glob(f"**/{stage}/*/manifest.json"))
+    assert not list((tmp_path / "home").glob(f"**/{stage}/.partial-*"))
+    again = pipeline.plan(cfg, "evaluate")
+    assert again.specs[stage].fingerprint != plan.specs[stage].fingerprint
+    pipeline.run([again])
+
+
 def fresh_plan(cfg: config.Config) -> dict[str, str]:
     """Fingerprints by stage as another process would find them."""
-    from xtrrep import meaning
-
-    meaning._content.cache_clear()
+    meaning.look_again()
     return {name: spec.fingerprint for name, spec in pipeline.plan(cfg, "evaluate").specs.items()}
 
 

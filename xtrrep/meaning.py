@@ -143,6 +143,12 @@ def content_of(data: Data) -> dict[str, str]:
     return _content(data.loader, json.dumps(plain(data)))
 
 
+def look_again() -> None:
+    """Forget what collections and weights were: they may have changed since."""
+    _content.cache_clear()
+    weights_identity.cache_clear()
+
+
 @cache
 def train_data_of(name: str) -> Data:
     """The training collection's own config."""

@@ -29,6 +29,7 @@ LABEL that folder was first made under. Of the machine only what changes numbers
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -41,9 +42,9 @@ from xtrrep import artifacts
 from xtrrep import config as configs
 from xtrrep.artifacts import Folders, Spec
 from xtrrep.config import Config, Loop, Source, plain
-from xtrrep.console import UsageError, say
+from xtrrep.console import DataError, UsageError, say
 from xtrrep.locks import at_work
-from xtrrep.meaning import engine_label, loop_of, model_needs, slug
+from xtrrep.meaning import engine_label, look_again, loop_of, model_needs, slug
 from xtrrep.stages.searching import one_search, retrieve_many, write_run
 from xtrrep.stages.table import BY_NAME, STAGES, Stage
 
@@ -140,7 +141,7 @@ def _carry_out(p: Plan, step: Step, folders: Folders, seen: dict[str, Path], don
         done.reused.append(folder)
     else:
         say(f"run    {step.stage.name:<10} {_short(step.folder)}")
-        work = _noting_threads(lambda out: step.stage.run(p.cfg, p.specs, folders, out))
+        work = _watched(p, step, lambda out: step.stage.run(p.cfg, p.specs, folders, out))
         folder = artifacts.make(step.spec, root, work)
         done.ran.append(folder)
     if step.stage.name in ("train", "distill"):
@@ -148,15 +149,23 @@ def _carry_out(p: Plan, step: Step, folders: Folders, seen: dict[str, Path], don
     seen[step.spec.fingerprint] = folder
 
 
-def _noting_threads(run: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
-    """Put the number of threads that torch computes with into the facts; nothing where it has no part."""
+def _watched(p: Plan, step: Step, run: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
+    """A stage's work, refused where its inputs changed meanwhile; its facts then say how many threads torch had."""
 
-    def noted(out: Path) -> dict[str, Any]:
+    def work(out: Path) -> dict[str, Any]:
         facts = run(out)
+        if step.spec.content:
+            look_again()
+            if step.stage.spec(p.cfg, p.specs).fingerprint != step.spec.fingerprint:
+                shutil.rmtree(out)  # half of it may be of the one input and half of the other
+                raise DataError(
+                    f"what the stage {step.stage.name} reads changed after its plan was made",
+                    hint="the same command makes it of what is there now",
+                )
         torch = sys.modules.get("torch")
         return facts if torch is None else {**facts, "threads": int(torch.get_num_threads())}
 
-    return noted
+    return work
 
 
 def _say_verdict(loop: Loop, folder: Path) -> None:
@@ -188,7 +197,7 @@ def _run_retrievals(todo: Sequence[tuple[Plan, Step]], seen: dict[str, Path], do
         seconds = round(time.monotonic() - start, 3)
         for (p, step), outcome in zip(members, outcomes, strict=True):
             write = partial(write_run, p.cfg, outcome, shared_search_seconds=seconds)
-            seen[step.spec.fingerprint] = artifacts.make(step.spec, step.stage.root(), _noting_threads(write))
+            seen[step.spec.fingerprint] = artifacts.make(step.spec, step.stage.root(), _watched(p, step, write))
             done.ran.append(seen[step.spec.fingerprint])
 
 

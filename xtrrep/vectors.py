@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,6 @@ def files_of(folder: Path) -> list[Path]:
     return found
 
 
-@cache
 def identity(folder: Path) -> str:
     """A hash of everything an import reads."""
     files = files_of(folder)
