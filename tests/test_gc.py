@@ -78,6 +78,8 @@ def test_nothing_goes_without_yes(
     assert cli._run(["gc"]) == 0
     shown = capsys.readouterr().out
     assert "xtrrep gc --yes removes it" in shown
+    assert "0 lock files" in shown
+    assert shown.count("no finished result stands on it") == 5
     assert cli._run(["gc", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (len(found["waste"]), found["removed"]) == (5, False)

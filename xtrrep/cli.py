@@ -683,8 +683,12 @@ def gc(
     if json:
         _print_json({"waste": [{**vars(w), "path": str(w.path)} for w in waste], "bytes": total, "removed": yes})
         return
-    rows: list[list[object]] = [[w.stage, w.label, w.bytes / 1e6, w.age / 86400, w.why] for w in waste]
-    footer = [f"{total / 1e6:,.1f} MB {'removed' if yes else 'that nothing needs; xtrrep gc --yes removes it'}"]
+    rows: list[list[object]] = [[w.stage, w.label, w.bytes / 1e6, w.age / 86400, w.why] for w in waste if w.is_folder]
+    if not waste:
+        say("there is nothing that is not needed")
+        return
+    footer = [f"{len(waste) - len(rows)} lock files and records of hashes that serve nothing any more"]
+    footer += [f"{total / 1e6:,.1f} MB {'removed' if yes else 'that nothing needs; xtrrep gc --yes removes it'}"]
     print(Table("Not needed", ["stage", "label", "MB", "days old", "why"], rows, footer, digits=2).terminal())
 
 

@@ -40,6 +40,11 @@ class Waste:
     age: float
     why: str
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is an artifact or part of one, and not a lock file or a record."""
+        return self.path.suffix not in (".lock", ".json")
+
 
 def find(what: str | None = None) -> list[Waste]:
     """All waste, or that among the artifacts which `verify.select` names. Raises as it does."""
