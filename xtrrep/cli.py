@@ -391,7 +391,7 @@ def analyze(
         return
     print((folder / "table.txt").read_text())
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".png", ".svg", ".md", ".csv"):
+        if path.suffix in (".png", ".svg", ".pdf", ".md", ".csv"):
             print(_relative(path))
     say(f"{len(done.ran)} stages run, {len(done.reused)} re-used")
 
@@ -444,7 +444,7 @@ def reproduce(
     else:
         print(table.terminal())
         for path in sorted(folder.iterdir()):
-            if path.suffix in (".png", ".svg", ".csv"):
+            if path.suffix in (".png", ".svg", ".pdf", ".csv"):
                 print(_relative(path))
     if accept:
         say(f"accepted: {_relative(making.accept(what, cells, extra, folder))}")
@@ -539,14 +539,19 @@ def explain(
     data: DataId = None,
     config: ConfigName = None,
     scale: Scale = None,
-    out: Annotated[Path | None, typer.Option("--out", help="write a page with the heat map here: FILE.html")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="write the page with the heat map here too: FILE.html")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show why a document scores what it scores for a typed query: token by token, under XTR and MaxSim.
 
+    The page with the heat map is kept for `xtrrep report`.
+
     Examples: xtrrep explain "a random graph" --doc networkx.algorithms.smallworld:random_reference | the same with
     retrieve.k_prime=100 retrieve.imputation=mean --out why.html
     """
+    from xtrrep import config as configs
     from xtrrep import pipeline, preflight
     from xtrrep import query as typed
 
@@ -561,11 +566,12 @@ def explain(
     found = typed.explain(plans[0], done.folders[0], query, doc)
     from xtrrep import explain as explaining
 
+    page = explaining.save(found, plans[0].specs["index"], configs.results_root()) / "page.html"
+    say(f"wrote {_relative(page)}")
     if out is not None:
         from xtrrep.artifacts import write_atomic
 
-        text = explaining.as_html(found)
-        write_atomic(out, lambda file: file.write(text.encode(errors="replace")))
+        write_atomic(out, lambda file: file.write(page.read_bytes()))
         say(f"wrote {_relative(out)}")
     if json:
         _print_json(explaining.as_json(found))
@@ -581,7 +587,7 @@ def report(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Put every finished analysis, and what the project recorded, on one static page.
+    """Put everything finished (reproductions, claims, analyses, explanations) and recorded into one static folder.
 
     Example: xtrrep report --out my-report
     """

@@ -49,7 +49,7 @@ from xtrrep.artifacts import Spec
 from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError, XtrrepError, say, suggest
 from xtrrep.evaluate import canonical, parse
 from xtrrep.latency import hardware
-from xtrrep.report.figure import k_prime_sweep, speed_and_quality
+from xtrrep.report.figure import Timed, k_prime_sweep, speed_and_quality
 from xtrrep.report.table import Table
 
 K = TypeVar("K")
@@ -438,9 +438,10 @@ def recorded(name: str, scale: str) -> dict[str, Any]:
         raise DataError(f"{path} is no record of a reproduction ({error})", hint=f"rm {path}") from None
 
 
-def measure(what: Known, extra: Sequence[str]) -> tuple[dict[Key, float], dict[Key, str]]:
+def measure(what: Known, extra: Sequence[str]) -> tuple[dict[Key, float], dict[Key, str], dict[str, str]]:
     """Run or re-use every cell. Returns values (in points, or queries a second, or as an analysis' cells say) by (row,
-    column) and, for cells without one, why; a cell that fails does not stop the others."""
+    column); for cells without one, why; and the fingerprints of the runs by what they are of. A cell that fails does
+    not stop the others."""
     from xtrrep import preflight
 
     if isinstance(what, AnalysisReproduction):
@@ -457,7 +458,8 @@ def measure(what: Known, extra: Sequence[str]) -> tuple[dict[Key, float], dict[K
                 reasons[row.name, column.name] = str(error)
     kinds = {column.name: column for column in what.columns}
     found = carry_out(ready, reasons)
-    return {key: _value(kinds[key[1]], folders) for key, folders in found.items()}, reasons
+    values = {key: _value(kinds[key[1]], folders) for key, folders in found.items()}
+    return values, reasons, {", ".join(key): ready[key].steps[-1].spec.fingerprint for key in values}
 
 
 def carry_out(ready: Mapping[K, pipeline.Plan], reasons: dict[K, str]) -> dict[K, Mapping[str, Path]]:
@@ -485,7 +487,9 @@ def _value(column: Column, folders: Mapping[str, Path]) -> float:
     return 100 * float(artifacts.read_manifest(folders["evaluate"])["facts"]["measures"][canonical(column.measure)])
 
 
-def _measure_analysis(what: AnalysisReproduction, extra: Sequence[str]) -> tuple[dict[Key, float], dict[Key, str]]:
+def _measure_analysis(
+    what: AnalysisReproduction, extra: Sequence[str]
+) -> tuple[dict[Key, float], dict[Key, str], dict[str, str]]:
     """The analysis is one run: where it fails no cell has a value, and each says why."""
     from xtrrep import preflight
 
@@ -494,7 +498,7 @@ def _measure_analysis(what: AnalysisReproduction, extra: Sequence[str]) -> tuple
         preflight.require(plan.plans)
         folder, _ = pipeline.run_analysis(plan)
     except XtrrepError as error:
-        return {}, {cell.key: str(error) for cell in what.cells}
+        return {}, {cell.key: str(error) for cell in what.cells}, {}
     with (folder / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     values: dict[Key, float] = {}
@@ -504,7 +508,7 @@ def _measure_analysis(what: AnalysisReproduction, extra: Sequence[str]) -> tuple
             values[cell.key] = cell.value(rows)
         except DataError as error:
             reasons[cell.key] = str(error)
-    return values, reasons
+    return values, reasons, {"analyze": plan.spec.fingerprint}
 
 
 def judge(what: Known, values: Mapping[Key, float], accepted: Mapping[str, Mapping[str, float]]) -> list[Cell]:
@@ -620,6 +624,7 @@ def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str], folder: Pat
         "missing": sum(cell.now is None for cell in expected),
         "of": len(expected),
         "seconds": round(_seconds(what, extra)),
+        "runs": artifacts.read_manifest(folder)["upstream"],
     }
     record_folder(folder, path.with_suffix(""))
     artifacts.write_json(path, record)
@@ -674,7 +679,7 @@ def reproduce(what: Known, extra: Sequence[str]) -> tuple[Path, list[Cell], Tabl
     Returns folder, cells and table.
     """
     check_extra(what, extra)
-    values, reasons = measure(what, extra)
+    values, reasons, runs = measure(what, extra)
     accepted = recorded(what.name, what.scale)["cells"]
     cells = judge(what, values, accepted)
     notes = _not_run(reasons)
@@ -688,7 +693,7 @@ def reproduce(what: Known, extra: Sequence[str]) -> tuple[Path, list[Cell], Tabl
         "quality": sorted([*key, *found] for key, found in quality.items()),
     }
     described = {"notes": notes, "state": state, "recorded": accepted, "title": what.title}
-    spec = Spec("reproduce", f"{what.name}-{what.scale}", 2, described)
+    spec = Spec("reproduce", f"{what.name}-{what.scale}", 3, described, runs)
 
     def write(out: Path) -> dict[str, Any]:
         write_table(shown, out)
@@ -769,7 +774,7 @@ def draw_speed(
 ) -> list[Path]:
     """Queries a second against quality, a figure a collection, and speed_and_quality.csv, of the cells that have both.
 
-    Returns the files written; none where no cell does.
+    A row's name says "ENGINE, STAGE, MODEL". Returns the files written; none where no cell has both.
     """
     files: list[Path] = []
     rows: list[list[object]] = []
@@ -779,11 +784,11 @@ def draw_speed(
             key = row.name, column.name
             if key in values and key in quality:
                 measured, value = quality[key]
-                points.append((row.name, values[key], value))
+                points.append(Timed(values[key], value, *row.name.split(", ", 2)))
                 rows.append([row.name, column.name, values[key], measured, value])
         if points:
             title = f"{what.title}: {column.data}, scale={what.scale}"
-            files += speed_and_quality(points, measured, title, _stem(what, column.data, out))
+            files += speed_and_quality(points, measured, title, _stem(what, column.data, out), base="ColBERT")
     if rows:
         Table("", ["row", "column", "queries/s", "measure", "value"], rows).save_csv(out / "speed_and_quality.csv")
         files.append(out / "speed_and_quality.csv")
