@@ -269,7 +269,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     claimed(runs, "2026-01-01T03:04:05Z", p=0.9)
     explained(runs)
     record(recorded, runs)
-    shutil.copy(recorded / "claims/pydoc-test-demo/table.csv", recorded / "other.csv")
+    (recorded / "other.csv").write_text("model,nDCG@10\na,0.25\n")
     return runs, recorded
 
 
@@ -478,7 +478,7 @@ def test_the_overview_counts_the_csvs_verdicts(everything: tuple[Path, Path], tm
         "figure2, scale=demo",
         "anisotropy, scale=demo",
     ]
-    head = next(row for row in page.rows if row[0] == "reproduction")[2:]
+    head = next(row for row in page.rows if row[0] == "made again")[2:]
     for name in ("table2", "figure1", "figure2", "anisotropy"):
         source = max(runs.glob(f"reproduce/{name}-demo-*/table.csv"), key=made_at)
         counts = Counter(row["verdict"] for row in csv.DictReader(source.read_text().splitlines()))
@@ -515,7 +515,7 @@ def test_every_claim_stands_under_its_verdict_with_a_sign(everything: tuple[Path
     for row in rows:
         said = f"{sections.CLAIM_SIGNS[row['verdict']]} {row['verdict']}: {row['statement']} ({row['claim']})"
         assert words.splitlines().count(said) == 2
-    section = text[text.index("<h2>Claims</h2>") :]
+    section = text[text.index("<h2>Claims</h2>") : text.index("<h2>Analyses</h2>")]
     assert "✓ supported</td>" in section
     assert "<code>123456789012 abcdef012345</code>" in section
     assert ">runs</th>" not in section

@@ -339,13 +339,14 @@ def test_an_analysis_made_judged_and_accepted(
     assert "not run: absent, dimension: no rows of its table match model=colbert" in text
     assert "paper (another setting)" in text
     record = json.loads(reproduce.accept(what, cells, [], folder).read_text())
+    assert record["runs"] == {"analyze": artifacts.read_manifest(table.parent)["fingerprint"]}
     assert record["cells"]["untrained"] == {"mean cosine": round(cells[0].now, 4), "dimension": cells[1].now}
     assert "absent" not in record["cells"]
     _, cells, _ = reproduce.reproduce(what, [])
     assert [cell.verdict for cell in cells] == ["agrees", "agrees", "not run"]
     broken = AnalysisReproduction("made", "Made", "demo", (*what.overrides, "index=nothing"), "geometry", what.cells)
-    values, reasons = reproduce.measure(broken, [])
-    assert values == {}
+    values, reasons, runs = reproduce.measure(broken, [])
+    assert values == runs == {}
     assert all("nothing" in reason for reason in reasons.values())
     assert reproduce.plans(broken, [])[1][0].startswith("analysis geometry: ")
 
@@ -360,7 +361,7 @@ def test_figure_1_is_drawn_a_collection_at_a_time(tmp_path: Path) -> None:
         (row.name, column.name): 50 + i for i, row in enumerate(what.rows) for column in what.columns[:5]
     }  # all of Recall@100 on pydoc, and one k' of nDCG@10
     made = reproduce.draw_sweep(what, values, tmp_path)
-    assert sorted(path.name for path in made) == ["figure1-pydoc-test.png", "figure1-pydoc-test.svg"]
+    assert [path.name for path in made] == [f"figure1-pydoc-test.{kind}" for kind in ("png", "svg", "pdf")]
     assert all(path.stat().st_size > 4000 for path in made)
     assert reproduce.draw_sweep(what, {}, tmp_path) == []
 
@@ -382,11 +383,16 @@ def test_figure_2_needs_what_was_evaluated_before(
     assert reproduce.quality_at_hand(what, []) == {}
     assert not list((tmp_path / "home").rglob(artifacts.MANIFEST))
     assert reproduce.draw_speed(what, {("BM25", "mini"): 12.5}, {}, tmp_path) == []
-    values, _ = reproduce.measure(other, [])
+    values, _, runs = reproduce.measure(other, [])
+    (evaluated,) = (tmp_path / "home").glob("results/runs/evaluate/[!.]*")
+    assert runs == {"BM25, mini": artifacts.read_manifest(evaluated)["fingerprint"]}
     quality = reproduce.quality_at_hand(what, [])
     assert quality == {("BM25", "mini"): ("nDCG@10", values["BM25", "mini"])}
     made = reproduce.draw_speed(what, {("BM25", "mini"): 12.5}, quality, tmp_path)
     stem = "made-beir-mini-test"
-    assert [path.name for path in made] == [f"{stem}.png", f"{stem}.svg", "speed_and_quality.csv"]
+    assert [path.name for path in made] == [
+        *(f"{stem}.{kind}" for kind in ("png", "svg", "pdf")),
+        "speed_and_quality.csv",
+    ]
     (row,) = csv.DictReader(made[-1].read_text().splitlines())
     assert (row["row"], float(row["queries/s"]), float(row["value"])) == ("BM25", 12.5, values["BM25", "mini"])

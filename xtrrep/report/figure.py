@@ -128,8 +128,9 @@ def speed_and_quality(
     )
     starts = {(p.engine, p.stage): p for p in points if p.model == base}
     for p in points:
-        start = starts.get((p.engine, p.stage), p)
-        axis.plot([start.speed, p.speed], [start.value, p.value], color="#333333", linewidth=0.9, zorder=1)
+        start = starts.get((p.engine, p.stage))
+        if start is not None and start != p:
+            axis.plot([start.speed, p.speed], [start.value, p.value], color="#333333", linewidth=0.9, zorder=1)
         axis.plot(
             [p.speed],
             [p.value],

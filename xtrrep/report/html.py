@@ -52,12 +52,14 @@ PACKAGES = (
 OURS = re.compile(r"\.?.*-[0-9a-f]{8}\.(csv|md|tex|json|svg|png|pdf|html)(\.tmp)?")
 
 STYLE = """
-nav{columns:18rem;margin:1rem 0}nav ul,.kinds ul{padding-left:1.1rem;margin:.25rem 0}nav>ul>li{break-inside:avoid}
+nav>ul{columns:18rem;padding-left:1.1rem}nav ul ul,.kinds ul{padding-left:1.1rem;margin:.25rem 0}
+nav li li{break-inside:avoid}
 details{margin:.5rem 0}summary{cursor:pointer;padding:.15rem 0}code{font-size:.875em}
-h3{font-size:1.05rem;margin:2rem 0 .25rem}section section{border-top:1px solid var(--line)}
+h3{font-size:1.05rem;margin:2rem 0 .25rem}section section+section{border-top:1px solid var(--line);margin-top:2rem}
 .overview th,.overview td{white-space:normal;overflow-wrap:normal;vertical-align:top}
-.overview td{text-align:right}.overview td.word{text-align:left}
-@media(max-width:30rem){.overview th,.overview td{padding:.2rem .3rem}}
+.overview td,.overview th.count{text-align:right}.overview td.word{text-align:left}
+@media(max-width:30rem){.overview{font-size:.8rem}.overview th,.overview td{padding:.2rem .25rem}
+ .overview thead th{vertical-align:bottom}.overview th.count{writing-mode:vertical-rl}}
 """
 
 
@@ -164,16 +166,17 @@ def _section_html(section: Section, anchor: str, *, figures: bool) -> str:
 def _index(shown: Sequence[Shown], left_out: Sequence[Section]) -> str:
     absent = "".join(f"<li>{html.escape(s.name)}: {html.escape(s.origin)}</li>" for s in left_out)
     groups = {group: [part for part in shown if part.section.group == group] for group in GROUPS}
-    contents = "".join(
+    contents = [
         f'<li><a href="#{_slug(group)}">{group}</a><ul>{"".join(f"<li>{part.link()}</li>" for part in parts)}</ul></li>'
         for group, parts in groups.items()
         if parts
-    )
+    ]
+    contents.append('<li><a href="#environment">Environment</a></li>')
     body = [
         "<p>Every result below is in the CSV that stands linked under its table, rounded here. Bold: the best of its "
         "column, which by itself says nothing about significance.</p>",
         _overview(groups),
-        f'<nav aria-label="Contents"><ul>{contents}<li><a href="#environment">Environment</a></li></ul></nav>',
+        f'<nav aria-labelledby="contents"><h2 id="contents">Contents</h2><ul>{"".join(contents)}</ul></nav>',
     ]
     for group, parts in groups.items():
         if parts:
@@ -197,11 +200,11 @@ def _overview(groups: Mapping[str, Sequence[Shown]]) -> str:
     lines = ['<section id="overview"><h2>Overview</h2>']
     rows = [line for part in groups[REPRODUCTIONS] if (line := _reproduction_line(part))]
     if rows:
-        head = "".join(f'<th scope="col">{sign} {verdict}</th>' for verdict, sign in CELL_SIGNS.items())
+        head = "".join(f'<th scope="col" class="count">{sign} {verdict}</th>' for verdict, sign in CELL_SIGNS.items())
         lines += [
             '<div class="scroll" role="region" tabindex="0" aria-label="Reproductions, cells by verdict">',
             '<table class="overview"><caption>Reproductions: cells by verdict</caption>',
-            f'<thead><tr><th scope="col">reproduction</th><th scope="col">in all</th>{head}</tr></thead>',
+            f'<thead><tr><th scope="col">made again</th><th scope="col">in all</th>{head}</tr></thead>',
             "<tbody>",
             *rows,
             "</tbody></table></div>",

@@ -187,14 +187,15 @@ def _section(
     bold = group == ANALYSES
     for path in tables:
         table, words = read(path, bold=bold)
-        if "verdict" in table.columns and group in (REPRODUCTIONS, CLAIMS):
+        judged = group in (REPRODUCTIONS, CLAIMS) and "verdict" in table.columns
+        if judged:
             verdicts += _verdicts(table, group)
             ids = {**ids, **_runs(table)}
-            table = _without_runs(table)
+            table = _arranged(table, group)
         linked = {path.name: ("CSV, full precision", path.read_bytes())}
         if len(table.rows) <= MAX_ROWS:
             linked[f"{path.stem}.tex"] = ("LaTeX", table.latex().encode())
-            body.append(_shown(_signed(table)))
+            body.append(_shown(_signed(table) if judged else table))
         else:
             body.append(f"<p>{html.escape(table.title)}: {len(table.rows):,} rows, in the CSV.</p>")
         if words is not None:
@@ -235,17 +236,19 @@ def _runs(table: Table) -> dict[str, str]:
     return {str(row[0]): str(row[at]) for row in table.rows if row[at] is not None}
 
 
-def _without_runs(table: Table) -> Table:
-    """Without the fingerprints, which stand under it."""
+def _arranged(table: Table, group: str) -> Table:
+    """Without the fingerprints, which stand under it; of claims the verdict right beside its claim."""
     kept = [i for i, name in enumerate(table.columns) if name != "runs"]
+    if group == CLAIMS:
+        at = table.columns.index("verdict")
+        kept.remove(at)
+        kept.insert(1, at)
     rows = [[row[i] for i in kept] for row in table.rows]
     return replace(table, columns=[table.columns[i] for i in kept], rows=rows, digits=3)
 
 
 def _signed(table: Table) -> Table:
     """With a sign before each verdict."""
-    if "verdict" not in table.columns:
-        return table
     at = table.columns.index("verdict")
     rows = [[f"{SIGNS.get(str(v), '')} {v}".strip() if i == at else v for i, v in enumerate(r)] for r in table.rows]
     return replace(table, rows=rows)
