@@ -548,10 +548,22 @@ def test_recorded_results_are_enough(everything: tuple[Path, Path], tmp_path: Pa
     assert path.read_text() == text
 
 
+def test_an_older_result_stands_in_for_a_damaged_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for made, level in (("2026-01-02T03:04:05Z", 0.625), ("2026-01-01T03:04:05Z", 0.375)):
+        folder = reproduced(tmp_path / "runs", "anisotropy", cells_of("anisotropy", level), {}, made)
+        text = html.write(tmp_path / "runs", None, tmp_path / "report").read_text()
+        assert ("0.625" in text, "0.375" in text) == (True, False)
+    (newest,) = (p for p in (tmp_path / "runs").glob("reproduce/*/table.csv") if p.parent != folder)
+    newest.write_text(newest.read_text().replace("0.625", "0.999"))
+    text = html.write(tmp_path / "runs", None, tmp_path / "report").read_text()
+    assert ("0.999" in text, "0.625" in text, "0.375" in text) == (False, False, True)
+    assert "not as it was written" in capsys.readouterr().err
+
+
 def test_figures_come_with_their_pdf_and_their_numbers(everything: tuple[Path, Path], tmp_path: Path) -> None:
     runs, recorded = everything
     path = html.write(runs, recorded, tmp_path / "report")
-    figures = re.findall(r"<figure><img .*?</figure>", path.read_text())
+    figures = re.findall(r"<figure><div .*?</figure>", path.read_text())
     assert len(figures) == 1 + len(list(runs.glob("reproduce/*/*.svg"))) + len(list(recorded.rglob("*.svg")))
     for figure in figures:
         data = re.findall(r'href="([^"]*\.csv)"', figure)
@@ -588,12 +600,15 @@ def test_explanations_give_way_where_there_is_no_room(tmp_path: Path, monkeypatc
     reproduced(tmp_path / "runs", "anisotropy", cells_of("anisotropy", 0.5), {})
     for number in range(4):
         explained(tmp_path / "runs", f"question {number}", length=300)
-    monkeypatch.setattr(html, "LIMIT_BYTES", html.FRAME_BYTES + 250_000)
+    monkeypatch.setattr(html, "LIMIT_BYTES", html.FRAME_BYTES + 170_000)
+    monkeypatch.setattr(html, "NAMED", 1)
     path = html.write(tmp_path / "runs", None, tmp_path / "report")
     text = path.read_text()
+    absent = 4 - len(list(path.parent.glob("files/*.html")))
+    assert 1 < absent < 4
     left = text[text.index("Left out") : text.index('id="environment"')]
-    assert 0 < left.count("<li>") < 4
-    assert len(list(path.parent.glob("files/*.html"))) == 4 - left.count("<li>")
+    assert left.count("<li>d&quot;") == 1
+    assert f"<li>and {absent - 1} more</li>" in left
     assert "anisotropy" in text[: text.index("Left out")]
     assert sum(p.stat().st_size for p in path.parent.rglob("*") if p.is_file()) < html.LIMIT_BYTES
 

@@ -36,6 +36,7 @@ from xtrrep.report.table import Table
 
 LIMIT_BYTES = 5_000_000  # of the whole folder; what does not fit is named and left out
 FRAME_BYTES = 50_000  # kept back for what stands around the sections
+NAMED = 50  # of what is left out
 PACKAGES = (
     "xtrrep",
     "torch",
@@ -58,6 +59,7 @@ details{margin:.5rem 0}summary{cursor:pointer;padding:.15rem 0}code{font-size:.8
 h3{font-size:1.05rem;margin:2rem 0 .25rem}section section+section{border-top:1px solid var(--line);margin-top:2rem}
 .overview th,.overview td{white-space:normal;overflow-wrap:normal;vertical-align:top}
 .overview td,.overview th.count{text-align:right}.overview td.word{text-align:left}
+@media(max-width:44rem){.drawn img{min-width:44rem}}
 @media(max-width:30rem){.overview{font-size:.8rem}.overview th,.overview td{padding:.2rem .25rem}
  .overview thead th{vertical-align:bottom}.overview th.count{writing-mode:vertical-rl}}
 """
@@ -164,7 +166,9 @@ def _section_html(section: Section, anchor: str, *, figures: bool) -> str:
 
 
 def _index(shown: Sequence[Shown], left_out: Sequence[Section]) -> str:
-    absent = "".join(f"<li>{html.escape(s.name)}: {html.escape(s.origin)}</li>" for s in left_out)
+    absent = "".join(f"<li>{html.escape(s.name)}: {html.escape(s.origin)}</li>" for s in left_out[:NAMED])
+    if len(left_out) > NAMED:
+        absent += f"<li>and {len(left_out) - NAMED} more</li>"
     groups = {group: [part for part in shown if part.section.group == group] for group in GROUPS}
     contents = [
         f'<li><a href="#{_slug(group)}">{group}</a><ul>{"".join(f"<li>{part.link()}</li>" for part in parts)}</ul></li>'

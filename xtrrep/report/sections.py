@@ -255,7 +255,7 @@ def _signed(table: Table) -> Table:
 
 
 def _figure(slug: str, path: Path, data: Mapping[str, str], drawn: dict[str, bytes]) -> str:
-    """An image with links to its PDF, where there is one, and to the numbers it was drawn from."""
+    """An image that scrolls by itself, with links to its PDF, where there is one, and to what it was drawn from."""
     image = _file_name(slug, path.name, path.read_bytes())
     drawn[image] = path.read_bytes()
     links = [f'<a href="files/{html.escape(image)}">{html.escape(path.name)}</a>']
@@ -268,7 +268,8 @@ def _figure(slug: str, path: Path, data: Mapping[str, str], drawn: dict[str, byt
     caption = f"{', '.join(links)}; its numbers: {numbers}" if numbers else ", ".join(links)
     alt = html.escape(f"{path.stem}, drawn from {', '.join(data)}" if data else path.stem)
     return (
-        f'<figure><img src="files/{html.escape(image)}" alt="{alt}" loading="lazy">'
+        f'<figure><div class="scroll drawn" role="region" tabindex="0" aria-label="{alt}">'
+        f'<img src="files/{html.escape(image)}" alt="{alt}" loading="lazy"></div>'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 
