@@ -55,6 +55,7 @@ from xtrrep.report.table import Table
 K = TypeVar("K")
 COMMIT_VARIABLE = "XTRREP_COMMIT"  # for a copy of the sources without their history
 
+ALL = "all"
 QPS = "qps"
 REPEATED = 0.1  # of the tolerance: the same commands on the same kind of machine come this close
 AGREES, HIGHER, LOWER, NO_RECORD, NOT_COMPARED = "agrees", "higher", "lower", "no record", "not compared"
@@ -177,6 +178,24 @@ def load(name: str, scale: str) -> Known:
         raise DataError(f"no reproduction named {name!r}", hint=suggest(name, names()))
     path = configs.config_dir() / "reproductions" / f"{name}.yaml"
     return parse_reproduction(path, scale)
+
+
+def load_all(name: str, scale: str, only: str | None) -> list[Known]:
+    """One reproduction, or for `all` every one that `select` leaves something of, tables before figures.
+
+    Raises as `load` and `select` do; for `all` only where nothing is left at all.
+    """
+    if name != ALL:
+        return [select(load(name, scale), only)]
+    found: list[Known] = []
+    for known in sorted(names(), key=lambda known: (known[:3] != "tab", known[:3] != "fig", known)):
+        try:
+            found.append(select(load(known, scale), only))
+        except XtrrepError as error:
+            say(f"  note: {known} is left out: {error}")
+    if not found:
+        raise DataError(f"no reproduction has {only!r} at hand", hint="xtrrep reproduce --list")
+    return found
 
 
 def parse_reproduction(path: Path, scale: str) -> Known:
@@ -421,9 +440,13 @@ def plans(what: Known, extra: Sequence[str]) -> tuple[list[pipeline.Plan], list[
 # --- run, compare, show --------------------------------------------------------------------------------------------
 
 
+def recorded_root() -> Path:
+    """`results/recorded/` of the source tree, or below here where there is none."""
+    return configs.recorded_root() or Path.cwd() / "results" / "recorded"
+
+
 def recorded_path(name: str, scale: str) -> Path:
-    root = configs.checkout() or Path.cwd()
-    return root / "results" / "recorded" / "reproductions" / f"{name}-{scale}.json"
+    return recorded_root() / "reproductions" / f"{name}-{scale}.json"
 
 
 def recorded(name: str, scale: str) -> dict[str, Any]:
