@@ -39,8 +39,9 @@ from xtrrep.config import Config, Source
 from xtrrep.console import MISSING, OK, DataError, UsageError, XtrrepError, say, suggest
 from xtrrep.evaluate import parse
 from xtrrep.report.table import Table
-from xtrrep.reproduce import carry_out, check_keys, record_folder, recorded_root, write_table
+from xtrrep.reproduce import carry_out, record_folder, recorded_root, write_table
 from xtrrep.significance import Difference, holm, paired_over_seeds, ratio_over_seeds
+from xtrrep.study import check_keys
 
 if TYPE_CHECKING:
     import pandas

@@ -417,17 +417,18 @@ def reproduce(
     Examples: xtrrep reproduce table3 | xtrrep reproduce table1 --only nfcorpus scale=paper model.source=released
     """
     from xtrrep import reproduce as making
+    from xtrrep import study
 
     if listing:
-        for known in making.names():
-            print(f"{known:<12} {making.load(known, 'paper').title}")
+        for known in study.names():
+            print(f"{known:<12} {study.load(known, 'paper').title}")
         return
     if name is None or "=" in name:
-        raise UsageError("reproduce what?", hint=f"all, or one of: {', '.join(making.names())}")
+        raise UsageError("reproduce what?", hint=f"all, or one of: {', '.join(study.names())}")
     words = _merge(overrides, scale=scale)
     chosen = [word.removeprefix("scale=") for word in words if word.startswith("scale=")]
     extra = [word for word in words if not word.startswith("scale=")]
-    wanted = making.load_all(name, chosen[-1] if chosen else "demo", only)
+    wanted = study.load_all(name, chosen[-1] if chosen else "demo", only)
     if show:
         for what in wanted:
             cells = making.judge(what, {}, making.recorded(what.name, what.scale)["cells"])
@@ -445,6 +446,8 @@ def reproduce(
         codes.append(making.status(cells))
         described.append({"name": what.name, "folder": str(folder), "cells": [vars(cell) for cell in cells]})
         if not json:
+            if (folder / "grid.txt").exists():
+                print((folder / "grid.txt").read_text())
             print(table.terminal())
             for path in sorted(folder.iterdir()):
                 if path.suffix in (".png", ".svg", ".csv"):
@@ -452,7 +455,7 @@ def reproduce(
         if accept:
             say(f"accepted: {_relative(making.accept(what, cells, extra, folder))}")
     if json:
-        _print_json(described if name == making.ALL else described[0])
+        _print_json(described if name == study.ALL else described[0])
     if not accept:
         raise typer.Exit(DIFFER if DIFFER in codes else max(codes))
 
