@@ -14,7 +14,7 @@ import pytest
 from conftest import TINY, Cli, unit_vectors, write_store
 from scipy.stats import gaussian_kde
 
-from xtrrep import artifacts, pipeline, reproduce
+from xtrrep import artifacts, pipeline, study
 from xtrrep.analyze import (
     candidates,
     determinism,
@@ -372,7 +372,7 @@ def make_here(home: Path, collections: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def readable(name: str, rows: list[dict[str, str]]) -> None:
     """The columns that a reproduction reads are there."""
-    for cell in reproduce.load(name, "paper").cells:
+    for cell in study.load(name, "paper").cells:
         assert {cell.column, *cell.where} <= rows[0].keys()
 
 

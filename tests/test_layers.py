@@ -38,6 +38,8 @@ ORDER = [
     "export",
     "preflight",
     "api",
+    "study",
+    "grid",
     "reproduce",
     "claims",
     "cli",

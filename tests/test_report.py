@@ -1,6 +1,8 @@
 """Tables say what is missing, figures repeat byte for byte, and the sweep's table is what the scores say."""
 
 import csv
+import shutil
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -129,3 +131,19 @@ def test_statements_follow_the_data(sweep: tuple, tmp_path: Path) -> None:
     text = (tmp_path / "table.txt").read_text()
     lines = [line for line in text.splitlines() if "against colbert as ColBERT" in line or line.startswith("loss")]
     assert [line.split()[-1] for line in lines] == ["higher", "lower"]
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
+def test_latex_compiles(tmp_path: Path) -> None:
+    """A table with every sign that LaTeX could take for a command, in its title, a cell, a note and a mark."""
+    odd = "a_b & 50 % of $x$ #1 {y} ~z^2 \\end <tag> | [1] * k' ≤ 5 ≥ 4 × 3 − 2 – — † ‡"
+    table = Table(odd, ["model", "nDCG@10"], [[odd, 0.5], ["[x]", None], ["*", 0.75]], [odd], higher=["nDCG@10"],
+                  marks={(0, 1): "†"})  # fmt: skip
+    page = ["\\documentclass{article}", "\\usepackage{booktabs}", "\\begin{document}", table.latex(), "\\end{document}"]
+    (tmp_path / "page.tex").write_text("\n".join(page))
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "page.pdf").stat().st_size > 10_000

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ import pandas
 import pytest
 from conftest import TINY, Cli
 
-from xtrrep import artifacts, claims, explain, reproduce
+from xtrrep import artifacts, claims, explain, reproduce, study
 from xtrrep.analyze import k_prime
 from xtrrep.artifacts import Spec
 from xtrrep.config import compose, recorded_root
 from xtrrep.console import DataError, UsageError
 from xtrrep.explain import Evidence, Explanation, Token
+from xtrrep.grid import grid
 from xtrrep.report import html, sections
 from xtrrep.report.table import Table
 from xtrrep.retrieve import Setting
@@ -156,19 +158,23 @@ def sweep(out: Path) -> dict[str, Any]:
 def reproduced(
     results: Path,
     name: str,
-    values: Mapping[reproduce.Key, float],
+    values: Mapping[study.Key, float],
     accepted: Mapping[str, Mapping[str, float]],
     made: str = "2026-01-02T03:04:05Z",
 ) -> Path:
     """A finished `reproduce` artifact of made-up values, judged and written as `xtrrep reproduce` does."""
-    what = reproduce.load(name, "demo")
-    table = reproduce.table(what, reproduce.judge(what, values, accepted), ["not run: a <b>reason</b>"])
+    what = study.load(name, "demo")
+    cells = reproduce.judge(what, values, accepted)
+    table = reproduce.table(what, cells, ["not run: a <b>reason</b>"])
 
     def make(out: Path) -> dict[str, Any]:
         reproduce.write_table(table, out)
-        if isinstance(what, reproduce.Reproduction) and what.figure == reproduce.SWEEP:
+        if isinstance(what, study.Reproduction):
+            now = {(cell.row, cell.column): cell.now for cell in cells}
+            reproduce.write_table(grid(what, now, {}), out, "grid")
+        if isinstance(what, study.Reproduction) and what.figure == study.SWEEP:
             reproduce.draw_sweep(what, values, out)
-        if isinstance(what, reproduce.Reproduction) and what.figure == reproduce.SPEED:
+        if isinstance(what, study.Reproduction) and what.figure == study.SPEED:
             quality = {key: ("nDCG@10", 30 + value / 40) for key, value in values.items()}
             reproduce.draw_speed(what, values, quality, out)
         return {"name": name, "scale": "demo"}
@@ -184,15 +190,15 @@ def dated(folder: Path, made: str) -> Path:
     return folder
 
 
-def cells_of(name: str, level: float) -> dict[reproduce.Key, float]:
+def cells_of(name: str, level: float) -> dict[study.Key, float]:
     """A value for each of a reproduction's cells but the last; of a figure's on one collection, to draw only one."""
-    cells = reproduce.judge(reproduce.load(name, "demo"), {}, {})
+    cells = reproduce.judge(study.load(name, "demo"), {}, {})
     keys = [(cell.row, cell.column) for cell in cells if cell.verdict == "not run"]
     keys = [key for key in keys if "figure" not in name or key[1].startswith("pydoc")]
     return {key: level * (1 + (7 * i) % 11 / 30) for i, key in enumerate(keys[:-1])}
 
 
-def accepted_of(values: Mapping[reproduce.Key, float]) -> dict[str, dict[str, float]]:
+def accepted_of(values: Mapping[study.Key, float]) -> dict[str, dict[str, float]]:
     """A record by which the values agree, are higher, are lower or have none, in turn."""
     found: dict[str, dict[str, float]] = {}
     for i, ((row, column), value) in enumerate(values.items()):
@@ -295,13 +301,13 @@ def check_page(path: Path) -> Page:
             for cell in row:
                 known |= decimals(cell)
     exact = {float(number) for number in known}
-    rounded = {f"{number:.{digits}f}" for number in exact for digits in (3, 4)}
+    rounded = {f"{number:.{digits}f}" for number in exact for digits in (1, 3, 4)}
     shown = text[text.index("<section") : text.index('<section id="environment"')]
     for value in re.findall(r'<data value="([^"]*)"', shown):
         assert float(value) in exact or re.fullmatch(r"-?\d+", value)
     shown = re.sub(r'<p class="soft origin">.*?</p>', " ", shown)  # where it was made, and on what
     words = re.sub(r"<style>.*?</style>|<[^>]*>", " ", shown, flags=re.DOTALL)
-    assert decimals(words) <= known | rounded
+    assert decimals(sections.STATED.sub("", unescape(words))) <= known | rounded
     return page
 
 
@@ -511,7 +517,7 @@ def test_every_claim_stands_under_its_verdict_with_a_sign(everything: tuple[Path
     assert len(counts) == 4
     for verdict, sign in sections.CLAIM_SIGNS.items():
         assert overview.count(f"<summary>{sign} {verdict}: {counts[verdict]}</summary>") == 2  # own and recorded
-    words = re.sub("<[^>]*>", "\n", overview).replace("&gt;", ">").replace("&lt;", "<").replace("&#x27;", "'")
+    words = unescape(re.sub("<[^>]*>", "\n", overview))
     for row in rows:
         said = f"{sections.CLAIM_SIGNS[row['verdict']]} {row['verdict']}: {row['statement']} ({row['claim']})"
         assert words.splitlines().count(said) == 2
@@ -546,6 +552,31 @@ def test_recorded_results_are_enough(everything: tuple[Path, Path], tmp_path: Pa
     finally:
         record.write_text(kept)
     assert path.read_text() == text
+
+
+def test_the_studys_shape_comes_with_its_marks_and_what_they_mean(tmp_path: Path) -> None:
+    """As `grid` writes it: marks stand in the Markdown alone, and so does what they mean."""
+    notes = [
+        "†: differs from base, p < 0.05 (10,000 sign flips). 1 do.",
+        "within 0.5 or 0.005 as each cell says; 0.5 points",
+    ]
+    table = Table("Made", ["", "pydoc"], [["base", 50.25], ["a|b <sup>x</sup>", 60.5], ["none", None]], notes, digits=1,
+                  higher=["pydoc"], marks={(1, 1): "†"})  # fmt: skip
+
+    def make(out: Path) -> dict[str, Any]:
+        reproduce.write_table(table, out, "grid")
+        return {}
+
+    artifacts.make(Spec("reproduce", "table9-demo", 3, {}), tmp_path / "runs", make)
+    path = html.write(tmp_path / "runs", None, tmp_path / "report")
+    page, text = check_page(path), path.read_text()
+    assert [row for row in page.rows if row[0] in ("base", "a|b <sup>x</sup>")] == [
+        ["base", "50.2"],
+        ["a|b <sup>x</sup>", "60.5†"],
+    ]
+    assert "<strong>60.5</strong></data><sup>†</sup>" in text.replace("<sup>†</sup></data>", "</data><sup>†</sup>")
+    assert "p &lt; 0.05 (10,000 sign flips)" in text
+    assert "0.5 points" not in text  # a number that no CSV holds
 
 
 def test_an_older_result_stands_in_for_a_damaged_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from xtrrep.console import OK, USAGE, DataError, UsageError, XtrrepError, fail, say
+from xtrrep.console import DIFFER, OK, USAGE, DataError, UsageError, XtrrepError, fail, say
 
 if TYPE_CHECKING:
     from xtrrep.api import Result
@@ -417,39 +417,47 @@ def reproduce(
     Examples: xtrrep reproduce table3 | xtrrep reproduce table1 --only nfcorpus scale=paper model.source=released
     """
     from xtrrep import reproduce as making
+    from xtrrep import study
 
     if listing:
-        for known in making.names():
-            print(f"{known:<12} {making.load(known, 'paper').title}")
+        for known in study.names():
+            print(f"{known:<12} {study.load(known, 'paper').title}")
         return
     if name is None or "=" in name:
-        raise UsageError("reproduce what?", hint=f"one of: {', '.join(making.names())}")
+        raise UsageError("reproduce what?", hint=f"all, or one of: {', '.join(study.names())}")
     words = _merge(overrides, scale=scale)
     chosen = [word.removeprefix("scale=") for word in words if word.startswith("scale=")]
-    what = making.select(making.load(name, chosen[-1] if chosen else "demo"), only)
     extra = [word for word in words if not word.startswith("scale=")]
+    wanted = study.load_all(name, chosen[-1] if chosen else "demo", only)
     if show:
-        cells = making.judge(what, {}, making.recorded(what.name, what.scale)["cells"])
-        print(making.table(what, cells, ["Nothing was run."]).terminal())
+        for what in wanted:
+            cells = making.judge(what, {}, making.recorded(what.name, what.scale)["cells"])
+            print(making.table(what, cells, ["Nothing was run."]).terminal())
         return
     if dry_run:
-        plans, lacking = making.plans(what, extra)
-        _print_plan(plans, json)
-        for reason in lacking:
+        found = [making.plans(what, extra) for what in wanted]
+        _print_plan([plan for plans, _ in found for plan in plans], json)
+        for reason in (reason for _, reasons in found for reason in reasons):
             say(f"missing: {reason}")
         return
-    folder, cells, table = making.reproduce(what, extra)
+    codes, described = [], []
+    for what in wanted:
+        folder, cells, table = making.reproduce(what, extra)
+        codes.append(making.status(cells))
+        described.append({"name": what.name, "folder": str(folder), "cells": [vars(cell) for cell in cells]})
+        if not json:
+            if (folder / "grid.txt").exists():
+                print((folder / "grid.txt").read_text())
+            print(table.terminal())
+            for path in sorted(folder.iterdir()):
+                if path.suffix in (".png", ".svg", ".pdf", ".csv"):
+                    print(_relative(path))
+        if accept:
+            say(f"accepted: {_relative(making.accept(what, cells, extra, folder))}")
     if json:
-        _print_json({"folder": str(folder), "cells": [vars(cell) for cell in cells]})
-    else:
-        print(table.terminal())
-        for path in sorted(folder.iterdir()):
-            if path.suffix in (".png", ".svg", ".pdf", ".csv"):
-                print(_relative(path))
-    if accept:
-        say(f"accepted: {_relative(making.accept(what, cells, extra, folder))}")
-        return
-    raise typer.Exit(making.status(cells))
+        _print_json(described if name == study.ALL else described[0])
+    if not accept:
+        raise typer.Exit(DIFFER if DIFFER in codes else max(codes))
 
 
 @app.command()
@@ -458,6 +466,7 @@ def claims(
     only: Annotated[list[str] | None, typer.Option("--only", help="a claim's id; may be given again")] = None,
     data: DataId = None,
     scale: Scale = None,
+    accept: Annotated[bool, typer.Option("--accept", help="record what came out in results/recorded/claims")] = False,
     listing: Annotated[bool, typer.Option("--list", help="list the claims and where the study makes them")] = False,
     json: Json = False,
     dry_run: DryRun = False,
@@ -484,6 +493,8 @@ def claims(
             say(f"not run: {name}: {reason}")
         return
     folder, results, table = testing.run_claims(family, extra)
+    if accept:
+        say(f"accepted: {_relative(testing.accept(folder))}")
     if json:
         rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
         _print_json({"folder": str(folder), "claims": rows, "notes": list(table.footer)})

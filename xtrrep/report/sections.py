@@ -1,8 +1,8 @@
 """What the report shows: a Section for each finished artifact, and for each result that the project recorded.
 
-A table of a section is its CSV, read back: of the Markdown beside a CSV only the title and the notes are taken, and no
-note that gives a measured number of its own, so that nothing is shown that no linked CSV holds. Verdicts are those of
-the CSV's column of that name.
+A table of a section is its CSV, read back: of the Markdown beside a CSV only the title, the marks of significance and
+the notes are taken, and no note that gives a measured number of its own, so that nothing is shown that no linked CSV
+holds. Verdicts are those of the CSV's column of that name.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ SIGNS = CELL_SIGNS | CLAIM_SIGNS
 # As Python writes them, so that a fingerprint such as 12345678e901 is none.
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?(e[-+]\d+)?")
 MEASURE = re.compile(r"[A-Za-z]+@\d+")
-MEASURED = re.compile(r"\d\.\d")  # a decimal fraction in a note: somebody's result, or a version
+STATED = re.compile(r"(p <|within) \d+\.\d+( or \d+\.\d+)*")  # a threshold or a tolerance in a note
+MEASURED = re.compile(r"\d\.\d")  # any other decimal fraction there: somebody's result, or a version
+MARKED = re.compile(r".*<sup>(.*)</sup>")
+GRID = "grid.csv"  # a table of runs in the study's shape
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,8 @@ def _section(
     bold = group == ANALYSES
     for path in tables:
         table, words = read(path, bold=bold)
+        if path.name == GRID:
+            table = replace(table, higher=table.columns[1:], digits=1)
         judged = group in (REPRODUCTIONS, CLAIMS) and "verdict" in table.columns
         if judged:
             verdicts += _verdicts(table, group)
@@ -297,7 +302,8 @@ def _file_name(slug: str, name: str, data: bytes) -> str:
 def read(path: Path, *, bold: bool = False) -> tuple[Table, Path | None]:
     """A table from its CSV, and the Markdown file beside it if there is one.
 
-    Title and notes are the Markdown's where its columns are the CSV's; a note with a number of its own stays there.
+    Title, notes and marks are the Markdown's where its columns are the CSV's; a note with a number of its own stays
+    there.
     Raises DataError naming file and line where the CSV is empty or a row has another length than its header.
     """
     with path.open(newline="", encoding="utf-8") as file:
@@ -312,9 +318,10 @@ def read(path: Path, *, bold: bool = False) -> tuple[Table, Path | None]:
     rows: list[list[object]] = [[column[r] for column in parsed] for r in range(len(texts))]
     words = path.with_suffix(".md")
     said = _conventions(words.read_text(encoding="utf-8"), columns) if words.exists() else None
-    title, notes = said or (path.stem, [])
+    title, notes, marks = said or (path.stem, [], {})
+    marks = {(r, c): mark for (r, c), mark in marks.items() if r < len(rows) and isinstance(rows[r][c], float)}
     higher = [name for name in columns if MEASURE.fullmatch(name)] if bold else []
-    return Table(title, columns, rows, notes, higher=higher), words if words.exists() else None
+    return Table(title, columns, rows, notes, higher=higher, marks=marks), words if words.exists() else None
 
 
 def _values(name: str, texts: Sequence[str]) -> list[object]:
@@ -327,13 +334,22 @@ def _values(name: str, texts: Sequence[str]) -> list[object]:
     ]
 
 
-def _conventions(markdown: str, columns: Sequence[str]) -> tuple[str, list[str]] | None:
-    """Title and notes of the first table, if that has these columns, as Table.markdown() writes them."""
-    first = re.match(r"### (?P<title>.*)\n\n(?P<head>\|.*\|)\n(\|.*\n)*(?P<notes>(\n?- .*\n)*)", markdown)
-    if first is None:
+def _conventions(markdown: str, columns: Sequence[str]) -> tuple[str, list[str], dict[tuple[int, int], str]] | None:
+    """Title, notes and marks of the first table, if that has these columns, as Table.markdown() writes them."""
+    first = re.match(
+        r"### (?P<title>.*)\n\n(?P<head>\|.*\|)\n\|.*\n(?P<body>(\|.*\n)*)(?P<notes>(\n?- .*\n)*)", markdown
+    )
+    if first is None or _cells(first["head"]) != list(columns):
         return None
-    head = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", first["head"])[1:-1]]
-    if head != list(columns):
-        return None
+    marks = {}
+    for r, line in enumerate(first["body"].splitlines()):
+        for c, cell in enumerate(_cells(line)[: len(columns)]):
+            if marked := MARKED.fullmatch(cell):
+                marks[r, c] = marked[1]
     notes = [line[2:] for line in first["notes"].splitlines() if line]
-    return first["title"], [note for note in notes if not MEASURED.search(note)]
+    return first["title"], [note for note in notes if not MEASURED.search(STATED.sub("", note))], marks
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a line of a Markdown table."""
+    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
