@@ -15,6 +15,7 @@ ORDER = [
     "console",
     "registry",
     "artifacts",
+    "ranks",
     "config",
     "scoring",
     "data",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json as jsonlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from xtrrep.console import DIFFER, OK, USAGE, DataError, UsageError, XtrrepError, fail, say
+from xtrrep import ranks
+from xtrrep.console import DIFFER, OK, USAGE, DataError, UsageError, XtrrepError, fail, hush, say
 
 if TYPE_CHECKING:
     from xtrrep.api import Result
@@ -696,10 +698,24 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without "—" still gets its table
+    if ranks.asked() > 1:
+        signal.signal(signal.SIGTERM, _ended)
+        if ranks.number() > 0:
+            hush()
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process lives
     sys.exit(_run(sys.argv[1:]))
 
 
+def _ended(signum: int, frame: Any) -> None:
+    """torchrun ends all processes when one of them does."""
+    say("error: ended from outside, as torchrun does when another process of the training failed or was killed")
+    say("hint: the same command continues from the last checkpoint")
+    os._exit(128 + signum)
+
+
 def _run(words: list[str]) -> int:
+    if ranks.asked() > 1 and words[:1] != ["train"]:
+        return fail(UsageError("only `xtrrep train` runs in several processes", hint="the same without torchrun"))
     try:
         code = app(words, standalone_mode=False)
     except XtrrepError as error:
