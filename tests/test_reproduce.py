@@ -373,7 +373,7 @@ def test_an_analysis_made_judged_and_accepted(
     text = (folder / "table.txt").read_text()
     assert "not run: absent, dimension: no rows of its table match model=colbert" in text
     assert "paper (another setting)" in text
-    record = json.loads(reproduce.accept(what, cells, [], folder).read_text())
+    record = json.loads(reproduce.accept(what, cells, []).read_text())
     assert record["runs"] == {"analyze": artifacts.read_manifest(table.parent)["fingerprint"]}
     assert record["cells"]["untrained"] == {"mean cosine": round(cells[0].now, 4), "dimension": cells[1].now}
     assert "absent" not in record["cells"]

@@ -455,7 +455,7 @@ def reproduce(
                 if path.suffix in (".png", ".svg", ".pdf", ".csv"):
                     print(_relative(path))
         if accept:
-            say(f"accepted: {_relative(making.accept(what, cells, extra, folder))}")
+            say(f"accepted: {_relative(making.accept(what, cells, extra))}")
     if json:
         _print_json(described if name == study.ALL else described[0])
     if not accept:

@@ -136,7 +136,8 @@ def everyones(documents: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     documents = torch.nn.functional.pad(documents, (0, 0, 0, missing)).contiguous()
     masks = [torch.empty_like(documents[..., 0], dtype=torch.uint8) for _ in range(size())]
     torch.distributed.all_gather(masks, torch.nn.functional.pad(mask, (0, missing)).to(torch.uint8).contiguous())
-    return torch.cat(all_gather(documents)), torch.cat(masks).bool()
+    gathered: tuple[Tensor, ...] = all_gather(documents)  # type: ignore[no-untyped-call]
+    return torch.cat(gathered), torch.cat(masks).bool()
 
 
 def mean(value: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError, XtrrepErr
 from xtrrep.evaluate import canonical
 from xtrrep.grid import grid
 from xtrrep.latency import hardware
+from xtrrep.meaning import slug
 from xtrrep.report.figure import Timed, k_prime_sweep, speed_and_quality
 from xtrrep.report.table import Table
 from xtrrep.study import (
@@ -39,6 +40,7 @@ from xtrrep.study import (
     Reproduction,
     Row,
     load,
+    names,
 )
 
 K = TypeVar("K")
@@ -326,17 +328,17 @@ def _rule(what: Known) -> str:
     )
 
 
-def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str], folder: Path) -> Path:
+def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str]) -> Path:
     """Record what came out now as what is expected at this scale; cells without a value keep theirs.
 
-    Beside the record lie the table and the figures of `folder`, which `reproduce` wrote. Returns the record.
+    Beside the record goes its table, judged against it, with its figures. Returns the record.
     """
     path = recorded_path(what.name, what.scale)
     kept = recorded(what.name, what.scale)["cells"]
     for cell in cells:
         if cell.now is not None:
             kept.setdefault(cell.row, {})[cell.column] = round(cell.now, 4)
-    expected = [cell for cell in cells if cell.verdict != QUOTED]
+    whole = load(what.name, what.scale) if what.name in names() else what
     record = {
         "cells": kept,
         "accepted": datetime.date.today().isoformat(),
@@ -344,13 +346,15 @@ def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str], folder: Pat
         "hardware": hardware(),
         "scale": what.scale,
         "overrides": list(extra),
-        "missing": sum(cell.now is None for cell in expected),
-        "of": len(expected),
+        "missing": sum(column not in kept.get(row, {}) for row, column in whole.keys),
+        "of": len(whole.keys),
         "seconds": round(_seconds(what, extra)),
-        "runs": artifacts.read_manifest(folder)["upstream"],
     }
-    record_folder(folder, path.with_suffix(""))
+    path.parent.mkdir(parents=True, exist_ok=True)
     artifacts.write_json(path, record)
+    folder, _, _ = reproduce(what, extra)  # all is there: only the verdicts are new
+    artifacts.write_json(path, record | {"runs": artifacts.read_manifest(folder)["upstream"]})
+    record_folder(folder, path.with_suffix(""))
     return path
 
 
@@ -417,7 +421,9 @@ def reproduce(what: Known, extra: Sequence[str]) -> tuple[Path, list[Cell], Tabl
         "quality": sorted([*key, *found] for key, found in quality.items()),
     }
     described = {"notes": notes, "state": state, "recorded": accepted, "title": what.title}
-    spec = Spec("reproduce", f"{what.name}-{what.scale}", 3, described, measured.runs)
+    kept = [word for word in (what.only, *extra) if word is not None]
+    label = slug("-".join([what.name, *kept, what.scale]))  # part of it, or another setting, is another result
+    spec = Spec("reproduce", label, 3, described, measured.runs)
 
     def write(out: Path) -> dict[str, Any]:
         write_table(shown, out)

@@ -87,6 +87,12 @@ class Reproduction:
     rows: tuple[Row, ...]
     figure: str | None = None
     quality: str | None = None
+    only: str | None = None  # what `select` was told to keep of it
+
+    @property
+    def keys(self) -> list[Key]:
+        """Every cell that can be run, by row and column, means aside."""
+        return [(row.name, column.name) for row in self.rows if row.overrides is not None for column in self.columns]
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,12 @@ class AnalysisReproduction:
     overrides: tuple[str, ...]
     analysis: str
     cells: tuple[Reading, ...]
+    only: str | None = None  # as above
+
+    @property
+    def keys(self) -> list[Key]:
+        """Every cell, by name and column."""
+        return [cell.key for cell in self.cells]
 
     @property
     def data(self) -> str:
@@ -333,7 +345,8 @@ def select(what: Known, only: str | None) -> Known:
         if not columns:
             raise DataError(f"{what.name}: none of its collections is at hand", hint="export XTRREP_DATA=FOLDER")
     shown = {column.name for column in columns}
-    return replace(what, columns=columns, means={k: g for k, g in what.means.items() if set(g) <= shown})
+    means = {k: g for k, g in what.means.items() if set(g) <= shown}
+    return replace(what, columns=columns, means=means, only=only)
 
 
 def _select_cells(what: AnalysisReproduction, only: str | None) -> AnalysisReproduction:
@@ -344,4 +357,4 @@ def _select_cells(what: AnalysisReproduction, only: str | None) -> AnalysisRepro
             raise UsageError(f"{what.name} has no cell {only!r}", hint=suggest(only, {c.name for c in what.cells}))
     if what.scale != "paper" and not at_hand(what.data):
         raise DataError(f"{what.name}: {what.data} is not at hand", hint="export XTRREP_DATA=FOLDER of BEIR folders")
-    return replace(what, cells=cells)
+    return replace(what, cells=cells, only=only)

@@ -174,7 +174,8 @@ def _temperature(initial: float, learned: bool) -> Temperature:
     if not learned:
         return initial
     parameter = nn.Parameter(torch.tensor(initial, dtype=torch.float32))
-    parameter.register_hook(ranks.mean)  # DDP averages the model's gradients only
+    # DDP averages the model's gradients only.
+    parameter.register_hook(ranks.mean)  # type: ignore[no-untyped-call]
     return parameter
 
 
