@@ -14,7 +14,7 @@ import pytest
 from conftest import TINY, Cli, unit_vectors, write_store
 from scipy.stats import gaussian_kde
 
-from xtrrep import artifacts, pipeline, reproduce
+from xtrrep import artifacts, pipeline, study
 from xtrrep.analyze import (
     candidates,
     determinism,
@@ -226,7 +226,7 @@ def test_the_figures_repeat_byte_for_byte(tmp_path: Path) -> None:
         token_rates({"gold": {"a": flat}, "lexical": {"a": flat}}, "title", tmp_path / f"{name}-rates")
         candidate_shares({"a": [(1, 0.1), (8, 0.4)], "b": [(1, 0.2)]}, "title", tmp_path / f"{name}-shares")
         imputation_bars({"a": {"min": 0.3, "zero": 0.0}}, "nDCG@10", "title", tmp_path / f"{name}-bars")
-    for suffix in (f"{what}.{kind}" for what in ("", "-rates", "-shares", "-bars") for kind in ("png", "svg")):
+    for suffix in (f"{what}.{kind}" for what in ("", "-rates", "-shares", "-bars") for kind in ("png", "svg", "pdf")):
         first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("one", "two"))
         assert first == second
         assert len(first) > 4000
@@ -372,7 +372,7 @@ def make_here(home: Path, collections: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def readable(name: str, rows: list[dict[str, str]]) -> None:
     """The columns that a reproduction reads are there."""
-    for cell in reproduce.load(name, "paper").cells:
+    for cell in study.load(name, "paper").cells:
         assert {cell.column, *cell.where} <= rows[0].keys()
 
 

@@ -38,13 +38,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xtrrep import artifacts
+from xtrrep import artifacts, ranks
 from xtrrep import config as configs
 from xtrrep.artifacts import Folders, Spec
 from xtrrep.config import Config, Loop, Source, plain
 from xtrrep.console import DataError, UsageError, say
 from xtrrep.locks import at_work
-from xtrrep.meaning import engine_label, look_again, loop_of, model_needs, slug
+from xtrrep.meaning import device_named, engine_label, look_again, loop_of, model_needs, slug
 from xtrrep.stages.searching import one_search, retrieve_many, write_run
 from xtrrep.stages.table import BY_NAME, STAGES, Stage
 
@@ -114,6 +114,8 @@ def plan(cfg: Config, until: str, *also: str) -> Plan:
 
 def run(plans: Sequence[Plan]) -> Done:
     """Carry out plans together: what they share runs once, and runs that share an index share its token search."""
+    if plans and ranks.asked() > 1:
+        ranks.begin(device_named(plans[0].cfg.machine.device))
     done = Done([{} for _ in plans])
     with at_work(configs.artifacts_root()), at_work(configs.results_root()):
         _run_stages(plans, done)
@@ -133,20 +135,39 @@ def _run_stages(plans: Sequence[Plan], done: Done) -> None:
 
 
 def _carry_out(p: Plan, step: Step, folders: Folders, seen: dict[str, Path], done: Done) -> None:
+    joined = step.stage.name in ("train", "distill")
+
+    def work(begin: Callable[[Path], None]) -> Path:
+        return _make(p, step, folders, done, begin if joined else None)
+
+    if ranks.rank() == 0:
+        seen[step.spec.fingerprint] = ranks.lead(work)
+    else:
+        seen[step.spec.fingerprint] = ranks.follow(lambda out: step.stage.run(p.cfg, p.specs, folders, out))
+    if joined:
+        trained = loop_of(p.cfg) if step.stage.name == "distill" else p.cfg.train
+        _say_verdict(trained, seen[step.spec.fingerprint])
+
+
+def _make(p: Plan, step: Step, folders: Folders, done: Done, begin: Callable[[Path], None] | None) -> Path:
+    """Re-use a stage's folder or make it; `begin` is called with the unfinished one before work starts."""
     root = step.stage.root()
     if artifacts.is_complete(step.spec, root):
         folder = artifacts.folder_of(step.spec, root)
         artifacts.check(folder, step.spec.fingerprint)
         say(f"reuse  {step.stage.name:<10} {_short(folder)}")
         done.reused.append(folder)
-    else:
-        say(f"run    {step.stage.name:<10} {_short(step.folder)}")
-        work = _watched(p, step, lambda out: step.stage.run(p.cfg, p.specs, folders, out))
-        folder = artifacts.make(step.spec, root, work)
-        done.ran.append(folder)
-    if step.stage.name in ("train", "distill"):
-        _say_verdict(loop_of(p.cfg) if step.stage.name == "distill" else p.cfg.train, folder)
-    seen[step.spec.fingerprint] = folder
+        return folder
+
+    def run(out: Path) -> dict[str, Any]:
+        if begin is not None:
+            begin(out)
+        return step.stage.run(p.cfg, p.specs, folders, out)
+
+    say(f"run    {step.stage.name:<10} {_short(step.folder)}")
+    folder = artifacts.make(step.spec, root, _watched(p, step, run))
+    done.ran.append(folder)
+    return folder
 
 
 def _watched(p: Plan, step: Step, run: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:

@@ -145,7 +145,7 @@ def make(
     runs: Mapping[Cell, str],
     folders: Mapping[Cell, Mapping[str, Path]],
 ) -> dict[str, Any]:
-    """table.csv, .md, .txt; rates.csv with raw and smoothed curves; figure4.png, figure4.svg of the smoothed ones."""
+    """table.csv, .md, .txt; rates.csv with raw and smoothed curves; figure4.png, .svg, .pdf of the smoothed ones."""
     rows: list[list[object]] = []
     points: list[list[object]] = []
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {"gold": {}, "lexical": {}}
