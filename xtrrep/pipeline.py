@@ -219,9 +219,8 @@ def plan_analysis(overrides: Sequence[str]) -> AnalysisPlan:
     }
     shown = [cfg.data.id, cfg.setup, cfg.scale, cfg.index["engine"], cfg.protocol.name, cfg.train.seed]
     described = {"analyze": plain(cfg.analyze), "shown": shown}
-    spec = Spec(
-        "analyze", f"{cfg.analyze.name}--{slug(cfg.data.id)}-{cfg.scale}-{cfg.index['engine']}", 1, described, upstream
-    )
+    label = f"{cfg.analyze.name}--{slug(cfg.data.id)}-{cfg.scale}-{cfg.index['engine']}"
+    spec = Spec("analyze", label, analysis.schema, described, upstream)
     return AnalysisPlan(cfg, cells, tuple(plans), spec, artifacts.folder_of(spec, configs.results_root()))
 
 

@@ -144,7 +144,8 @@ def _analyses(results: Path) -> list[Section]:
                 manifest["label"],
                 f"{manifest['stage']}/{folder.name}, made {manifest['made']}",
                 ids,
-                sorted(folder.glob("*.csv")),
+                # units.csv, a row for each query or document, is for `xtrrep claims`, and no page's worth.
+                sorted(path for path in folder.glob("*.csv") if path.name != "units.csv"),
                 sorted(folder.glob("*.svg")) or sorted(folder.glob("*.png")),
                 bold=True,
             )
