@@ -14,8 +14,9 @@ import pytest
 from conftest import TINY, Cli, unit_vectors, write_store
 from scipy.stats import gaussian_kde
 
-from xtrrep import artifacts, pipeline, reproduce
+from xtrrep import artifacts, latency, pipeline, reproduce
 from xtrrep.analyze import (
+    anisotropy_speed,
     candidates,
     determinism,
     distribution,
@@ -34,7 +35,13 @@ from xtrrep.index import Place
 from xtrrep.index.exact import Searcher
 from xtrrep.index.files import open_index
 from xtrrep.pipeline import AnalysisPlan
-from xtrrep.report.figure import candidate_shares, imputation_bars, score_density, token_rates
+from xtrrep.report.figure import (
+    anisotropy_and_speed,
+    candidate_shares,
+    imputation_bars,
+    score_density,
+    token_rates,
+)
 
 CLS, SEP, MASK = 101, 102, 103
 
@@ -265,7 +272,9 @@ def test_the_figures_repeat_byte_for_byte(tmp_path: Path) -> None:
         token_rates({"gold": {"a": flat}, "lexical": {"a": flat}}, "title", tmp_path / f"{name}-rates")
         candidate_shares({"a": [(1, 0.1), (8, 0.4)], "b": [(1, 0.2)]}, "title", tmp_path / f"{name}-shares")
         imputation_bars({"a": {"min": 0.3, "zero": 0.0}}, "nDCG@10", "title", tmp_path / f"{name}-bars")
-    for suffix in (f"{what}.{kind}" for what in ("", "-rates", "-shares", "-bars") for kind in ("png", "svg")):
+        fast = {"plaid": {"a": (0.5, 20.0), "b": (0.7, 9.0)}, "warp": {"a": (0.5, 400.0)}}
+        anisotropy_and_speed({"mean cosine": fast, "dimension": fast}, "title", tmp_path / f"{name}-fast")
+    for suffix in (f"{what}.{kind}" for what in ("", "-rates", "-shares", "-bars", "-fast") for kind in ("png", "svg")):
         first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("one", "two"))
         assert first == second
         assert len(first) > 4000
@@ -422,7 +431,7 @@ def make_here(home: Path, collections: Path, monkeypatch: pytest.MonkeyPatch) ->
         own = ("analyze.models=[xtr_k128]", "analyze.resamples=200", *words)
         plan = pipeline.plan_analysis([f"analyze.name={name}", *TINY, *own])
         folder, done = pipeline.run_analysis(plan)
-        assert len(plan.spec.upstream) == len(plan.cells)  # no cell stands for another
+        assert len(plan.spec.upstream) == sum(1 + len(cell.also) for cell in plan.cells)  # none stands for another
         folders = {cell.setting: dict(made) for cell, made in zip(plan.cells, done.folders, strict=True)}
         for suffix in ("csv", "md", "txt"):
             assert (folder / f"table.{suffix}").stat().st_size > 200
@@ -489,6 +498,45 @@ def test_analyze_candidates(cli: Cli, home: Path) -> None:
     assert (float(everything["documents"]), float(everything["share"])) == (40, 1)
     assert float(everything["centroids"]) == int(everything["of centroids"]) == len(lists.centroids)
     assert {"candidates.png", "candidates.svg"} <= {path.name for path in folder.iterdir()}
+
+
+def test_both_engines_have_as_many_centroids(collections: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XTRREP_DATA", str(collections))
+    words = ["analyze.name=anisotropy_speed", *TINY, "model.source=untrained"]
+
+    def planned(*more: str) -> list[tuple[object, ...]]:
+        plans = pipeline.plan_analysis([*words, *more]).plans
+        return [tuple(p.cfg.index[key] for key in ("engine", "num_partitions", "nprobe")) for p in plans]
+
+    bound = "index.num_partitions=64"
+    assert planned("index=plaid", bound, "index.nprobe=4") == [("plaid", 64, 4), ("warp", 64, 32)]
+    assert planned("index=warp", bound, "index.nprobe=4") == [("plaid", 64, 8), ("warp", 64, 4)]
+
+
+def test_analyze_anisotropy_speed(make_here: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "measure", latency._work)  # in this process: what is read of it is the point here
+    words = ("latency.max_queries=5", "latency.repeats=2", "index=plaid", "index.num_partitions=64")
+    made = make_here("anisotropy_speed", "analyze.models=[untrained,xtr_k128]", *words)
+    pairs = [(model, engine) for model in ("untrained", "xtr_k128") for engine in ("plaid", "warp")]
+    assert [(row["model"], row["engine"]) for row in made.rows] == pairs
+    speeds = {}
+    for row, plan in zip(made.rows, made.plan.plans, strict=True):
+        folders = {step.stage.name: step.folder for step in plan.steps}
+        assert np.load(next(folders["index"].glob("**/centroids.npy"))).shape[0] == 64
+        speeds[row["model"], row["engine"]] = json.loads((folders["latency"] / "latency.json").read_text())["qps"]
+        store = Store.open(folders["documents"])
+        vectors = store.take(np.arange(store.tokens)).astype(float)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        cosines = (vectors @ vectors.T)[~np.eye(len(vectors), dtype=bool)]
+        assert float(row["mean cosine"]) == pytest.approx(cosines.mean())
+        _, few = geometry.sampled(store, count=1000)
+        s = np.linalg.svd(few - few.mean(axis=0), compute_uv=False)
+        assert float(row["effective dimension, centred"]) == pytest.approx((s**2).sum() ** 2 / (s**4).sum(), rel=0.05)
+    for row in made.rows:
+        speed = speeds[row["model"], row["engine"]]
+        assert float(row["queries/s"]) == speed > 0
+        assert float(row["queries/s, untrained = 1"]) == pytest.approx(speed / speeds["untrained", row["engine"]])
+    assert {"anisotropy_speed.png", "anisotropy_speed.svg"} <= {path.name for path in made.folder.iterdir()}
 
 
 def test_candidates_are_what_a_loop_counts(tmp_path: Path) -> None:
@@ -629,6 +677,7 @@ def test_analyze_determinism(make_here: Callable[..., Made]) -> None:
     ("analysis", "words", "fault"),
     [
         (candidates, ["index=scann"], "analysis of PLAID"),
+        (anisotropy_speed, ["index=scann"], "is neither"),
         (determinism, ["index=warp"], "analysis of PLAID"),
         (imputation, ["index=plaid"], "ranks documents by itself"),
         (rerank, ["index=bm25"], "ranks documents by itself"),

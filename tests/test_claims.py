@@ -428,7 +428,7 @@ def test_analyses_are_tested_over_units_and_shuffled_labels_find_nothing(
     assert true[0].effect.mean == pytest.approx(0.05, abs=0.02)
     assert true[0].effect.queries == 120
     assert {r.verdict for r in verdicts("shuffled", 0.5)} == {INCONCLUSIVE}
-    assert "the effect is the mean over them" in claims.table(base, true, []).terminal()
+    assert "the effect is of the mean over them" in claims.table(base, true, []).terminal()
 
 
 def read(path: Path) -> Sequence[Mapping[str, str]]:

@@ -544,8 +544,8 @@ def table(base: Config, results: Sequence[Result], extra: Sequence[str]) -> Tabl
     ]
     if any(r.claim.analysis and r.effect for r in results):
         footer.append(
-            "Of an analysis the units are what the note names, and the effect is the mean over them: its own table may "
-            "have the mean over tokens."
+            "Of an analysis the units are what the note names, and the effect is of the mean over them; its own table "
+            "may weigh them by tokens, or pool all scores."
         )
     if extra:
         footer.append(f"with {' '.join(extra)}")

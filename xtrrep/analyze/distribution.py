@@ -5,8 +5,8 @@ each. Searched exactly, and by the engine of `index=` beside it where that is an
 what its quantisation and its unsearched parts do to the scores.
 
 units.csv has the mean and standard deviation of each query's own scores, over all its tokens as in the table. A claim's
-effect is the mean of these over queries; the table's sd, of all scores together, is larger by what parts the queries'
-means.
+effect is the mean of these over queries: the spread within a query. The table's sd, of all scores together, has the
+spread between the queries' means in it too.
 """
 
 from __future__ import annotations

@@ -229,3 +229,30 @@ def loss_curve(
     axis.set_ylabel("loss")
     axis.set_title(title, loc="left", fontsize=10)
     return _save(figure, stem)
+
+
+def anisotropy_and_speed(
+    panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]], title: str, stem: Path
+) -> list[Path]:
+    """Queries a second (log axis) against what `panels` names, one panel each: one colour and marker an engine, one
+    labelled point a model.
+
+    `panels` is {what is on the x axis: {engine: {model: (x, queries a second)}}}. Returns the files written.
+    """
+    figure, axes = _new(5.2 * len(panels), 4.2, len(panels))
+    for axis, (name, engines) in zip(axes, panels.items(), strict=True):
+        for i, (engine, points) in enumerate(engines.items()):
+            xs, ys = zip(*points.values(), strict=True)
+            axis.plot(xs, ys, MARKERS[i], color=COLOURS[i], markersize=6, linestyle="none", label=engine)
+            # Above and below in turn, so that neighbours' names do not meet.
+            for place, model in enumerate(sorted(points, key=lambda model: points[model][0])):
+                side, anchor = (7, "bottom") if place % 2 == 0 else (-7, "top")
+                axis.annotate(model, points[model], xytext=(0, side), textcoords="offset points", ha="center",
+                              va=anchor, fontsize=8, color=COLOURS[i])  # fmt: skip
+        axis.set_yscale("log")
+        axis.margins(x=0.2, y=0.2)
+        axis.set_xlabel(name)
+        axis.set_title("queries a second", loc="left", fontsize=10)
+    axes[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return _save(figure, stem)
