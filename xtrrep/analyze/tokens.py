@@ -124,8 +124,8 @@ def rates(
             hits = searcher.search(vectors[kept], k_prime).tokens[:, :depth]
             own, words = _texts_of(queries, start + kept), queries.vocabulary_ids(start + kept)
             pairs = zip(own, _texts_of(documents, hits), strict=True)
-            gold = np.stack([np.isin(found, relevant[query]) for query, found in pairs])
-            for kind, there in enumerate((gold, documents.vocabulary_ids(hits) == words[:, None])):
+            golden = np.stack([np.isin(found, relevant[query]) for query, found in pairs])
+            for kind, there in enumerate((golden, documents.vocabulary_ids(hits) == words[:, None])):
                 by_rank[kind] += there.sum(axis=0)
                 np.add.at(by_query[kind], own, there.sum(axis=1))
             bar.update(len(kept))
@@ -133,7 +133,8 @@ def rates(
     tokens_of = np.bincount(_texts_of(queries, np.flatnonzero(text)), minlength=len(queries))
     with np.errstate(invalid="ignore"):  # 0 / 0 where a query has no token of text
         shares = by_query / (depth * tokens_of)
-    return Rates(*(by_rank / count), count, len(text) - count, shares.T)
+    gold, lexical = by_rank / count
+    return Rates(gold, lexical, count, len(text) - count, shares.T)
 
 
 def _texts_of(store: Store, tokens: NDArray[np.int64]) -> NDArray[np.int64]:

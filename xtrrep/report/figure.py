@@ -234,25 +234,48 @@ def loss_curve(
 def anisotropy_and_speed(
     panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]], title: str, stem: Path
 ) -> list[Path]:
-    """Queries a second (log axis) against what `panels` names, one panel each: one colour and marker an engine, one
-    labelled point a model.
+    """Queries a second (log axis) against what `panels` names, one panel each: one colour and marker an engine, each
+    model's name above its points.
 
     `panels` is {what is on the x axis: {engine: {model: (x, queries a second)}}}. Returns the files written.
     """
-    figure, axes = _new(5.2 * len(panels), 4.2, len(panels))
+    from matplotlib.ticker import LogFormatter
+
+    figure, axes = _new(5.2 * len(panels), 4.4, len(panels))
     for axis, (name, engines) in zip(axes, panels.items(), strict=True):
         for i, (engine, points) in enumerate(engines.items()):
             xs, ys = zip(*points.values(), strict=True)
             axis.plot(xs, ys, MARKERS[i], color=COLOURS[i], markersize=6, linestyle="none", label=engine)
-            # Above and below in turn, so that neighbours' names do not meet.
-            for place, model in enumerate(sorted(points, key=lambda model: points[model][0])):
-                side, anchor = (7, "bottom") if place % 2 == 0 else (-7, "top")
-                axis.annotate(model, points[model], xytext=(0, side), textcoords="offset points", ha="center",
-                              va=anchor, fontsize=8, color=COLOURS[i])  # fmt: skip
         axis.set_yscale("log")
-        axis.margins(x=0.2, y=0.2)
+        axis.yaxis.set_major_formatter(LogFormatter())
+        axis.yaxis.set_minor_formatter(LogFormatter())
+        axis.locator_params(axis="x", nbins=5)
+        axis.margins(x=0.15, y=0.1)
         axis.set_xlabel(name)
-        axis.set_title("queries a second", loc="left", fontsize=10)
+        axis.set_ylabel("queries a second")
+        low, high = axis.get_xlim()
+        places = {model: x for points in engines.values() for model, (x, _) in points.items()}
+        last = low
+        for model, x in sorted(places.items(), key=lambda place: place[1]):
+            last = max(x, last + 0.06 * (high - low))  # names of neighbours do not meet
+            axis.axvline(x, color="#666666", linestyle=":", linewidth=0.6, zorder=0)
+            axis.annotate(
+                model,
+                (x, 1),
+                xycoords=axis.get_xaxis_transform(),
+                xytext=(last, 1.04),
+                textcoords=axis.get_xaxis_transform(),
+                rotation=35,
+                rotation_mode="anchor",
+                fontsize=8,
+                arrowprops={
+                    "arrowstyle": "-",
+                    "linestyle": ":",
+                    "linewidth": 0.6,
+                    "color": "#666666",
+                    "relpos": (0, 0),
+                },
+            )
     axes[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return _save(figure, stem)
