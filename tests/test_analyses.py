@@ -14,7 +14,7 @@ import pytest
 from conftest import TINY, Cli, unit_vectors, write_store
 from scipy.stats import gaussian_kde
 
-from xtrrep import artifacts, latency, pipeline, reproduce
+from xtrrep import artifacts, latency, pipeline, study
 from xtrrep.analyze import (
     anisotropy_speed,
     candidates,
@@ -274,7 +274,9 @@ def test_the_figures_repeat_byte_for_byte(tmp_path: Path) -> None:
         imputation_bars({"a": {"min": 0.3, "zero": 0.0}}, "nDCG@10", "title", tmp_path / f"{name}-bars")
         fast = {"plaid": {"a": (0.5, 20.0), "b": (0.7, 9.0)}, "warp": {"a": (0.5, 400.0)}}
         anisotropy_and_speed({"mean cosine": fast, "dimension": fast}, "title", tmp_path / f"{name}-fast")
-    for suffix in (f"{what}.{kind}" for what in ("", "-rates", "-shares", "-bars", "-fast") for kind in ("png", "svg")):
+    for suffix in (
+        f"{what}.{kind}" for what in ("", "-rates", "-shares", "-bars", "-fast") for kind in ("png", "svg", "pdf")
+    ):
         first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("one", "two"))
         assert first == second
         assert len(first) > 4000
@@ -442,7 +444,7 @@ def make_here(home: Path, collections: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def readable(name: str, rows: list[dict[str, str]]) -> None:
     """The columns that a reproduction reads are there."""
-    for cell in reproduce.load(name, "paper").cells:
+    for cell in study.load(name, "paper").cells:
         assert {cell.column, *cell.where} <= rows[0].keys()
 
 

@@ -211,7 +211,7 @@ def test_analyze_engines(cli: Cli, home: Path) -> None:
     assert 0.3 < float(rows[4]["overlap@10 exact MaxSim"]) <= 1
     assert all(float(row["queries/s"]) > 0 and float(row["bytes/token"]) > 0 for row in rows[2:-1])
     assert rows[-1]["queries/s"] == ""
-    assert {path.name for path in folder.iterdir()} >= {"table.md", "table.txt", "qps.png", "qps.svg"}
+    assert {path.name for path in folder.iterdir()} >= {"table.md", "table.txt", "qps.png", "qps.svg", "qps.pdf"}
     assert "searches no vectors" in cli("analyze", "engines", *TINY, "analyze.engines=[bm25]", home=home, code=2).stderr
 
 

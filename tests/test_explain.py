@@ -1,5 +1,6 @@
 """Explanations add up to what retrieval scores, and their page is safe, whole and readable without a mouse."""
 
+import csv
 import html
 import importlib.util
 import json
@@ -267,6 +268,12 @@ def test_the_command(cli: Cli, home: Path, tmp_path: Path) -> None:
     assert SCRIPT in "".join(page.words)
     assert f"{found['xtr']:.4f}" in text
     assert f"{found['maxsim']:.4f}" in text
+    (kept,) = (home / "made" / "results" / "runs" / "explain").glob("[!.]*")
+    assert (kept / "page.html").read_text() == text
+    rows = list(csv.reader((kept / "similarities.csv").read_text().splitlines()))
+    assert [[float(value) for value in row[1:]] for row in rows[1:]] == found["similarities"]
+    rows = list(csv.DictReader((kept / "table.csv").read_text().splitlines()))
+    assert [float(row["XTR contribution"]) for row in rows] == [token["xtr"] for token in found["query_tokens"]]
 
 
 @pytest.mark.skipif(

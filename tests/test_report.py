@@ -1,15 +1,22 @@
 """Tables say what is missing, figures repeat byte for byte, and the sweep's table is what the scores say."""
 
 import csv
+import shutil
+import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.text import Text
 
 from xtrrep.analyze import k_prime
 from xtrrep.config import compose
-from xtrrep.report.figure import k_prime_sweep, loss_curve
+from xtrrep.report import figure
+from xtrrep.report.figure import Timed, k_prime_sweep, loss_curve, speed_and_quality
 from xtrrep.report.table import Table
 
 TABLE = Table("A title", ["model", "nDCG@10", "k'"], [["a|b", 0.123456, 40000], ["c", None, None]], ["a note"])
@@ -28,12 +35,53 @@ def test_table_renders_missing_as_a_dash_never_zero() -> None:
 def test_figures_are_repeatable(tmp_path: Path) -> None:
     panels = {"nDCG@10": {"x as XTR": [(10.0, 0.3), (100.0, 0.4)], "x as ColBERT": [(10.0, 0.5), (100.0, 0.4)]}}
     for name in ("one", "two"):
-        k_prime_sweep(panels, {"nDCG@10": {"BM25": 0.35}}, "title", tmp_path / name)
+        made = k_prime_sweep(panels, {"nDCG@10": {"BM25": 0.35}}, "title", tmp_path / name)
+        assert [path.name for path in made] == [f"{name}.png", f"{name}.svg", f"{name}.pdf"]
         loss_curve([1, 2, 3], [3.0, 2.0, 1.0], 3.2, "title", tmp_path / f"{name}-loss")
-    for suffix in (".png", ".svg", "-loss.png", "-loss.svg"):
+    for suffix in (f"{name}.{kind}" for name in ("", "-loss") for kind in ("png", "svg", "pdf")):
         first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("one", "two"))
         assert first == second
         assert len(first) > 4000
+
+
+def points(count: int) -> list[Timed]:
+    """Every second by PLAID, in stages and models as the study's Figure 2 has them, all as good as each other."""
+    models = ("ColBERT", "xtr_k512", "xtr_k256", "XTR")
+    return [
+        Timed(10.0 + i, 0.5, ("WARP", "PLAID")[i % 2], ("contrastive", "distillation")[i // 2 % 2], models[i // 4 % 4])
+        for i in range(count)
+    ]
+
+
+def test_labels_of_speed_and_quality_stand_apart_and_lines_start_at_the_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen points of one height: no two labels overlap, none leaves the picture, and each engine's and stage's
+    ColBERT is joined with its three counterparts."""
+    kept = []
+    monkeypatch.setattr(figure, "_save", lambda drawn, stem: kept.append(drawn) or [])
+    speed_and_quality(points(16), "nDCG@10", "title", tmp_path / "one", base="ColBERT")
+    (axis,) = kept[0].axes
+    kept[0].draw_without_rendering()
+    boxes = sorted((Text.get_window_extent(text) for text in axis.texts), key=lambda box: box.y0)
+    assert len(boxes) == 16
+    assert all(low.y1 <= high.y0 for low, high in pairwise(boxes))
+    assert all(box.y0 >= 0 and box.y1 <= kept[0].bbox.height and box.x1 <= kept[0].bbox.width for box in boxes)
+    assert len({text.get_text() for text in axis.texts}) == 16
+    joined = [line.get_xdata() for line in axis.lines if line.get_marker() == "None"]
+    assert len(joined) == 4 * 3
+    assert {start for start, _ in joined} == {10.0, 11.0, 12.0, 13.0}
+    told = {(line.get_marker(), line.get_fillstyle()) for line in axis.lines if line.get_marker() != "None"}
+    assert len(told) == 4  # engine by marker, stage by fill: told apart in grey
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=3), st.floats(-2, 3), max_size=12))
+def test_labels_keep_their_order_and_distance(wanted: dict[str, float]) -> None:
+    heights = figure._apart(wanted, (0.0, 1.0), 0.08)
+    names = sorted(wanted, key=lambda name: wanted[name])
+    placed = [heights[name] for name in names]
+    assert all(b - a >= 0.08 - 1e-9 for a, b in pairwise(placed))
+    assert all(-1e-9 <= height <= 1 + 1e-9 for height in placed)
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +131,19 @@ def test_statements_follow_the_data(sweep: tuple, tmp_path: Path) -> None:
     text = (tmp_path / "table.txt").read_text()
     lines = [line for line in text.splitlines() if "against colbert as ColBERT" in line or line.startswith("loss")]
     assert [line.split()[-1] for line in lines] == ["higher", "lower"]
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
+def test_latex_compiles(tmp_path: Path) -> None:
+    """A table with every sign that LaTeX could take for a command, in its title, a cell, a note and a mark."""
+    odd = "a_b & 50 % of $x$ #1 {y} ~z^2 \\end <tag> | [1] * k' ≤ 5 ≥ 4 × 3 − 2 – — † ‡"
+    table = Table(odd, ["model", "nDCG@10"], [[odd, 0.5], ["[x]", None], ["*", 0.75]], [odd], higher=["nDCG@10"],
+                  marks={(0, 1): "†"})  # fmt: skip
+    page = ["\\documentclass{article}", "\\usepackage{booktabs}", "\\begin{document}", table.latex(), "\\end{document}"]
+    (tmp_path / "page.tex").write_text("\n".join(page))
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "page.pdf").stat().st_size > 10_000

@@ -1,9 +1,13 @@
 """Tables as LaTeX and HTML; the static report shows what its CSVs hold and nothing else."""
 
 import csv
+import importlib.util
 import json
 import re
-from collections.abc import Callable
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,13 +17,17 @@ import pandas
 import pytest
 from conftest import TINY, Cli
 
-from xtrrep import artifacts
+from xtrrep import artifacts, claims, explain, reproduce, study
 from xtrrep.analyze import k_prime
 from xtrrep.artifacts import Spec
 from xtrrep.config import compose, recorded_root
 from xtrrep.console import DataError, UsageError
-from xtrrep.report import html
+from xtrrep.explain import Evidence, Explanation, Token
+from xtrrep.grid import grid
+from xtrrep.report import html, sections
 from xtrrep.report.table import Table
+from xtrrep.retrieve import Setting
+from xtrrep.significance import Difference
 
 VOID = {"meta", "link", "img"}
 HARD = "\\ { } $ & # % _ ^ ~ < > | [ ] * \" ' — × ≤ <script>alert(1)</script>"
@@ -147,11 +155,128 @@ def sweep(out: Path) -> dict[str, Any]:
     )
 
 
+def reproduced(
+    results: Path,
+    name: str,
+    values: Mapping[study.Key, float],
+    accepted: Mapping[str, Mapping[str, float]],
+    made: str = "2026-01-02T03:04:05Z",
+) -> Path:
+    """A finished `reproduce` artifact of made-up values, judged and written as `xtrrep reproduce` does."""
+    what = study.load(name, "demo")
+    cells = reproduce.judge(what, values, accepted)
+    table = reproduce.table(what, cells, ["not run: a <b>reason</b>"])
+
+    def make(out: Path) -> dict[str, Any]:
+        reproduce.write_table(table, out)
+        if isinstance(what, study.Reproduction):
+            now = {(cell.row, cell.column): cell.now for cell in cells}
+            reproduce.write_table(grid(what, now, {}), out, "grid")
+        if isinstance(what, study.Reproduction) and what.figure == study.SWEEP:
+            reproduce.draw_sweep(what, values, out)
+        if isinstance(what, study.Reproduction) and what.figure == study.SPEED:
+            quality = {key: ("nDCG@10", 30 + value / 40) for key, value in values.items()}
+            reproduce.draw_speed(what, values, quality, out)
+        return {"name": name, "scale": "demo"}
+
+    spec = Spec("reproduce", f"{name}-demo", 3, {"made": made}, {", ".join(key): "0123456789ab" for key in values})
+    return dated(artifacts.make(spec, results, make), made)
+
+
+def dated(folder: Path, made: str) -> Path:
+    """An artifact as if it had been made at another time."""
+    manifest = artifacts.read_manifest(folder)
+    artifacts.write_json(folder / artifacts.MANIFEST, manifest | {"made": made})
+    return folder
+
+
+def cells_of(name: str, level: float) -> dict[study.Key, float]:
+    """A value for each of a reproduction's cells but the last; of a figure's on one collection, to draw only one."""
+    cells = reproduce.judge(study.load(name, "demo"), {}, {})
+    keys = [(cell.row, cell.column) for cell in cells if cell.verdict == "not run"]
+    keys = [key for key in keys if "figure" not in name or key[1].startswith("pydoc")]
+    return {key: level * (1 + (7 * i) % 11 / 30) for i, key in enumerate(keys[:-1])}
+
+
+def accepted_of(values: Mapping[study.Key, float]) -> dict[str, dict[str, float]]:
+    """A record by which the values agree, are higher, are lower or have none, in turn."""
+    found: dict[str, dict[str, float]] = {}
+    for i, ((row, column), value) in enumerate(values.items()):
+        if i % 4 != 3:
+            found.setdefault(row, {})[column] = value + (0, -1, 1)[i % 4]
+    return found
+
+
+def claimed(results: Path, made: str = "2026-01-02T03:04:05Z", p: float = 0.0001) -> Path:
+    """A finished `claims` artifact of made-up effects, one in four of which did not run."""
+    family, base = claims.load("demo"), compose(["scale=demo"])
+    effects, reasons = {}, {}
+    for i, claim in enumerate(family.claims):
+        mean = (0.0123, -0.0321, 0.0004)[i % 4] if i % 4 < 3 else None
+        if mean is None:
+            reasons[claim.id] = "needs <i>more</i>"
+        else:
+            effects[claim.id] = Difference(mean, mean - 0.003, mean + 0.003, p if i % 4 < 2 else 0.9, 100)
+    runs = dict.fromkeys(effects, ("123456789012", "abcdef012345"))
+    table = claims.table(base, claims.judge(family.claims, effects, reasons, runs), [])
+
+    def make(out: Path) -> dict[str, Any]:
+        reproduce.write_table(table, out)
+        return {}
+
+    return dated(artifacts.make(Spec("claims", "pydoc-test-demo", 1, {"made": made}), results, make), made)
+
+
+def explained(results: Path, query: str = "a <script>alert(1)</script> graph", length: int = 40) -> Path:
+    """A finished `explain` artifact of a made-up document."""
+    rng = np.random.default_rng(0)
+    tokens = [Token(text, i, "word") for i, text in enumerate(["<b>", "graph", "node"])]
+    document = [Token(f"w{i}", i, "word") for i in range(length)]
+    similarities = rng.uniform(-0.2, 1, (3, length)).astype(np.float32)
+    hits = np.where(similarities > 0.8, similarities, np.float32(np.nan))
+    found = Explanation(query, 'd"<1>', "the text", "exact", Setting("xtr", 20), tokens, document, similarities,
+                        Evidence(hits, np.array([0.75, 0.5, 0.25]), ["hit", "hit", "imputed"], True))  # fmt: skip
+    return explain.save(found, Spec("index", "mini-exact", 1, {}), results)
+
+
+def record(recorded: Path, results: Path) -> None:
+    """What `--accept` leaves for the newest table2 and claims below `results`."""
+    for stage, label, place in (
+        ("reproduce", "table2-demo", "reproductions/table2-demo"),
+        ("reproduce", "figure1-demo", "reproductions/figure1-demo"),
+        ("claims", "pydoc-test-demo", "claims/pydoc-test-demo"),
+    ):
+        folder = max(results.glob(f"{stage}/{label}-*"), key=lambda path: artifacts.read_manifest(path)["made"])
+        reproduce.record_folder(folder, recorded / place)
+    said = {"accepted": "2026-01-03", "commit": "abc1234", "hardware": "a processor @ 2.10GHz", "cells": {}}
+    for name, more in (("table2", {"runs": {"a row, a column": "fedcba987654"}}), ("figure1", {})):
+        artifacts.write_json(recorded / "reproductions" / f"{name}-demo.json", said | more)
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("home ü") / "results" / "runs"
     finish(root, sweep)
     return root
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Results of every kind, old and new, and a folder of recorded ones."""
+    root = tmp_path_factory.mktemp("everything")
+    runs, recorded = root / "runs", root / "recorded"
+    finish(runs, sweep)
+    for made, level in (("2026-01-02T03:04:05Z", 40.0), ("2026-01-01T03:04:05Z", 13.25)):
+        for name in ("figure1", "table2") if level == 40 else ("table2",):
+            reproduced(runs, name, cells_of(name, level), accepted_of(cells_of(name, level)), made)
+    reproduced(runs, "figure2", cells_of("figure2", 100.0), {})
+    reproduced(runs, "anisotropy", cells_of("anisotropy", 0.5), {})
+    claimed(runs)
+    claimed(runs, "2026-01-01T03:04:05Z", p=0.9)
+    explained(runs)
+    record(recorded, runs)
+    (recorded / "other.csv").write_text("model,nDCG@10\na,0.25\n")
+    return runs, recorded
 
 
 def decimals(text: str) -> set[str]:
@@ -176,12 +301,13 @@ def check_page(path: Path) -> Page:
             for cell in row:
                 known |= decimals(cell)
     exact = {float(number) for number in known}
-    rounded = {f"{number:.4f}" for number in exact}
+    rounded = {f"{number:.{digits}f}" for number in exact for digits in (1, 3, 4)}
     shown = text[text.index("<section") : text.index('<section id="environment"')]
     for value in re.findall(r'<data value="([^"]*)"', shown):
         assert float(value) in exact or re.fullmatch(r"-?\d+", value)
+    shown = re.sub(r'<p class="soft origin">.*?</p>', " ", shown)  # where it was made, and on what
     words = re.sub(r"<style>.*?</style>|<[^>]*>", " ", shown, flags=re.DOTALL)
-    assert decimals(words) <= known | rounded
+    assert decimals(sections.STATED.sub("", unescape(words))) <= known | rounded
     return page
 
 
@@ -190,13 +316,13 @@ def test_a_report_from_artifacts_and_records(results: Path, tmp_path: Path) -> N
     path = html.write(results, recorded_root(), folder)
     check_page(path)
     text = path.read_text()
-    assert "recorded: baselines" in text
-    assert "recorded: demo" in text
+    assert re.search(r"<h3 [^>]*>baselines<", text)
+    assert re.search(r"<h3 [^>]*>demo<", text)
     assert "0123456789ab" in text
     assert "What it says" not in text  # statements whose numbers no CSV holds
     assert "sd 0.0066" not in text
     assert "rows, in the CSV" in text  # the raw rounds of bench_train
-    assert text.count("<img ") == 1 + len(list(recorded_root().rglob("*.png")))
+    assert text.count("<img ") == 1 + len(list(recorded_root().rglob("*.svg")))
     assert "<strong>" in text
     for name in ("processor", "torch", "python"):
         assert name in text[text.index('id="environment"') :]
@@ -241,8 +367,8 @@ def test_what_is_not_finished_or_damaged_is_not_shown(tmp_path: Path, capsys: py
         return write
 
     runs = tmp_path / "runs"
-    with pytest.raises(DataError, match="no analysis is finished") as caught:
-        html.write(runs, recorded_root(), tmp_path / "report")
+    with pytest.raises(DataError, match="nothing is finished") as caught:
+        html.write(runs, None, tmp_path / "report")
     assert caught.value.hint == "xtrrep analyze"
     assert not (tmp_path / "report").exists()
     damaged = finish(runs, make(0.125), "damaged", 1)
@@ -250,7 +376,7 @@ def test_what_is_not_finished_or_damaged_is_not_shown(tmp_path: Path, capsys: py
     partial = runs / "analyze" / ".partial-x-0123456789ab"
     partial.mkdir()
     (partial / "table.csv").write_text("model,nDCG@10\na,0.777\n")
-    with pytest.raises(DataError, match="no analysis is finished"):
+    with pytest.raises(DataError, match="nothing is finished"):
         html.write(runs, None, tmp_path / "report")
     finish(runs, make(0.5), "whole", 2)
     text = html.write(runs, None, tmp_path / "report").read_text()
@@ -272,7 +398,7 @@ def test_a_large_report_names_what_it_leaves_out(tmp_path: Path, monkeypatch: py
         return write
 
     runs = tmp_path / "runs"
-    finish(runs, make(1, 300), "drawn", 1)
+    finish(runs, make(1, 500), "drawn", 1)
     finish(runs, make(2, 60_000), "large", 2)
     monkeypatch.setattr(html, "LIMIT_BYTES", html.FRAME_BYTES + 20_000)
     path = html.write(runs, None, tmp_path / "report")
@@ -331,7 +457,7 @@ def test_a_ragged_csv_is_named(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("a,b\n1,2\n3\n")
     with pytest.raises(DataError, match=r"t\.csv:3: 1 values under 2 columns"):
-        html.read(path)
+        sections.read(path)
 
 
 def test_the_command(cli: Cli, results: Path, tmp_path: Path) -> None:
@@ -340,6 +466,232 @@ def test_the_command(cli: Cli, results: Path, tmp_path: Path) -> None:
     found = json.loads(cli("report", "--out", str(folder), "--json", XTRREP_HOME=home).stdout)
     assert Path(found["page"]) == folder / "index.html"
     check_page(folder / "index.html")
-    empty = cli("report", "--out", str(tmp_path / "none"), code=3)
-    assert "no analysis is finished" in empty.stderr
-    assert "hint: xtrrep analyze" in empty.stderr
+    cli("report", "--out", str(tmp_path / "recorded only"))
+    check_page(tmp_path / "recorded only" / "index.html")
+
+
+# --- the overview, and what is more than an analysis ----------------------------------------------------------------
+
+
+def test_the_overview_counts_the_csvs_verdicts(everything: tuple[Path, Path], tmp_path: Path) -> None:
+    runs, recorded = everything
+    path = html.write(runs, recorded, tmp_path / "report")
+    page, text = check_page(path), path.read_text()
+    lines = {row[0]: row[1:] for row in page.rows if row[0].endswith(("=demo", "recorded"))}
+    assert list(lines) == [  # tables, figures, the rest
+        "table2, scale=demo",
+        "table2, scale=demo, recorded",
+        "figure1, scale=demo",
+        "figure1, scale=demo, recorded",
+        "figure2, scale=demo",
+        "anisotropy, scale=demo",
+    ]
+    head = next(row for row in page.rows if row[0] == "made again")[2:]
+    for name in ("table2", "figure1", "figure2", "anisotropy"):
+        source = max(runs.glob(f"reproduce/{name}-demo-*/table.csv"), key=made_at)
+        counts = Counter(row["verdict"] for row in csv.DictReader(source.read_text().splitlines()))
+        assert dict(
+            zip([cell.split(" ", 1)[1] for cell in head], map(int, lines[f"{name}, scale=demo"][1:]), strict=True)
+        ) == {verdict: counts[verdict] for verdict in sections.CELL_SIGNS}
+    assert lines["table2, scale=demo"][0] == "≠ differs"
+    assert lines["table2, scale=demo"][1:] == lines["table2, scale=demo, recorded"][1:]
+    assert lines["anisotropy, scale=demo"][0] == "… incomplete"
+    assert "13.25" not in text  # of the older table2
+    for anchor in re.findall(r'href="#([^"]*)"', text):
+        assert text.count(f'id="{anchor}"') == 1
+    order = [text.index(f"<h2>{name}</h2>") for name in ("Overview", *sections.GROUPS, "Environment")]
+    assert order == sorted(order)
+    assert "fedcba987654" in text
+    assert "accepted 2026-01-03 at commit abc1234, a processor @ 2.10GHz" in text
+
+
+def made_at(table: Path) -> str:
+    return str(artifacts.read_manifest(table.parent)["made"])
+
+
+def test_every_claim_stands_under_its_verdict_with_a_sign(everything: tuple[Path, Path], tmp_path: Path) -> None:
+    runs, recorded = everything
+    text = html.write(runs, recorded, tmp_path / "report").read_text()
+    overview = text[text.index('id="overview"') : text.index("<nav")]
+    (newest,) = (p for p in runs.glob("claims/*/table.csv") if made_at(p) > "2026-01-02")
+    rows = list(csv.DictReader(newest.read_text().splitlines()))
+    counts = Counter(row["verdict"] for row in rows)
+    assert len(counts) == 4
+    for verdict, sign in sections.CLAIM_SIGNS.items():
+        assert overview.count(f"<summary>{sign} {verdict}: {counts[verdict]}</summary>") == 2  # own and recorded
+    words = unescape(re.sub("<[^>]*>", "\n", overview))
+    for row in rows:
+        said = f"{sections.CLAIM_SIGNS[row['verdict']]} {row['verdict']}: {row['statement']} ({row['claim']})"
+        assert words.splitlines().count(said) == 2
+    section = text[text.index("<h2>Claims</h2>") : text.index("<h2>Analyses</h2>")]
+    assert "✓ supported</td>" in section
+    assert "<code>123456789012 abcdef012345</code>" in section
+    assert ">runs</th>" not in section
+
+
+def test_signs_are_of_the_verdicts_there_are() -> None:
+    assert set(sections.CLAIM_SIGNS) == {claims.SUPPORTED, claims.CONTRADICTED, claims.INCONCLUSIVE, claims.NOT_RUN}
+    known = {reproduce.AGREES, reproduce.HIGHER, reproduce.LOWER, reproduce.NO_RECORD, reproduce.NOT_RUN,
+             reproduce.NOT_COMPARED}  # fmt: skip
+    assert set(sections.CELL_SIGNS) == known
+    assert len(set(sections.CELL_SIGNS.values())) == len(known)
+    assert len(set(sections.CLAIM_SIGNS.values())) == 4
+
+
+def test_recorded_results_are_enough(everything: tuple[Path, Path], tmp_path: Path) -> None:
+    runs, recorded = everything
+    path = html.write(tmp_path / "nothing", recorded, tmp_path / "report")
+    page, text = check_page(path), path.read_text()
+    assert ["table2, scale=demo, recorded", "≠ differs"] in [row[:2] for row in page.rows]
+    assert "<h2>Analyses" not in text
+    assert "results/recorded/claims/pydoc-test-demo/" in text
+    record = recorded / "reproductions" / "table2-demo.json"
+    kept = record.read_text()
+    record.write_text("{}")
+    try:
+        with pytest.raises(DataError, match=r"table2-demo\.json is no record of a reproduction"):
+            html.write(runs, recorded, tmp_path / "report")
+    finally:
+        record.write_text(kept)
+    assert path.read_text() == text
+
+
+def test_the_studys_shape_comes_with_its_marks_and_what_they_mean(tmp_path: Path) -> None:
+    """As `grid` writes it: marks stand in the Markdown alone, and so does what they mean."""
+    notes = [
+        "†: differs from base, p < 0.05 (10,000 sign flips). 1 do.",
+        "within 0.5 or 0.005 as each cell says; 0.5 points",
+    ]
+    table = Table("Made", ["", "pydoc"], [["base", 50.25], ["a|b <sup>x</sup>", 60.5], ["none", None]], notes, digits=1,
+                  higher=["pydoc"], marks={(1, 1): "†"})  # fmt: skip
+
+    def make(out: Path) -> dict[str, Any]:
+        reproduce.write_table(table, out, "grid")
+        return {}
+
+    artifacts.make(Spec("reproduce", "table9-demo", 3, {}), tmp_path / "runs", make)
+    path = html.write(tmp_path / "runs", None, tmp_path / "report")
+    page, text = check_page(path), path.read_text()
+    assert [row for row in page.rows if row[0] in ("base", "a|b <sup>x</sup>")] == [
+        ["base", "50.2"],
+        ["a|b <sup>x</sup>", "60.5†"],
+    ]
+    assert "<strong>60.5</strong></data><sup>†</sup>" in text.replace("<sup>†</sup></data>", "</data><sup>†</sup>")
+    assert "p &lt; 0.05 (10,000 sign flips)" in text
+    assert "0.5 points" not in text  # a number that no CSV holds
+
+
+def test_an_older_result_stands_in_for_a_damaged_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for made, level in (("2026-01-02T03:04:05Z", 0.625), ("2026-01-01T03:04:05Z", 0.375)):
+        folder = reproduced(tmp_path / "runs", "anisotropy", cells_of("anisotropy", level), {}, made)
+        text = html.write(tmp_path / "runs", None, tmp_path / "report").read_text()
+        assert ("0.625" in text, "0.375" in text) == (True, False)
+    (newest,) = (p for p in (tmp_path / "runs").glob("reproduce/*/table.csv") if p.parent != folder)
+    newest.write_text(newest.read_text().replace("0.625", "0.999"))
+    text = html.write(tmp_path / "runs", None, tmp_path / "report").read_text()
+    assert ("0.999" in text, "0.625" in text, "0.375" in text) == (False, False, True)
+    assert "not as it was written" in capsys.readouterr().err
+
+
+def test_figures_come_with_their_pdf_and_their_numbers(everything: tuple[Path, Path], tmp_path: Path) -> None:
+    runs, recorded = everything
+    path = html.write(runs, recorded, tmp_path / "report")
+    figures = re.findall(r"<figure><div .*?</figure>", path.read_text())
+    assert len(figures) == 1 + len(list(runs.glob("reproduce/*/*.svg"))) + len(list(recorded.rglob("*.svg")))
+    for figure in figures:
+        data = re.findall(r'href="([^"]*\.csv)"', figure)
+        assert data
+        assert all((path.parent / name).is_file() for name in data)
+        (image,) = re.findall(r'src="([^"]*)"', figure)
+        assert image.endswith(".svg")
+        (pdf,) = re.findall(r'href="([^"]*\.pdf)"', figure) or [None]
+        assert (pdf is None) == ("recorded" in image)
+        assert pdf is None or (path.parent / pdf).read_bytes().startswith(b"%PDF")
+
+
+def test_an_explanation_is_a_page_of_the_report(everything: tuple[Path, Path], tmp_path: Path) -> None:
+    runs, recorded = everything
+    path = html.write(runs, recorded, tmp_path / "report")
+    text = path.read_text()
+    overview = text[text.index('id="overview"') : text.index("<nav")]
+    (address,) = re.findall(r'href="(files/[^"]*\.html)"', overview)
+    linked = path.parent / address
+    page = Page(linked.read_text())
+    assert not any(tag == "script" for tag, _ in page.tags)
+    assert page.addresses() == ["data:,", "../index.html"]
+    (source,) = runs.glob("explain/[!.]*")
+    rows = list(csv.reader((source / "similarities.csv").read_text().splitlines()))
+    assert [len(row) for row in rows] == [41] * 4
+    heat = [row for row in page.rows if len(row) == 43]
+    assert [cell.rstrip("=") for cell in heat[1][3:]] == [f"{100 * float(value):.0f}" for value in rows[1][1:]]
+    table = list(csv.DictReader((source / "table.csv").read_text().splitlines()))
+    shown = [value for row in page.data for value in row]
+    assert shown == [row[name] for row in table for name in ("similarity", "XTR contribution")]
+
+
+def test_explanations_give_way_where_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reproduced(tmp_path / "runs", "anisotropy", cells_of("anisotropy", 0.5), {})
+    for number in range(4):
+        explained(tmp_path / "runs", f"question {number}", length=300)
+    monkeypatch.setattr(html, "LIMIT_BYTES", html.FRAME_BYTES + 170_000)
+    monkeypatch.setattr(html, "NAMED", 1)
+    path = html.write(tmp_path / "runs", None, tmp_path / "report")
+    text = path.read_text()
+    absent = 4 - len(list(path.parent.glob("files/*.html")))
+    assert 1 < absent < 4
+    left = text[text.index("Left out") : text.index('id="environment"')]
+    assert left.count("<li>d&quot;") == 1
+    assert f"<li>and {absent - 1} more</li>" in left
+    assert "anisotropy" in text[: text.index("Left out")]
+    assert sum(p.stat().st_size for p in path.parent.rglob("*") if p.is_file()) < html.LIMIT_BYTES
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("playwright") is None or shutil.which("chromium") is None,
+    reason="playwright or chromium is not installed",
+)
+def test_a_browser_finds_no_fault(everything: tuple[Path, Path], tmp_path: Path) -> None:
+    """No message on the console, no address outside the folder, no page wider than a phone; Tab reaches every link,
+    every table and every line that opens, and what has the focus is outlined."""
+    from playwright.sync_api import sync_playwright  # type: ignore[import-not-found,unused-ignore]
+
+    folder = tmp_path / "report"
+    path = html.write(*everything, folder)
+    with sync_playwright() as tools:
+        browser = tools.chromium.launch(executable_path=shutil.which("chromium"), chromium_sandbox=False)
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        said: list[str] = []
+        asked: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        for file in (path, *folder.glob("files/*.html")):
+            for opened in (False, True):
+                page.goto(file.as_uri())
+                if opened:
+                    page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
+                wide = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+                assert wide[0] <= wide[1]
+        page.goto(path.as_uri())
+        page.evaluate("document.querySelectorAll('img').forEach(e => e.loading = 'eager')")
+        page.wait_for_function("[...document.images].every(e => e.complete && e.naturalWidth > 0)")
+        reachable = page.evaluate(
+            "[...document.querySelectorAll('a[href],summary,[tabindex]')].filter(e => e.checkVisibility()).length"
+        )
+        page.evaluate(
+            "window.seen = []; addEventListener('focusin', e => window.seen.push([e.target.tagName,"
+            "[...document.querySelectorAll('*')].indexOf(e.target), getComputedStyle(e.target).outlineWidth]))"
+        )
+        for _ in range(reachable):
+            page.keyboard.press("Tab")
+        seen = page.evaluate("window.seen")
+        assert len({place for _, place, _ in seen}) == reachable
+        assert {name for name, _, _ in seen} == {"A", "SUMMARY", "DIV"}
+        assert {outline for _, _, outline in seen} == {"3px"}
+        page.goto(path.as_uri())
+        page.focus("#overview summary")
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.querySelector('#overview details').open")
+        assert not said
+        assert all(address.startswith((folder.as_uri(), "data:")) for address in asked)
+        browser.close()

@@ -8,23 +8,13 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Cli
 
-from xtrrep import artifacts, reproduce
+from xtrrep import artifacts, reproduce, study
 from xtrrep.analyze import analyses
 from xtrrep.config import compose
 from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError
-from xtrrep.reproduce import (
-    AnalysisReproduction,
-    Cell,
-    Column,
-    Reading,
-    Reproduction,
-    Row,
-    judge,
-    load,
-    names,
-    parse_reproduction,
-    status,
-)
+from xtrrep.grid import grid
+from xtrrep.reproduce import Cell, judge, status
+from xtrrep.study import AnalysisReproduction, Column, Reading, Reproduction, Row, load, names, parse_reproduction
 
 PAPER = Path(__file__).parents[2] / "shared" / "paper"
 SHORT = {"lotte/": "lotte-"}
@@ -116,6 +106,7 @@ FAULTY = {
     f"{OF_ANALYSIS}cells: []": "not a list of cells",
     f"{OF_ANALYSIS}cells: {{a: 1}}": "not a list of cells",
     f"{OF_ANALYSIS}rows: []\ncells: [{CELL}]": "unknown key 'rows'",
+    "title: x\ntolerance: 1\ncolumns: {}\nrows: [{name: a, baseline: b}]": "the baseline of 'a', 'b', is no row",
     f"{OF_ANALYSIS}cells: [{CELL}]\nhere: {{columns: {{}}}}": "here has an unknown key 'columns'",
     OF_ANALYSIS: "no 'cells'",
     f"analysis: geometri\ntitle: x\ntolerance: 1\ncells: [{CELL}]": "no analysis named 'geometri'",
@@ -185,9 +176,9 @@ def test_unknown_names() -> None:
         load("table9", "demo")
     assert "table" in str(caught.value.hint)
     with pytest.raises(UsageError, match=r"no column .nowhere"):
-        reproduce.select(load("table1", "paper"), "nowhere")
-    assert [c.name for c in reproduce.select(load("table1", "paper"), "nq").columns] == ["nq"]
-    assert [c.name for c in reproduce.select(load("table1", "paper"), "beir/nq").columns] == ["nq"]
+        study.select(load("table1", "paper"), "nowhere")
+    assert [c.name for c in study.select(load("table1", "paper"), "nq").columns] == ["nq"]
+    assert [c.name for c in study.select(load("table1", "paper"), "beir/nq").columns] == ["nq"]
 
 
 def test_a_damaged_record_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +208,11 @@ def test_a_table_made_as_a_user_would(cli: Cli, collections: Path, tmp_path: Pat
     assert [row["row"] for row in rows] == ["BM25", "mean", "percentile", "min", "power_law", "zero"]
     assert all(0 < float(row["now"]) <= 100 for row in rows)
     assert {cell["verdict"] for cell in made["cells"]} == {"no record"}
+    with (Path(made["folder"]) / "grid.csv").open() as file:
+        shape = {row[""]: row["nfcorpus"] for row in csv.DictReader(file)}
+    assert shape == {row["row"]: row["now"] for row in rows}
+    assert "baseline" not in (Path(made["folder"]) / "grid.md").read_text()
+    assert "Holm over 4 pairs" in (Path(made["folder"]) / "grid.md").read_text()
     assert "say that themselves" in cli(*words, "index=exact", code=2).stderr
     listing = cli("reproduce", "--list").stdout
     assert [line.split()[0] for line in listing.splitlines()] == names()
@@ -227,6 +223,45 @@ def test_a_table_made_as_a_user_would(cli: Cli, collections: Path, tmp_path: Pat
     assert "15172.000" in shown
     assert "17.900" not in shown  # XTR's
     assert "one of: " in cli("reproduce", code=2).stderr
+
+
+# --- the study's shape ---------------------------------------------------------------------------------------------
+
+
+def evaluated(folder: Path, values: list[float]) -> dict[str, Path]:
+    folder.mkdir(parents=True)
+    rows = ["query,nDCG@10", *(f"q{i},{value}" for i, value in enumerate(values))]
+    (folder / "per_query.csv").write_text("\n".join(rows) + "\n")
+    return {"evaluate": folder}
+
+
+def test_a_grid_marks_what_differs_from_its_baseline(tmp_path: Path) -> None:
+    """20 queries: one model is above on all of them, one is above and below in turn; the quoted row has no cell."""
+    base = Row("base", ("config=colbert",), {})
+    rows = (
+        base,
+        Row("better", ("config=a",), {}, "base"),
+        Row("alike", ("config=b",), {}, "base"),
+        Row("old", None, {}),
+    )
+    columns = tuple(Column(name, "nDCG@10", (f"data={name}",)) for name in ("x", "y"))
+    what = Reproduction("made", "Made", "demo", 0.5, (), columns, {"both": ("x", "y")}, rows)
+    scores = {"base": [0.5] * 20, "better": [0.6] * 20, "alike": [0.4, 0.6] * 10}
+    folders = {(name, "x"): evaluated(tmp_path / name, values) for name, values in scores.items()}
+    values = {(name, "x"): 100 * sum(s) / 20 for name, s in scores.items()} | {
+        ("base", "y"): 70.0,
+        ("base", "both"): 60.0,
+    }
+    shown = grid(what, values, folders)
+    assert shown.columns == ["", "x", "y", "both"]
+    assert [row[0] for row in shown.rows] == ["base", "better", "alike"]
+    assert shown.rows[0][1:] == pytest.approx([50, 70, 60])
+    assert shown.rows[1][1:] == [pytest.approx(60), None, None]
+    assert shown.marks == {(1, 1): "†"}
+    assert "60.0†" in shown.terminal()
+    assert "Holm over 2 pairs). 1 do." in shown.terminal()
+    assert r"\textbf{60.0}\textsuperscript{\textdagger{}}" in shown.latex()
+    assert "†" not in grid(what, values, {}).terminal()
 
 
 # --- numbers of an analysis ----------------------------------------------------------------------------------------
@@ -288,12 +323,12 @@ def test_an_analysis_cell_without_a_printed_value_is_judged_by_its_record() -> N
 def test_select_and_extra_of_an_analysis() -> None:
     what = load("candidates", "paper")
     for only, count in (("ColBERT", 2), ("xtr_multi", 2), ("share", 2), ("beir/fiqa/test", 4)):
-        assert len(reproduce.select(what, only).cells) == count
+        assert len(study.select(what, only).cells) == count
     with pytest.raises(UsageError, match="no cell 'Colbert'") as caught:
-        reproduce.select(what, "Colbert")
+        study.select(what, "Colbert")
     assert "ColBERT" in str(caught.value.hint)
     with pytest.raises(DataError, match="not at hand"):
-        reproduce.select(AnalysisReproduction("m", "M", "demo", ("data=beir/fiqa/test",), "geometry", ()), None)
+        study.select(AnalysisReproduction("m", "M", "demo", ("data=beir/fiqa/test",), "geometry", ()), None)
     for word in ("data=pydoc/test", "analyze.models=[colbert]", "scale=demo"):
         with pytest.raises(UsageError, match="say that themselves"):
             reproduce.check_extra(what, [word])
@@ -320,7 +355,7 @@ def test_an_analysis_made_judged_and_accepted(
     monkeypatch.setattr(reproduce, "recorded_path", lambda name, scale: tmp_path / "records" / f"{name}-{scale}.json")
     path = tmp_path / "made.yaml"
     path.write_text(MADE.format(words=", ".join(TINY), tokens=0))
-    what = reproduce.select(parse_reproduction(path, "demo"), None)
+    what = study.select(parse_reproduction(path, "demo"), None)
     plans, lacking = reproduce.plans(what, [])
     assert (len(plans), lacking) == (1, [])
     _, cells, _ = reproduce.reproduce(what, [])
@@ -338,15 +373,16 @@ def test_an_analysis_made_judged_and_accepted(
     text = (folder / "table.txt").read_text()
     assert "not run: absent, dimension: no rows of its table match model=colbert" in text
     assert "paper (another setting)" in text
-    record = json.loads(reproduce.accept(what, cells, [], folder).read_text())
+    record = json.loads(reproduce.accept(what, cells, []).read_text())
+    assert record["runs"] == {"analyze": artifacts.read_manifest(table.parent)["fingerprint"]}
     assert record["cells"]["untrained"] == {"mean cosine": round(cells[0].now, 4), "dimension": cells[1].now}
     assert "absent" not in record["cells"]
     _, cells, _ = reproduce.reproduce(what, [])
     assert [cell.verdict for cell in cells] == ["agrees", "agrees", "not run"]
     broken = AnalysisReproduction("made", "Made", "demo", (*what.overrides, "index=nothing"), "geometry", what.cells)
-    values, reasons = reproduce.measure(broken, [])
-    assert values == {}
-    assert all("nothing" in reason for reason in reasons.values())
+    found = reproduce.measure(broken, [])
+    assert found.values == found.runs == {}
+    assert all("nothing" in reason for reason in found.reasons.values())
     assert reproduce.plans(broken, [])[1][0].startswith("analysis geometry: ")
 
 
@@ -360,7 +396,7 @@ def test_figure_1_is_drawn_a_collection_at_a_time(tmp_path: Path) -> None:
         (row.name, column.name): 50 + i for i, row in enumerate(what.rows) for column in what.columns[:5]
     }  # all of Recall@100 on pydoc, and one k' of nDCG@10
     made = reproduce.draw_sweep(what, values, tmp_path)
-    assert sorted(path.name for path in made) == ["figure1-pydoc-test.png", "figure1-pydoc-test.svg"]
+    assert [path.name for path in made] == [f"figure1-pydoc-test.{kind}" for kind in ("png", "svg", "pdf")]
     assert all(path.stat().st_size > 4000 for path in made)
     assert reproduce.draw_sweep(what, {}, tmp_path) == []
 
@@ -382,11 +418,15 @@ def test_figure_2_needs_what_was_evaluated_before(
     assert reproduce.quality_at_hand(what, []) == {}
     assert not list((tmp_path / "home").rglob(artifacts.MANIFEST))
     assert reproduce.draw_speed(what, {("BM25", "mini"): 12.5}, {}, tmp_path) == []
-    values, _ = reproduce.measure(other, [])
+    measured = reproduce.measure(other, [])
+    values = measured.values
+    (evaluated,) = (tmp_path / "home").glob("results/runs/evaluate/[!.]*")
+    assert measured.runs == {"BM25, mini": artifacts.read_manifest(evaluated)["fingerprint"]}
     quality = reproduce.quality_at_hand(what, [])
     assert quality == {("BM25", "mini"): ("nDCG@10", values["BM25", "mini"])}
     made = reproduce.draw_speed(what, {("BM25", "mini"): 12.5}, quality, tmp_path)
     stem = "made-beir-mini-test"
-    assert [path.name for path in made] == [f"{stem}.png", f"{stem}.svg", "speed_and_quality.csv"]
+    drawn = [f"{stem}.{kind}" for kind in ("png", "svg", "pdf")]
+    assert [path.name for path in made] == [*drawn, "speed_and_quality.csv"]
     (row,) = csv.DictReader(made[-1].read_text().splitlines())
     assert (row["row"], float(row["queries/s"]), float(row["value"])) == ("BM25", 12.5, values["BM25", "mini"])

@@ -40,8 +40,9 @@ from xtrrep.config import Config, Source
 from xtrrep.console import MISSING, OK, DataError, UsageError, XtrrepError, say, suggest
 from xtrrep.evaluate import parse
 from xtrrep.report.table import Table
-from xtrrep.reproduce import carry_out, check_keys, write_table
+from xtrrep.reproduce import carry_out, record_folder, recorded_root, write_table
 from xtrrep.significance import Difference, holm, paired_over_seeds, ratio_over_seeds
+from xtrrep.study import check_keys
 
 if TYPE_CHECKING:
     import pandas
@@ -574,3 +575,11 @@ def run_claims(family: Family, extra: Sequence[str]) -> tuple[Path, list[Result]
         return {"units": {"claims": len(results)}, "scale": base.scale}
 
     return artifacts.make(spec, configs.results_root(), write), results, shown
+
+
+def accept(folder: Path) -> Path:
+    """Copy the table of finished claims into `results/recorded/claims/DATA-SCALE/`, in place of the last one there."""
+    manifest = artifacts.read_manifest(folder)
+    out = recorded_root() / "claims" / str(manifest["label"])
+    record_folder(folder, out)
+    return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json as jsonlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from xtrrep.console import OK, USAGE, DataError, UsageError, XtrrepError, fail, say
+from xtrrep import ranks
+from xtrrep.console import DIFFER, OK, USAGE, DataError, UsageError, XtrrepError, fail, hush, say
 
 if TYPE_CHECKING:
     from xtrrep.api import Result
@@ -391,7 +393,7 @@ def analyze(
         return
     print((folder / "table.txt").read_text())
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".png", ".svg", ".md", ".csv"):
+        if path.suffix in (".png", ".svg", ".pdf", ".md", ".csv"):
             print(_relative(path))
     say(f"{len(done.ran)} stages run, {len(done.reused)} re-used")
 
@@ -417,39 +419,47 @@ def reproduce(
     Examples: xtrrep reproduce table3 | xtrrep reproduce table1 --only nfcorpus scale=paper model.source=released
     """
     from xtrrep import reproduce as making
+    from xtrrep import study
 
     if listing:
-        for known in making.names():
-            print(f"{known:<12} {making.load(known, 'paper').title}")
+        for known in study.names():
+            print(f"{known:<12} {study.load(known, 'paper').title}")
         return
     if name is None or "=" in name:
-        raise UsageError("reproduce what?", hint=f"one of: {', '.join(making.names())}")
+        raise UsageError("reproduce what?", hint=f"all, or one of: {', '.join(study.names())}")
     words = _merge(overrides, scale=scale)
     chosen = [word.removeprefix("scale=") for word in words if word.startswith("scale=")]
-    what = making.select(making.load(name, chosen[-1] if chosen else "demo"), only)
     extra = [word for word in words if not word.startswith("scale=")]
+    wanted = study.load_all(name, chosen[-1] if chosen else "demo", only)
     if show:
-        cells = making.judge(what, {}, making.recorded(what.name, what.scale)["cells"])
-        print(making.table(what, cells, ["Nothing was run."]).terminal())
+        for what in wanted:
+            cells = making.judge(what, {}, making.recorded(what.name, what.scale)["cells"])
+            print(making.table(what, cells, ["Nothing was run."]).terminal())
         return
     if dry_run:
-        plans, lacking = making.plans(what, extra)
-        _print_plan(plans, json)
-        for reason in lacking:
+        found = [making.plans(what, extra) for what in wanted]
+        _print_plan([plan for plans, _ in found for plan in plans], json)
+        for reason in (reason for _, reasons in found for reason in reasons):
             say(f"missing: {reason}")
         return
-    folder, cells, table = making.reproduce(what, extra)
+    codes, described = [], []
+    for what in wanted:
+        folder, cells, table = making.reproduce(what, extra)
+        codes.append(making.status(cells))
+        described.append({"name": what.name, "folder": str(folder), "cells": [vars(cell) for cell in cells]})
+        if not json:
+            if (folder / "grid.txt").exists():
+                print((folder / "grid.txt").read_text())
+            print(table.terminal())
+            for path in sorted(folder.iterdir()):
+                if path.suffix in (".png", ".svg", ".pdf", ".csv"):
+                    print(_relative(path))
+        if accept:
+            say(f"accepted: {_relative(making.accept(what, cells, extra))}")
     if json:
-        _print_json({"folder": str(folder), "cells": [vars(cell) for cell in cells]})
-    else:
-        print(table.terminal())
-        for path in sorted(folder.iterdir()):
-            if path.suffix in (".png", ".svg", ".csv"):
-                print(_relative(path))
-    if accept:
-        say(f"accepted: {_relative(making.accept(what, cells, extra, folder))}")
-        return
-    raise typer.Exit(making.status(cells))
+        _print_json(described if name == study.ALL else described[0])
+    if not accept:
+        raise typer.Exit(DIFFER if DIFFER in codes else max(codes))
 
 
 @app.command()
@@ -458,6 +468,7 @@ def claims(
     only: Annotated[list[str] | None, typer.Option("--only", help="a claim's id; may be given again")] = None,
     data: DataId = None,
     scale: Scale = None,
+    accept: Annotated[bool, typer.Option("--accept", help="record what came out in results/recorded/claims")] = False,
     listing: Annotated[bool, typer.Option("--list", help="list the claims and where the study makes them")] = False,
     json: Json = False,
     dry_run: DryRun = False,
@@ -484,6 +495,8 @@ def claims(
             say(f"not run: {name}: {reason}")
         return
     folder, results, table = testing.run_claims(family, extra)
+    if accept:
+        say(f"accepted: {_relative(testing.accept(folder))}")
     if json:
         rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
         _print_json({"folder": str(folder), "claims": rows, "notes": list(table.footer)})
@@ -539,14 +552,19 @@ def explain(
     data: DataId = None,
     config: ConfigName = None,
     scale: Scale = None,
-    out: Annotated[Path | None, typer.Option("--out", help="write a page with the heat map here: FILE.html")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="write the page with the heat map here too: FILE.html")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show why a document scores what it scores for a typed query: token by token, under XTR and MaxSim.
 
+    The page with the heat map is kept for `xtrrep report`.
+
     Examples: xtrrep explain "a random graph" --doc networkx.algorithms.smallworld:random_reference | the same with
     retrieve.k_prime=100 retrieve.imputation=mean --out why.html
     """
+    from xtrrep import config as configs
     from xtrrep import pipeline, preflight
     from xtrrep import query as typed
 
@@ -561,11 +579,12 @@ def explain(
     found = typed.explain(plans[0], done.folders[0], query, doc)
     from xtrrep import explain as explaining
 
+    page = explaining.save(found, plans[0].specs["index"], configs.results_root()) / "page.html"
+    say(f"wrote {_relative(page)}")
     if out is not None:
         from xtrrep.artifacts import write_atomic
 
-        text = explaining.as_html(found)
-        write_atomic(out, lambda file: file.write(text.encode(errors="replace")))
+        write_atomic(out, lambda file: file.write(page.read_bytes()))
         say(f"wrote {_relative(out)}")
     if json:
         _print_json(explaining.as_json(found))
@@ -581,7 +600,7 @@ def report(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Put every finished analysis, and what the project recorded, on one static page.
+    """Put everything finished (reproductions, claims, analyses, explanations) and recorded into one static folder.
 
     Example: xtrrep report --out my-report
     """
@@ -679,10 +698,24 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without "—" still gets its table
+    if ranks.asked() > 1:
+        signal.signal(signal.SIGTERM, _ended)
+        if ranks.number() > 0:
+            hush()
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process lives
     sys.exit(_run(sys.argv[1:]))
 
 
+def _ended(signum: int, frame: Any) -> None:
+    """torchrun ends all processes when one of them does."""
+    say("error: ended from outside, as torchrun does when another process of the training failed or was killed")
+    say("hint: the same command continues from the last checkpoint")
+    os._exit(128 + signum)
+
+
 def _run(words: list[str]) -> int:
+    if ranks.asked() > 1 and words[:1] != ["train"]:
+        return fail(UsageError("only `xtrrep train` runs in several processes", hint="the same without torchrun"))
     try:
         code = app(words, standalone_mode=False)
     except XtrrepError as error:

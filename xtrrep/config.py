@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -452,28 +453,45 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     Raises UsageError for an unknown or ill-typed key, in a file or an override, with a suggestion, and DataError
     for an unknown collection or engine.
     """
-    return compose_with_origins(overrides)[0]
-
-
-def compose_with_origins(overrides: Sequence[str] = ()) -> tuple[Config, dict[str, str]]:
-    """As `compose`, with the file (relative to `configs/`) or override that set each dotted key."""
     from hydra import compose as hydra_compose
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
-    from hydra.types import RunMode
 
     groups, values = _group_overrides(overrides)
     with _hydra():
         try:
-            base = hydra_compose(config_name="root", overrides=groups)
-            known = flat(base)
+            known = _known_keys(config_dir(), next((text for text in groups if text.startswith("index=")), None))
             _check_keys(values, known)
             cfg = hydra_compose(config_name="root", overrides=groups + [_quoted(text) for text in values])
             _check_index_types(values, known)
-            defaults = GlobalHydra.instance().config_loader().compute_defaults_list("root", groups, RunMode.RUN)
+            typed = OmegaConf.to_object(cfg)
         except (HydraException, OmegaConfBaseException) as error:
             raise _explain(error, values) from None
-    origins = dict.fromkeys(flat(cfg), "schema default")
+    if not isinstance(typed, Config):
+        raise TypeError(f"composed a {type(typed).__name__}, not a Config")
+    if typed.data.id == "folder" and typed.data.path:
+        typed.data.id = f"{Path(typed.data.path).expanduser().resolve().name}/{typed.data.split}"
+    _check_meaning(typed)
+    return typed
+
+
+@cache
+def _known_keys(folder: Path, engine: str | None) -> dict[str, Any]:
+    """Every key with its default, by the engine that is chosen: only `index` has no schema. Called inside `_hydra`."""
+    from hydra import compose as hydra_compose
+
+    return flat(hydra_compose(config_name="root", overrides=[engine] if engine else []))
+
+
+def compose_with_origins(overrides: Sequence[str] = ()) -> tuple[Config, dict[str, str]]:
+    """As `compose`, with the file (relative to `configs/`) or override that set each dotted key."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    typed = compose(overrides)
+    groups, values = _group_overrides(overrides)
+    with _hydra():
+        defaults = GlobalHydra.instance().config_loader().compute_defaults_list("root", groups, RunMode.RUN)
+    origins = dict.fromkeys(flat(typed), "schema default")
     for entry in defaults.defaults:
         if (
             entry.config_path and (config_dir() / f"{entry.config_path}.yaml").exists()
@@ -485,15 +503,6 @@ def compose_with_origins(overrides: Sequence[str] = ()) -> tuple[Config, dict[st
         for full in origins:
             if full == key or full.startswith(key + "."):
                 origins[full] = f"override {text}"
-    try:
-        typed = OmegaConf.to_object(cfg)
-    except OmegaConfBaseException as error:
-        raise _explain(error, values) from None
-    if not isinstance(typed, Config):
-        raise TypeError(f"composed a {type(typed).__name__}, not a Config")
-    if typed.data.id == "folder" and typed.data.path:
-        typed.data.id = f"{Path(typed.data.path).expanduser().resolve().name}/{typed.data.split}"
-    _check_meaning(typed)
     return typed, origins
 
 

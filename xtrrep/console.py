@@ -46,9 +46,19 @@ def suggest(word: str, known: Iterable[str]) -> str | None:
     return ("one of: " + ", ".join(names)) if names else None
 
 
+_hushed = False
+
+
+def hush() -> None:
+    """Say nothing but errors from here on: another process of the same work speaks for this one."""
+    global _hushed
+    _hushed = True
+
+
 def say(text: str = "") -> None:
     """One line for the person watching (stderr)."""
-    print(text, file=sys.stderr, flush=True)
+    if not _hushed:
+        print(text, file=sys.stderr, flush=True)
 
 
 def fail(error: XtrrepError) -> int:
@@ -56,9 +66,9 @@ def fail(error: XtrrepError) -> int:
     mark = "error:"
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
         mark = "\033[31merror:\033[0m"
-    say(f"{mark} {error}")
+    print(f"{mark} {error}", file=sys.stderr, flush=True)
     if error.hint:
-        say(f"hint: {error.hint}")
+        print(f"hint: {error.hint}", file=sys.stderr, flush=True)
     return error.exit_code
 
 
@@ -81,5 +91,6 @@ def progress(total: int, label: str, unit: str) -> Iterator[Any]:
         ascii=not terminal,
         ncols=None if terminal else 100,
         leave=True,
+        disable=_hushed,
     ) as bar:
         yield bar

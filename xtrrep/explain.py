@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xtrrep import artifacts
+from xtrrep.artifacts import Spec
 from xtrrep.encode import Store
 from xtrrep.index import TokenSearcher
 from xtrrep.report.page import page
@@ -285,6 +288,27 @@ def as_html(explanation: Explanation) -> str:
         f"<p>{html.escape(explanation.text)}</p>",
     ]
     return page(f"Document {explanation.document}", "\n".join(body), STYLE)
+
+
+def save(explanation: Explanation, index: Spec, root: Path) -> Path:
+    """Leave the page in `root`/explain/, with its numbers beside it: page.html, table.csv, similarities.csv.
+
+    `index` is the index that answered. Returns the folder, from which `xtrrep report` takes the page.
+    """
+    text = as_html(explanation)
+    tokens = [f"{number} {token.name}" for number, token in enumerate(explanation.document_tokens)]
+    names = [token.name for token in explanation.query_tokens]
+    grid = [[name, *map(float, row)] for name, row in zip(names, explanation.similarities, strict=True)]
+
+    def write(out: Path) -> dict[str, Any]:
+        artifacts.write_atomic(out / "page.html", lambda file: file.write(text.encode(errors="replace")))
+        table(explanation).save_csv(out / "table.csv")
+        Table("", ["query token", *tokens], grid).save_csv(out / "similarities.csv")
+        return {"query_tokens": len(names), "document_tokens": len(tokens)}
+
+    asked = {"query": explanation.query, "document": explanation.document}
+    spec = Spec("explain", index.label, 1, asked, {"index": index.fingerprint}, {"page": artifacts.digest(text)})
+    return artifacts.make(spec, root, write)
 
 
 def _heat_map(explanation: Explanation) -> str:

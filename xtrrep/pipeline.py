@@ -30,18 +30,18 @@ LABEL that folder was first made under. Of the machine only what changes numbers
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xtrrep import artifacts
+from xtrrep import artifacts, ranks
 from xtrrep import config as configs
 from xtrrep.artifacts import Folders, Spec
 from xtrrep.config import Config, Loop, Source, plain
 from xtrrep.console import UsageError, say
-from xtrrep.meaning import engine_label, loop_of, model_needs, slug
+from xtrrep.meaning import device_named, engine_label, loop_of, model_needs, slug
 from xtrrep.stages.searching import one_search, retrieve_many, write_run
 from xtrrep.stages.table import BY_NAME, STAGES, Stage
 
@@ -111,6 +111,8 @@ def plan(cfg: Config, until: str, *also: str) -> Plan:
 
 def run(plans: Sequence[Plan]) -> Done:
     """Carry out plans together: what they share runs once, and runs that share an index share its token search."""
+    if plans and ranks.asked() > 1:
+        ranks.begin(device_named(plans[0].cfg.machine.device))
     done = Done([{} for _ in plans])
     seen: dict[str, Path] = {}
     for stage in STAGES:
@@ -125,6 +127,22 @@ def run(plans: Sequence[Plan]) -> Done:
 
 
 def _carry_out(p: Plan, step: Step, folders: Folders, seen: dict[str, Path], done: Done) -> None:
+    joined = step.stage.name in ("train", "distill")
+
+    def work(begin: Callable[[Path], None]) -> Path:
+        return _make(p, step, folders, done, begin if joined else None)
+
+    if ranks.rank() == 0:
+        seen[step.spec.fingerprint] = ranks.lead(work)
+    else:
+        seen[step.spec.fingerprint] = ranks.follow(lambda out: step.stage.run(p.cfg, p.specs, folders, out))
+    if joined:
+        trained = loop_of(p.cfg) if step.stage.name == "distill" else p.cfg.train
+        _say_verdict(trained, seen[step.spec.fingerprint])
+
+
+def _make(p: Plan, step: Step, folders: Folders, done: Done, begin: Callable[[Path], None] | None) -> Path:
+    """Re-use a stage's folder or make it; `begin` is called with the unfinished one before work starts."""
     root = step.stage.root()
     if artifacts.is_complete(step.spec, root):
         folder = artifacts.folder_of(step.spec, root)
@@ -132,13 +150,17 @@ def _carry_out(p: Plan, step: Step, folders: Folders, seen: dict[str, Path], don
         artifacts.check(folder, step.spec.fingerprint)
         say(f"reuse  {step.stage.name:<10} {_short(folder)}")
         done.reused.append(folder)
-    else:
-        say(f"run    {step.stage.name:<10} {_short(step.folder)}")
-        folder = artifacts.make(step.spec, root, lambda out: step.stage.run(p.cfg, p.specs, folders, out))
-        done.ran.append(folder)
-    if step.stage.name in ("train", "distill"):
-        _say_verdict(loop_of(p.cfg) if step.stage.name == "distill" else p.cfg.train, folder)
-    seen[step.spec.fingerprint] = folder
+        return folder
+
+    def run(out: Path) -> dict[str, Any]:
+        if begin is not None:
+            begin(out)
+        return step.stage.run(p.cfg, p.specs, folders, out)
+
+    say(f"run    {step.stage.name:<10} {_short(step.folder)}")
+    folder = artifacts.make(step.spec, root, run)
+    done.ran.append(folder)
+    return folder
 
 
 def _say_verdict(loop: Loop, folder: Path) -> None:

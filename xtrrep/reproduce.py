@@ -1,26 +1,4 @@
-"""The study's tables, figures and stated results as data, run here and compared cell by cell.
-
-`configs/reproductions/NAME.yaml` says what to run, what the paper printed, and what counts as agreement. It is of one
-of two kinds. A table of runs, each cell a row's model on a column's collection:
-
-    title, tolerance        words; points within which two values agree, null where they are not compared
-    overrides               of every cell
-    columns                 NAME: {data, measure, overrides?}; measure is an ir-measures name or `qps`
-    means                   NAME: [columns], over values that are all there
-    rows                    a list of {name, overrides?, paper: {column: value}, paper_only?}; without overrides a row
-                            is only quoted
-    figure, quality         `k_prime_sweep`, drawn from the cells; or `speed_and_quality`, from these and the measures
-                            of the reproduction that `quality` names, as far as they are at hand
-    here                    {columns?, overrides?}: what stands in for them at any scale but `paper`
-    lab                     {columns?, overrides?}: what `scale=lab` adds to that
-
-Or numbers of one analysis' table:
-
-    title, tolerance        as above, in the units of the cells
-    analysis                its name; `overrides` compose it
-    cells                   a list of {name, where: {column: value}, column, paper?, scale_by?, tolerance?}: the value
-                            under `column` in the one row that matches `where`, times scale_by
-    here, lab               {overrides}, as above
+"""The study's tables and stated results run here and compared cell by cell; xtrrep/study.py says what they are.
 
 At `scale=paper` a cell is judged against the paper's value; anywhere else, and where an analysis' cell has none,
 against what was last accepted there (`--accept` writes `results/recorded/reproductions/NAME-SCALE.json`), with the
@@ -36,121 +14,41 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from xtrrep import artifacts, pipeline
 from xtrrep import config as configs
-from xtrrep.analyze import analyses
 from xtrrep.artifacts import Spec
-from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError, XtrrepError, say, suggest
-from xtrrep.evaluate import canonical, parse
+from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError, XtrrepError, say
+from xtrrep.evaluate import canonical
+from xtrrep.grid import grid
 from xtrrep.latency import hardware
-from xtrrep.report.figure import k_prime_sweep, speed_and_quality
+from xtrrep.meaning import slug
+from xtrrep.report.figure import Timed, k_prime_sweep, speed_and_quality
 from xtrrep.report.table import Table
+from xtrrep.study import (
+    QPS,
+    SPEED,
+    SWEEP,
+    AnalysisReproduction,
+    Column,
+    Key,
+    Known,
+    Reading,
+    Reproduction,
+    Row,
+    load,
+    names,
+)
 
 K = TypeVar("K")
 COMMIT_VARIABLE = "XTRREP_COMMIT"  # for a copy of the sources without their history
 
-QPS = "qps"
 REPEATED = 0.1  # of the tolerance: the same commands on the same kind of machine come this close
 AGREES, HIGHER, LOWER, NO_RECORD, NOT_COMPARED = "agrees", "higher", "lower", "no record", "not compared"
 NOT_RUN, QUOTED = "not run", "quoted"
-STAND_INS = ("here", "lab")
-SWEEP, SPEED = FIGURES = ("k_prime_sweep", "speed_and_quality")
-Key = tuple[str, str]  # a cell's row and column
-
-
-@dataclass(frozen=True)
-class Column:
-    """What a column of the table measures, and on what."""
-
-    name: str
-    measure: str
-    overrides: tuple[str, ...]
-
-    @property
-    def data(self) -> str:
-        return self.overrides[0].removeprefix("data=")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line: what chooses its model and engine (None: only quoted), and the paper's values by column."""
-
-    name: str
-    overrides: tuple[str, ...] | None
-    paper: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Reproduction:
-    """A table or figure of runs at one scale."""
-
-    name: str
-    title: str
-    scale: str
-    tolerance: float | None
-    overrides: tuple[str, ...]
-    columns: tuple[Column, ...]
-    means: Mapping[str, tuple[str, ...]]
-    rows: tuple[Row, ...]
-    figure: str | None = None
-    quality: str | None = None
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One number of an analysis' table: under `column`, in the one row that matches `where`, times `scale_by`."""
-
-    name: str
-    where: Mapping[str, str | int | float]
-    column: str
-    paper: float | None
-    scale_by: float
-    tolerance: float | None
-
-    @property
-    def key(self) -> Key:
-        return self.name, self.column
-
-    def value(self, rows: Sequence[Mapping[str, str]]) -> float:
-        """From the rows of a CSV. Raises DataError where no row matches, or several do, or no number stands there."""
-        said = ", ".join(f"{column}={wanted}" for column, wanted in self.where.items())
-        for column in (*self.where, self.column):
-            if rows and column not in rows[0]:
-                raise DataError(f"its table has no column {column!r}", hint=suggest(column, rows[0]))
-        found = [row for row in rows if all(_same(row[column], wanted) for column, wanted in self.where.items())]
-        if len(found) != 1:
-            raise DataError(f"{len(found) or 'no'} rows of its table match {said}")
-        try:
-            return float(found[0][self.column]) * self.scale_by
-        except ValueError:
-            raise DataError(f"{self.column} of {said} is no number: {found[0][self.column]!r}") from None
-
-
-@dataclass(frozen=True)
-class AnalysisReproduction:
-    """Numbers of one analysis at one scale."""
-
-    name: str
-    title: str
-    scale: str
-    overrides: tuple[str, ...]
-    analysis: str
-    cells: tuple[Reading, ...]
-
-    @property
-    def data(self) -> str:
-        """The collection it is made on."""
-        named = [word.removeprefix("data=") for word in self.overrides if word.startswith("data=")]
-        return named[-1] if named else configs.compose().data.id
-
-
-Known = Reproduction | AnalysisReproduction
 
 
 @dataclass(frozen=True)
@@ -164,146 +62,6 @@ class Cell:
     now: float | None
     verdict: str
     against: float | None = None
-
-
-def names() -> list[str]:
-    """Every reproduction there is."""
-    return sorted(path.stem for path in (configs.config_dir() / "reproductions").glob("*.yaml"))
-
-
-def load(name: str, scale: str) -> Known:
-    """Read and check a reproduction. Raises DataError for an unknown name, UsageError naming file and fault."""
-    if name not in names():
-        raise DataError(f"no reproduction named {name!r}", hint=suggest(name, names()))
-    path = configs.config_dir() / "reproductions" / f"{name}.yaml"
-    return parse_reproduction(path, scale)
-
-
-def parse_reproduction(path: Path, scale: str) -> Known:
-    """As `load`, from any file."""
-    try:
-        text = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if isinstance(text, dict) and "analysis" in text:
-        return _parse_analysis(path, text, scale)
-    known = {"title", "tolerance", "overrides", "columns", "means", "rows", "figure", "quality", *STAND_INS}
-    check_keys(path, "it", text, known, {"title", "tolerance", "columns", "rows"})
-    here, added = _stand_ins(path, text, scale, {"columns", "overrides"})
-    shown_here = here.get("columns", text["columns"]) | added.get("columns", {})
-    columns = tuple(_column(path, key, value) for key, value in shown_here.items())
-    quoted = {_column(path, key, value).name for key, value in text["columns"].items()}
-    means = {key: tuple(map(str, value)) for key, value in text.get("means", {}).items()}
-    rows = []
-    for value in text["rows"]:
-        check_keys(path, "a row", value, {"name", "overrides", "paper", "paper_only"}, {"name"})
-        for column in value.get("paper", {}):
-            if column not in quoted | set(means):
-                raise UsageError(f"{path}: row {value['name']!r} quotes {column!r}, which is no column")
-        if value.get("paper_only") and scale != "paper":
-            continue
-        overrides = None if "overrides" not in value else tuple(map(str, value["overrides"]))
-        rows.append(Row(value["name"], overrides, {k: float(v) for k, v in value.get("paper", {}).items()}))
-    for group in means.values():
-        for column in group:
-            if column not in quoted:
-                raise UsageError(f"{path}: a mean is over {column!r}, which is no column")
-    if len({row.name for row in rows}) < len(rows):
-        raise UsageError(f"{path} names one row twice")
-    figure, quality = text.get("figure"), text.get("quality")
-    _check_figure(path, figure, quality, columns)
-    overrides = tuple(str(word) for part in (text, here, added) for word in part.get("overrides", []))
-    shown = {column.name for column in columns}
-    kept = {key: group for key, group in means.items() if set(group) <= shown}
-    return Reproduction(
-        path.stem, text["title"], scale, text["tolerance"], overrides, columns, kept, tuple(rows), figure, quality
-    )
-
-
-def _stand_ins(path: Path, text: dict[str, Any], scale: str, known: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What stands in for the study's collections at this scale: at all but `paper`, and at this one besides."""
-    for key in STAND_INS:
-        check_keys(path, key, text.get(key, {}), known, set())
-    return ({} if scale == "paper" else text.get("here", {})), text.get(scale, {}) if scale in STAND_INS else {}
-
-
-def _check_figure(path: Path, figure: Any, quality: Any, columns: Iterable[Column]) -> None:
-    if figure is not None and figure not in FIGURES:
-        raise UsageError(f"{path}: no figure {figure!r}", hint=suggest(str(figure), FIGURES))
-    if (figure == SPEED) != (quality is not None):
-        raise UsageError(f"{path}: figure {SPEED} and 'quality' go together")
-    for column in columns:
-        if figure == SWEEP and _k_prime(column) is None:
-            raise UsageError(f"{path}: column {column.name} names no retrieve.k_prime, which {SWEEP} is over")
-
-
-def _parse_analysis(path: Path, text: dict[str, Any], scale: str) -> AnalysisReproduction:
-    known = {"title", "tolerance", "overrides", "analysis", "cells", *STAND_INS}
-    check_keys(path, "it", text, known, {"title", "tolerance", "analysis", "cells"})
-    here, added = _stand_ins(path, text, scale, {"overrides"})
-    if text["analysis"] not in analyses.entries():
-        hint = suggest(str(text["analysis"]), analyses.entries())
-        raise UsageError(f"{path}: no analysis named {text['analysis']!r}", hint=hint)
-    if not isinstance(text["cells"], list) or not text["cells"]:
-        raise UsageError(f"{path}: cells is not a list of cells")
-    cells = tuple(_reading(path, value, text["tolerance"]) for value in text["cells"])
-    if len({cell.key for cell in cells}) < len(cells):
-        raise UsageError(f"{path} names one cell twice")
-    overrides = tuple(str(word) for part in (text, here, added) for word in part.get("overrides", []))
-    return AnalysisReproduction(path.stem, text["title"], scale, overrides, text["analysis"], cells)
-
-
-def _reading(path: Path, value: Any, tolerance: Any) -> Reading:
-    known = {"name", "where", "column", "paper", "scale_by", "tolerance"}
-    check_keys(path, "a cell", value, known, {"name", "where", "column"})
-    what = f"cell {value['name']}"
-    if not isinstance(value["where"], dict) or not value["where"]:
-        raise UsageError(f"{path}: {what}: where is not a mapping of columns to values")
-    numbers = {"paper": None, "scale_by": 1.0, "tolerance": tolerance} | value
-    for key in ("paper", "scale_by", "tolerance"):
-        number = numbers[key]
-        absent = number is None and key != "scale_by"
-        if not absent and (isinstance(number, bool) or not isinstance(number, int | float)):
-            raise UsageError(f"{path}: {what}: {key} is not a number: {number!r}")
-    return Reading(
-        str(value["name"]),
-        value["where"],
-        str(value["column"]),
-        None if numbers["paper"] is None else float(numbers["paper"]),
-        float(numbers["scale_by"]),
-        numbers["tolerance"],
-    )
-
-
-def _same(text: str, wanted: str | int | float) -> bool:
-    """Whether a CSV's text is a value of a YAML file."""
-    if isinstance(wanted, str):
-        return text == wanted
-    try:
-        return float(text) == wanted
-    except ValueError:
-        return False
-
-
-def check_keys(path: Path, what: str, value: Any, known: set[str], needed: set[str]) -> None:
-    """Refuse a mapping of a file with a key that is unknown or one that is lacking. Raises UsageError."""
-    if not isinstance(value, dict):
-        raise UsageError(f"{path}: {what} is not a mapping")
-    for key in value:
-        if key not in known:
-            raise UsageError(f"{path}: {what} has an unknown key {key!r}", hint=suggest(str(key), known))
-    for key in sorted(needed - value.keys()):
-        raise UsageError(f"{path}: {what} has no {key!r}")
-
-
-def _column(path: Path, name: Any, value: Any) -> Column:
-    check_keys(path, f"column {name}", value, {"data", "measure", "overrides"}, {"data", "measure"})
-    if value["measure"] != QPS:
-        try:
-            parse([value["measure"]])
-        except UsageError as error:
-            raise UsageError(f"{path}: column {name}: {error}", hint=error.hint) from None
-    return Column(str(name), value["measure"], (f"data={value['data']}", *map(str, value.get("overrides", []))))
 
 
 # --- plans ---------------------------------------------------------------------------------------------------------
@@ -355,51 +113,6 @@ def plan_cell(what: Reproduction, row: Row, column: Column, extra: Sequence[str]
     return pipeline.plan(configs.compose(words_of(what, row, column, extra)), until)
 
 
-def at_hand(data: str) -> bool:
-    """Whether a collection can be read here without a network: the embedded one, or a local folder."""
-    from xtrrep.data import resolve
-
-    try:
-        return resolve(configs.compose([f"data={data}"]).data).loader != "ir_datasets"
-    except DataError:
-        return False
-
-
-def select(what: Known, only: str | None) -> Known:
-    """Only one collection's columns, or an analysis' cells of one name or value of `where`; and at any scale but
-    `paper` only collections at hand.
-
-    Raises UsageError for a column or cell that is not there and DataError where nothing is left.
-    """
-    if isinstance(what, AnalysisReproduction):
-        return _select_cells(what, only)
-    columns = what.columns
-    if only is not None:
-        columns = tuple(c for c in columns if only in (c.name, c.data, c.name.split()[0]))
-        if not columns:
-            raise UsageError(f"{what.name} has no column {only!r}", hint=suggest(only, [c.name for c in what.columns]))
-    if what.scale != "paper":
-        absent = sorted({c.data for c in columns if not at_hand(c.data)})
-        columns = tuple(c for c in columns if at_hand(c.data))
-        if absent:
-            say(f"  note: not at hand, left out: {', '.join(absent)} (XTRREP_DATA=FOLDER of BEIR folders)")
-        if not columns:
-            raise DataError(f"{what.name}: none of its collections is at hand", hint="export XTRREP_DATA=FOLDER")
-    shown = {column.name for column in columns}
-    return replace(what, columns=columns, means={k: g for k, g in what.means.items() if set(g) <= shown})
-
-
-def _select_cells(what: AnalysisReproduction, only: str | None) -> AnalysisReproduction:
-    cells = what.cells
-    if only is not None:
-        cells = tuple(c for c in cells if only in (c.name, c.column, what.data, *map(str, c.where.values())))
-        if not cells:
-            raise UsageError(f"{what.name} has no cell {only!r}", hint=suggest(only, {c.name for c in what.cells}))
-    if what.scale != "paper" and not at_hand(what.data):
-        raise DataError(f"{what.name}: {what.data} is not at hand", hint="export XTRREP_DATA=FOLDER of BEIR folders")
-    return replace(what, cells=cells)
-
-
 def plans(what: Known, extra: Sequence[str]) -> tuple[list[pipeline.Plan], list[str]]:
     """Every cell's plan, and in words what stands in the way of the others. Raises as `check_extra`."""
     check_extra(what, extra)
@@ -421,9 +134,13 @@ def plans(what: Known, extra: Sequence[str]) -> tuple[list[pipeline.Plan], list[
 # --- run, compare, show --------------------------------------------------------------------------------------------
 
 
+def recorded_root() -> Path:
+    """`results/recorded/` of the source tree, or below here where there is none."""
+    return configs.recorded_root() or Path.cwd() / "results" / "recorded"
+
+
 def recorded_path(name: str, scale: str) -> Path:
-    root = configs.checkout() or Path.cwd()
-    return root / "results" / "recorded" / "reproductions" / f"{name}-{scale}.json"
+    return recorded_root() / "reproductions" / f"{name}-{scale}.json"
 
 
 def recorded(name: str, scale: str) -> dict[str, Any]:
@@ -438,9 +155,19 @@ def recorded(name: str, scale: str) -> dict[str, Any]:
         raise DataError(f"{path} is no record of a reproduction ({error})", hint=f"rm {path}") from None
 
 
-def measure(what: Known, extra: Sequence[str]) -> tuple[dict[Key, float], dict[Key, str]]:
-    """Run or re-use every cell. Returns values (in points, or queries a second, or as an analysis' cells say) by (row,
-    column) and, for cells without one, why; a cell that fails does not stop the others."""
+@dataclass(frozen=True)
+class Measured:
+    """By (row, column): values in points, in queries a second, or as an analysis' cells say; why there is none; and
+    the folders of the stages that a run's value stands on. runs: fingerprints by what they are of."""
+
+    values: dict[Key, float]
+    reasons: dict[Key, str]
+    folders: Mapping[Key, Mapping[str, Path]]
+    runs: dict[str, str]
+
+
+def measure(what: Known, extra: Sequence[str]) -> Measured:
+    """Run or re-use every cell; one that fails does not stop the others."""
     from xtrrep import preflight
 
     if isinstance(what, AnalysisReproduction):
@@ -457,7 +184,9 @@ def measure(what: Known, extra: Sequence[str]) -> tuple[dict[Key, float], dict[K
                 reasons[row.name, column.name] = str(error)
     kinds = {column.name: column for column in what.columns}
     found = carry_out(ready, reasons)
-    return {key: _value(kinds[key[1]], folders) for key, folders in found.items()}, reasons
+    values = {key: _value(kinds[key[1]], folders) for key, folders in found.items()}
+    runs = {", ".join(key): ready[key].steps[-1].spec.fingerprint for key in found}
+    return Measured(values, reasons, found, runs)
 
 
 def carry_out(ready: Mapping[K, pipeline.Plan], reasons: dict[K, str]) -> dict[K, Mapping[str, Path]]:
@@ -485,7 +214,7 @@ def _value(column: Column, folders: Mapping[str, Path]) -> float:
     return 100 * float(artifacts.read_manifest(folders["evaluate"])["facts"]["measures"][canonical(column.measure)])
 
 
-def _measure_analysis(what: AnalysisReproduction, extra: Sequence[str]) -> tuple[dict[Key, float], dict[Key, str]]:
+def _measure_analysis(what: AnalysisReproduction, extra: Sequence[str]) -> Measured:
     """The analysis is one run: where it fails no cell has a value, and each says why."""
     from xtrrep import preflight
 
@@ -494,7 +223,7 @@ def _measure_analysis(what: AnalysisReproduction, extra: Sequence[str]) -> tuple
         preflight.require(plan.plans)
         folder, _ = pipeline.run_analysis(plan)
     except XtrrepError as error:
-        return {}, {cell.key: str(error) for cell in what.cells}
+        return Measured({}, {cell.key: str(error) for cell in what.cells}, {}, {})
     with (folder / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     values: dict[Key, float] = {}
@@ -504,7 +233,7 @@ def _measure_analysis(what: AnalysisReproduction, extra: Sequence[str]) -> tuple
             values[cell.key] = cell.value(rows)
         except DataError as error:
             reasons[cell.key] = str(error)
-    return values, reasons
+    return Measured(values, reasons, {}, {"analyze": plan.spec.fingerprint})
 
 
 def judge(what: Known, values: Mapping[Key, float], accepted: Mapping[str, Mapping[str, float]]) -> list[Cell]:
@@ -599,17 +328,17 @@ def _rule(what: Known) -> str:
     )
 
 
-def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str], folder: Path) -> Path:
+def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str]) -> Path:
     """Record what came out now as what is expected at this scale; cells without a value keep theirs.
 
-    Beside the record lie the table and the figures of `folder`, which `reproduce` wrote. Returns the record.
+    Beside the record goes its table, judged against it, with its figures. Returns the record.
     """
     path = recorded_path(what.name, what.scale)
     kept = recorded(what.name, what.scale)["cells"]
     for cell in cells:
         if cell.now is not None:
             kept.setdefault(cell.row, {})[cell.column] = round(cell.now, 4)
-    expected = [cell for cell in cells if cell.verdict != QUOTED]
+    whole = load(what.name, what.scale) if what.name in names() else what
     record = {
         "cells": kept,
         "accepted": datetime.date.today().isoformat(),
@@ -617,12 +346,15 @@ def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str], folder: Pat
         "hardware": hardware(),
         "scale": what.scale,
         "overrides": list(extra),
-        "missing": sum(cell.now is None for cell in expected),
-        "of": len(expected),
+        "missing": sum(column not in kept.get(row, {}) for row, column in whole.keys),
+        "of": len(whole.keys),
         "seconds": round(_seconds(what, extra)),
     }
-    record_folder(folder, path.with_suffix(""))
+    path.parent.mkdir(parents=True, exist_ok=True)
     artifacts.write_json(path, record)
+    folder, _, _ = reproduce(what, extra)  # all is there: only the verdicts are new
+    artifacts.write_json(path, record | {"runs": artifacts.read_manifest(folder)["upstream"]})
+    record_folder(folder, path.with_suffix(""))
     return path
 
 
@@ -657,11 +389,11 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def write_table(shown: Table, out: Path) -> None:
-    """Every form of a table in the folder `out`: `table.csv`, .md, .txt, .tex and .html."""
-    shown.save(out / "table")
+def write_table(shown: Table, out: Path, name: str = "table") -> None:
+    """Every form of a table in the folder `out`: NAME.csv, .md, .txt, .tex and .html."""
+    shown.save(out / name)
     for suffix, text in (("tex", shown.latex()), ("html", shown.html())):
-        _write(out / f"table.{suffix}", text)
+        _write(out / f"{name}.{suffix}", text)
 
 
 def _write(path: Path, text: str) -> None:
@@ -674,7 +406,8 @@ def reproduce(what: Known, extra: Sequence[str]) -> tuple[Path, list[Cell], Tabl
     Returns folder, cells and table.
     """
     check_extra(what, extra)
-    values, reasons = measure(what, extra)
+    measured = measure(what, extra)
+    values, reasons = measured.values, measured.reasons
     accepted = recorded(what.name, what.scale)["cells"]
     cells = judge(what, values, accepted)
     notes = _not_run(reasons)
@@ -688,10 +421,15 @@ def reproduce(what: Known, extra: Sequence[str]) -> tuple[Path, list[Cell], Tabl
         "quality": sorted([*key, *found] for key, found in quality.items()),
     }
     described = {"notes": notes, "state": state, "recorded": accepted, "title": what.title}
-    spec = Spec("reproduce", f"{what.name}-{what.scale}", 2, described)
+    kept = [word for word in (what.only, *extra) if word is not None]
+    label = slug("-".join([what.name, *kept, what.scale]))  # part of it, or another setting, is another result
+    spec = Spec("reproduce", label, 3, described, measured.runs)
 
     def write(out: Path) -> dict[str, Any]:
         write_table(shown, out)
+        if isinstance(what, Reproduction):
+            now = {(cell.row, cell.column): cell.now for cell in cells}
+            write_table(grid(what, now, measured.folders), out, "grid")
         if isinstance(what, Reproduction) and what.figure == SWEEP:
             draw_sweep(what, values, out)
         if isinstance(what, Reproduction) and what.figure == SPEED:
@@ -713,11 +451,6 @@ def _not_run(reasons: Mapping[Key, str]) -> list[str]:
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
-def _k_prime(column: Column) -> int | None:
-    found = [word.partition("=")[2] for word in column.overrides if word.startswith("retrieve.k_prime=")]
-    return int(found[-1]) if found else None
-
-
 def _stem(what: Reproduction, data: str, out: Path) -> Path:
     return out / f"{what.name}-{data.replace('/', '-')}"
 
@@ -732,7 +465,7 @@ def draw_sweep(what: Reproduction, values: Mapping[Key, float], out: Path) -> li
                 value = values.get((row.name, column.name))
                 if column.data == data and value is not None:
                     points = panels.setdefault(column.measure, {}).setdefault(row.name, [])
-                    points.append((_k_prime(column) or 0, value))
+                    points.append((column.k_prime or 0, value))
         if panels:
             lines = {m: {name: sorted(points) for name, points in rows.items()} for m, rows in panels.items()}
             title = f"{what.title}: {data}, scale={what.scale}"
@@ -769,7 +502,7 @@ def draw_speed(
 ) -> list[Path]:
     """Queries a second against quality, a figure a collection, and speed_and_quality.csv, of the cells that have both.
 
-    Returns the files written; none where no cell does.
+    A row's name says "ENGINE, STAGE, MODEL". Returns the files written; none where no cell has both.
     """
     files: list[Path] = []
     rows: list[list[object]] = []
@@ -779,11 +512,11 @@ def draw_speed(
             key = row.name, column.name
             if key in values and key in quality:
                 measured, value = quality[key]
-                points.append((row.name, values[key], value))
+                points.append(Timed(values[key], value, *row.name.split(", ", 2)))
                 rows.append([row.name, column.name, values[key], measured, value])
         if points:
             title = f"{what.title}: {column.data}, scale={what.scale}"
-            files += speed_and_quality(points, measured, title, _stem(what, column.data, out))
+            files += speed_and_quality(points, measured, title, _stem(what, column.data, out), base="ColBERT")
     if rows:
         Table("", ["row", "column", "queries/s", "measure", "value"], rows).save_csv(out / "speed_and_quality.csv")
         files.append(out / "speed_and_quality.csv")

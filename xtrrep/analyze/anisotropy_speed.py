@@ -64,7 +64,7 @@ def make(
     runs: Mapping[Cell, str],
     folders: Mapping[Cell, Mapping[str, Path]],
 ) -> dict[str, Any]:
-    """table.csv, .md, .txt; anisotropy_speed.png, anisotropy_speed.svg of its rows."""
+    """table.csv, .md, .txt; anisotropy_speed.png, .svg, .pdf of its rows."""
     models = dict.fromkeys(cell.model for cell in scores)
     stores = {cell.model: folders[cell]["documents"] for cell in scores}
     geometry = {model: geometry_of(Store.open(stores[model])) for model in models}

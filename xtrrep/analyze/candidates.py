@@ -103,7 +103,7 @@ def make(
     runs: Mapping[Cell, str],
     folders: Mapping[Cell, Mapping[str, Path]],
 ) -> dict[str, Any]:
-    """table.csv, .md, .txt; candidates.png, candidates.svg of its shares."""
+    """table.csv, .md, .txt; candidates.png, .svg, .pdf of its shares."""
     rows: list[list[object]] = []
     lines: dict[str, list[tuple[float, float]]] = {}
     for cell in scores:

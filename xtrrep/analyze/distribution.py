@@ -133,7 +133,7 @@ def make(
     runs: Mapping[Cell, str],
     folders: Mapping[Cell, Mapping[str, Path]],
 ) -> dict[str, Any]:
-    """table.csv, .md, .txt; units.csv; density.csv; figure3.png, figure3.svg."""
+    """table.csv, .md, .txt; units.csv; density.csv; figure3.png, .svg, .pdf."""
     place = Place(device_of(cfg.machine.device), cfg.machine.threads)
     rows: list[list[object]] = []
     units: list[list[object]] = []

@@ -16,7 +16,7 @@ from xtrrep.analyze import NOTHING_AFTER, Analysis, Cell, analyses, column_of, m
 from xtrrep.config import Config
 from xtrrep.console import UsageError
 from xtrrep.index import engine_of
-from xtrrep.report.figure import speed_and_quality
+from xtrrep.report.figure import Timed, speed_and_quality
 from xtrrep.report.table import Table
 from xtrrep.runfile import Run
 from xtrrep.significance import paired
@@ -84,7 +84,7 @@ def make(
     runs: Mapping[Cell, str],
     folders: Mapping[Cell, Mapping[str, Path]],
 ) -> dict[str, Any]:
-    """table.csv, table.md, table.txt and qps.png, qps.svg."""
+    """table.csv, table.md, table.txt and qps.png, .svg, .pdf."""
     measure = column_of(next(iter(scores.values())), cfg.analyze.measure)
     rankings = {cell: runfile.read(folders[cell]["retrieve"] / "run.trec") for cell in scores}
     oracles = {(cell.model, cell.engine): cell for cell in scores if cell.engine in ORACLES}
@@ -92,7 +92,7 @@ def make(
     columns += [f"overlap@{depth} {name}" for name in ORACLES for depth in DEPTHS]
     columns += ["queries/s", "p50, ms", "p99, ms", "bytes/token", "build, s", "peak, MB"]
     rows: list[list[object]] = []
-    points: list[tuple[str, float, float]] = []
+    points: list[Timed] = []
     for cell, frame in scores.items():
         value = float(frame[measure].mean())
         if cell.engine == BM25:
@@ -111,10 +111,10 @@ def make(
         row += _costs(folders[cell])
         rows.append(row)
         if cell.also:
-            points.append((f"{cell.model}, {cell.engine}, {cell.scoring}", _latency(folders[cell])["qps"], value))
+            points.append(Timed(_latency(folders[cell])["qps"], value, cell.engine, cell.scoring, cell.model))
     table = _table(cfg, columns, rows, scores, runs, folders)
     table.save(out / "table")
-    speed_and_quality(points, measure, table.title, out / "qps")
+    speed_and_quality(points, measure, table.title, out / "qps", base="colbert")
     return {"cells": len(scores), "queries": len(next(iter(scores.values()))), "measure": measure}
 
 

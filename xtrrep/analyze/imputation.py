@@ -58,7 +58,7 @@ def make(
     runs: Mapping[Cell, str],
     folders: Mapping[Cell, Mapping[str, Path]],
 ) -> dict[str, Any]:
-    """table.csv, .md, .txt; imputation.png, imputation.svg of its rows at the smallest k'."""
+    """table.csv, .md, .txt; imputation.png, .svg, .pdf of its rows at the smallest k'."""
     measure = column_of(next(iter(scores.values())), cfg.analyze.measure)
     bases = {(cell.model, cell.k_prime): frame[measure] for cell, frame in scores.items() if cell.setting == BASE}
     smallest = min(cell.k_prime for cell in scores)

@@ -58,7 +58,7 @@ def make(
     runs: Mapping[Cell, str],
     folders: Mapping[Cell, Mapping[str, Path]],
 ) -> dict[str, Any]:
-    """table.csv, table.md, table.txt and figure1.png, figure1.svg."""
+    """table.csv, table.md, table.txt and figure1.png, .svg, .pdf."""
     measures = list(next(iter(scores.values())).columns)
     measure = column_of(next(iter(scores.values())), cfg.analyze.measure)
     compare = _comparisons(scores, measure, cfg.analyze.resamples)

@@ -157,7 +157,7 @@ def make(
     runs: Mapping[Cell, str],
     folders: Mapping[Cell, Mapping[str, Path]],
 ) -> dict[str, Any]:
-    """table.csv, .md, .txt; units.csv; rates.csv with raw and smoothed curves; figure4.png, .svg of smoothed ones."""
+    """table.csv, .md, .txt; units.csv; rates.csv, raw and smoothed; figure4.png, .svg, .pdf of the smoothed rates."""
     rows: list[list[object]] = []
     units: list[list[object]] = []
     points: list[list[object]] = []

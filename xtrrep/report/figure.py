@@ -1,4 +1,4 @@
-"""Figures: one function each, from plain rows, saved as PNG and SVG.
+"""Figures: one function each, from plain rows, saved as PNG, SVG and PDF.
 
 Colours are Okabe and Ito's, told apart in grey by line style and marker too.
 """
@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, told apart in grey by line style and marker too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# What a file would say of when it was made: without it the same data gives the same bytes.
+UNDATED = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
+FILLS = ("full", "none", "left", "bottom")
 
 # line name -> [(x, y)]
 Lines = Mapping[str, Sequence[tuple[float, float]]]
@@ -45,10 +50,9 @@ def _save(figure: Figure, stem: Path) -> list[Path]:
 
     paths = []
     with matplotlib.rc_context({"svg.hashsalt": "xtrrep", "svg.fonttype": "path"}):
-        for kind in ("png", "svg"):
+        for kind, undated in UNDATED.items():
             buffer = BytesIO()
-            # Without a date in it the same data gives the same bytes.
-            figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+            figure.savefig(buffer, format=kind, dpi=150, metadata=undated)
             path = stem.with_suffix(f".{kind}")
             _write_bytes(path, buffer.getvalue())
             paths.append(path)
@@ -91,20 +95,64 @@ def k_prime_sweep(
     return _save(figure, stem)
 
 
-def speed_and_quality(points: Sequence[tuple[str, float, float]], measure: str, title: str, stem: Path) -> list[Path]:
-    """Queries a second (log axis) against a measure, one labelled point each: Figure 2 of the study, for engines.
+@dataclass(frozen=True)
+class Timed:
+    """One point of `speed_and_quality`: queries a second and a value, and what it is of."""
 
-    `points` are (name, queries a second, value). Returns the files written.
+    speed: float
+    value: float
+    engine: str
+    stage: str = ""
+    model: str = ""
+
+    @property
+    def name(self) -> str:
+        return ", ".join(filter(None, (self.engine, self.stage, self.model)))
+
+
+def speed_and_quality(
+    points: Sequence[Timed], measure: str, title: str, stem: Path, *, base: str | None = None
+) -> list[Path]:
+    """Queries a second (log axis) against a measure: Figure 2 of the study.
+
+    The marker tells the engine, its fill the stage, the colour the model; each name stands in the right margin. Thin
+    lines lead from the model `base` to the others of its engine and stage. Returns the files written.
     """
-    figure, (axis,) = _new(7.0, 4.6, 1)
-    for i, (name, speed, value) in enumerate(points):
-        axis.plot([speed], [value], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], markersize=6)
-        axis.annotate(name, (speed, value), xytext=(6, 4), textcoords="offset points", fontsize=8)
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
+    height = max(4.6, 1 + 0.17 * len(points))  # inches; a label of 8 points needs 0.16
+    figure, (axis,) = _new(8.4, height, 1)
+    engines, stages, colours = (
+        list(dict.fromkeys(keys))
+        for keys in ([p.engine for p in points], [p.stage for p in points], [p.model or p.engine for p in points])
+    )
+    starts = {(p.engine, p.stage): p for p in points if p.model == base}
+    for p in points:
+        start = starts.get((p.engine, p.stage))
+        if start is not None and start != p:
+            axis.plot([start.speed, p.speed], [start.value, p.value], color="#333333", linewidth=0.9, zorder=1)
+        axis.plot(
+            [p.speed],
+            [p.value],
+            color=COLOURS[colours.index(p.model or p.engine) % len(COLOURS)],
+            marker=MARKERS[engines.index(p.engine) % len(MARKERS)],
+            fillstyle=FILLS[stages.index(p.stage) % len(FILLS)],
+            markerfacecoloralt="white",
+            markersize=7,
+        )
     axis.set_xscale("log")
-    axis.margins(x=0.2, y=0.15)
+    slow, fast = min(p.speed for p in points), max(p.speed for p in points)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)) if fast > 3 * slow else MaxNLocator(5))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.margins(0.06)
+    axis.set_ylim(axis.get_ylim())
+    heights = _apart({p.name: p.value for p in points}, axis.get_ylim(), 0.16 / (height - 1))
+    for p in points:
+        _margin_label(axis, p.name, (p.speed, p.value), heights[p.name], "#666666")
     axis.set_xlabel("queries a second")
     axis.set_ylabel(measure)
-    axis.set_title(title, loc="left", fontsize=10)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return _save(figure, stem)
 
 
@@ -178,31 +226,50 @@ def imputation_bars(bars: Mapping[str, Mapping[str, float]], measure: str, title
     return _save(figure, stem)
 
 
+def _apart(wanted: Mapping[str, float], limits: tuple[float, float], share: float = 0.055) -> dict[str, float]:
+    """Heights for labels, in the order of those wanted and as near as they come, `share` of the axis between any two.
+
+    They stay within the limits where they fit there, else they stand out below.
+    """
+    low, high = limits
+    gap = share * (high - low)
+    names = sorted(wanted, key=lambda name: wanted[name])
+    heights: dict[str, float] = {}
+    last = low - gap
+    for name in names:
+        heights[name] = last = max(wanted[name], last + gap)
+    last = high + gap
+    for name in reversed(names):
+        heights[name] = last = min(heights[name], last - gap)
+    return heights
+
+
+def _margin_label(axis: Axes, name: str, point: tuple[float, float], height: float, colour: str) -> None:
+    """A name in the right margin at a height of the axis, tied to its point by a dotted line."""
+    axis.annotate(
+        name,
+        point,
+        xytext=(1.03, height),
+        textcoords=axis.get_yaxis_transform(),
+        va="center",
+        fontsize=8,
+        color=colour,
+        arrowprops={"arrowstyle": "-", "linestyle": ":", "linewidth": 0.8, "color": colour, "relpos": (0, 0.5)},
+    )
+
+
 def _labelled(axis: Axes, lines: Lines, points: Mapping[str, tuple[float, float]]) -> None:
     """Draw lines of many points, each with its name in the right margin, tied to one of its points.
 
-    The axis' limits must stand; names are as high as their points, pushed up where one would stand on another.
+    The axis' limits must stand.
     """
-    last = float("-inf")
-    gap = 0.055 * (axis.get_ylim()[1] - axis.get_ylim()[0])
-    heights = {}
-    for name in sorted(points, key=lambda name: points[name][1]):
-        heights[name] = last = max(points[name][1], last + gap)
+    heights = _apart({name: y for name, (_, y) in points.items()}, axis.get_ylim())
     for i, (name, line) in enumerate(lines.items()):
         xs, ys = zip(*line, strict=True)
         colour, every = COLOURS[i % len(COLOURS)], max(1, len(xs) // 10)
         axis.plot(xs, ys, "-" if i % 2 == 0 else "--", color=colour, linewidth=1.4, marker=MARKERS[i % len(MARKERS)],
                   markersize=4, markevery=(i * every // len(lines), every))  # fmt: skip
-        axis.annotate(
-            name,
-            points[name],
-            xytext=(1.03, heights[name]),
-            textcoords=axis.get_yaxis_transform(),
-            va="center",
-            fontsize=8,
-            color=colour,
-            arrowprops={"arrowstyle": "-", "linestyle": ":", "linewidth": 0.8, "color": colour, "relpos": (0, 0.5)},
-        )
+        _margin_label(axis, name, points[name], heights[name], colour)
 
 
 def loss_curve(
@@ -253,17 +320,15 @@ def anisotropy_and_speed(
         axis.margins(x=0.15, y=0.1)
         axis.set_xlabel(name)
         axis.set_ylabel("queries a second")
-        low, high = axis.get_xlim()
         places = {model: x for points in engines.values() for model, (x, _) in points.items()}
-        last = low
-        for model, x in sorted(places.items(), key=lambda place: place[1]):
-            last = max(x, last + 0.06 * (high - low))  # names of neighbours do not meet
+        apart = _apart(places, axis.get_xlim())
+        for model, x in places.items():
             axis.axvline(x, color="#666666", linestyle=":", linewidth=0.6, zorder=0)
             axis.annotate(
                 model,
                 (x, 1),
                 xycoords=axis.get_xaxis_transform(),
-                xytext=(last, 1.04),
+                xytext=(apart[model], 1.04),
                 textcoords=axis.get_xaxis_transform(),
                 rotation=35,
                 rotation_mode="anchor",

@@ -15,8 +15,9 @@ figure{margin:1rem 0}figcaption,.soft{color:var(--soft);font-size:.875rem}
 .scroll{overflow-x:auto;max-width:100%;overflow-wrap:normal}
 :focus-visible{outline:3px solid #0072b2;outline-offset:2px}
 table{border-collapse:separate;border-spacing:0;font-size:.875rem;font-variant-numeric:tabular-nums}
-caption{text-align:left;font-weight:600;padding:.25rem 0}
+caption{text-align:left;font-weight:600;padding:.25rem 0;max-width:calc(100vw - 2rem);position:sticky;left:0}
 th,td{padding:.2rem .6rem;text-align:left;white-space:nowrap;border-bottom:1px solid var(--line);font-weight:400}
+.words{white-space:normal;min-width:16rem}
 thead th{font-weight:600;border-bottom:2px solid var(--ink)}
 .notes{padding-left:1.1rem}
 """

@@ -13,6 +13,7 @@ from typing import TypeGuard
 from xtrrep.artifacts import write_atomic
 
 MISSING = "—"  # a cell that was not run; never 0.0
+WORDS = 40  # characters: a longer text runs over several lines of HTML
 
 # What LaTeX would take for a command, and the signs of our tables that its default fonts lack. A bracket after `\\`
 # would be read as that command's argument, a star as its variant.
@@ -184,7 +185,8 @@ class Table:
             for i, (value, cell) in enumerate(zip(row, cells, strict=True)):
                 text = f'<data value="{html.escape(str(value))}">{cell}</data>' if _is_number(value) else cell
                 name = i == 0 and not right[0]  # a first column of words names its row
-                line.append(f'<th scope="row">{text}</th>' if name else f"<td{align[i]}>{text}</td>")
+                words = ' class="words"' if isinstance(value, str) and len(value) > WORDS else ""
+                line.append(f'<th scope="row"{words}>{text}</th>' if name else f"<td{words}{align[i]}>{text}</td>")
             body.append(f"<tr>{''.join(line)}</tr>")
         title = html.escape(self.title)
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.footer)

@@ -67,7 +67,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("scored", "scored.jsonl", lambda cfg: ["distill_data"], configs.artifacts_root, scored_spec, scored_run),
     Stage(
         "train",
-        "model/, loss.csv, loss.png, loss.svg, log.jsonl",
+        "model/, loss.csv, loss.png, loss.svg, loss.pdf, log.jsonl",
         lambda cfg: (["triples"] if cfg.train.data else []) + (["eval_data"] if cfg.train.eval_data else []),
         configs.artifacts_root,
         train_spec,

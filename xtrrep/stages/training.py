@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtrrep import artifacts
+from xtrrep import artifacts, ranks
 from xtrrep import config as configs
 from xtrrep.artifacts import Folders, Spec, Specs, digest, hash_file
 from xtrrep.config import (
@@ -208,6 +208,8 @@ def _fit(
     loop, device = loop_of(cfg), device_named(cfg.machine.device)
     evaluate = _evaluator(cfg, folders) if loop.eval_data else None
     facts = fit(model, rows, loop, out, device, loss=loss(model, cfg.train), machine=cfg.machine, evaluate=evaluate)
+    if ranks.rank() > 0:
+        return facts  # the first one draws and writes
     log = [row for row in read_log(out / "log.jsonl", "loss") if row["loss"] is not None]
     title = f"{model_label(cfg)}, scale={cfg.scale}: training loss"
     guess = None if isinstance(loop, Distill) else facts["ln_pool"]

@@ -36,18 +36,22 @@ class Diverged(Exception):
 
 
 class Log:
-    """log.jsonl and what listens beside it; a resumed run drops the rows after its checkpoint."""
+    """log.jsonl and what listens beside it; a resumed run drops the rows after its checkpoint.
+
+    Without a path nothing is written, and a divergence is seen all the same: so for all ranks but the first.
+    """
 
     def __init__(
-        self, path: Path, loss: torch.nn.Module, precision: Precision, start: int, records: list[Record]
+        self, path: Path | None, loss: torch.nn.Module, precision: Precision, start: int, records: list[Record]
     ) -> None:
         self.path = path
         self.loss = loss
         # fp16's loss scale is found by overflowing: an infinite gradient skips that step, and is no divergence.
         self.checks_gradient = precision is not Precision.fp16
         self.records = records
-        kept = [row for row in read_log(path) if row["step"] <= start]
-        write_atomic(path, lambda file: file.write("".join(json.dumps(row) + "\n" for row in kept).encode()))
+        if path is not None:
+            kept = [row for row in read_log(path) if row["step"] <= start]
+            write_atomic(path, lambda file: file.write("".join(json.dumps(row) + "\n" for row in kept).encode()))
 
     def step(self, step: int, logs: dict[str, float]) -> None:
         """Write a step's row. Raises Diverged."""
@@ -74,6 +78,8 @@ class Log:
         return None
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
+        if self.path is None:
+            return
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, "time": round(time.time(), 3)} | values) + "\n")
 

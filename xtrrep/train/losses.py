@@ -5,6 +5,9 @@ sentence-transformers' trainer, `loss(features, labels)`, column 0 the query and
 by a temperature: a float, or a parameter where it is learned. This module imports torch and sentence-transformers at
 the top, since its classes derive from theirs: import it where a model is trained and nowhere else.
 
+Under several ranks (xtrrep/ranks.py) a batch is this rank's, and D = R * Q with the documents of all of them; with one,
+D = Q.
+
 Shapes: Q queries of a batch, T tokens of a query, N documents a query, S tokens of a document, H dimensions.
 """
 
@@ -20,6 +23,7 @@ from sentence_transformers.multi_vector_encoder.losses import CachedMultiVectorM
 from sentence_transformers.util import cat_padded_token_embeddings, stack_padded_token_embeddings
 from torch import Tensor, nn
 
+from xtrrep import ranks
 from xtrrep.config import (
     ContrastiveLoss,
     Distill,
@@ -33,7 +37,7 @@ from xtrrep.config import (
 )
 from xtrrep.console import DataError
 from xtrrep.scoring.maxsim import maxsim_kd_scores, maxsim_scores
-from xtrrep.scoring.xtr import xtr_kd_scores, xtr_scores
+from xtrrep.scoring.xtr import xtr_scores
 
 # What the scorers give a document that nothing retrieved, under missing="drop".
 DROPPED = torch.finfo(torch.float32).min
@@ -59,21 +63,36 @@ def distill(model: MultiVectorEncoder, train: Train, cfg: Distill) -> nn.Module:
 def scorer(train: Train, *, own: bool = False) -> Scores:
     """Scores of a batch by `train`'s scorer, one matrix a k_train (one for ColBERT).
 
-    Takes queries (Q, T, H), documents (Q, N, S, H) and their masks. Gives matrices (Q, Q*N) over all documents of the
-    batch, query i's positive in column i*N, or (Q, N) of each query's own documents where `own`; the top-k of the
-    latter still competes over the whole batch.
+    Takes queries (Q, T, H), documents (Q, N, S, H) and their masks. Gives matrices (Q, D*N) over all documents of the
+    batch, query i's positive in column (rank*Q + i)*N, or (Q, N) of each query's own documents where `own`; the top-k
+    of the latter still competes over the whole batch.
     """
     ks = k_trains(train)
-    if not ks:
-        maxima = maxsim_kd_scores if own else maxsim_scores
-        return lambda *batch: [maxima(*batch)]
-    z, missing, mask = objective_of(train)
-    retrieved = xtr_kd_scores if own else xtr_scores
-    return lambda *batch: list(retrieved(*batch, k_train=ks, z=z, missing=missing, mask=mask))
+    if not ks and own:
+        return lambda *batch: [maxsim_kd_scores(*batch)]
+    z, missing, mask = objective_of(train) if ks else ("", "", "")
+
+    def scores(queries: Tensor, documents: Tensor, queries_mask: Tensor, documents_mask: Tensor) -> list[Tensor]:
+        everyones, everyones_mask = ranks.everyones(documents, documents_mask)
+        batch = (queries, everyones, queries_mask, everyones_mask)
+        if not ks:
+            return [maxsim_scores(*batch)]
+        found = xtr_scores(*batch, k_train=ks, z=z, missing=missing, mask=mask)
+        return [_own(matrix, documents.shape[1]) for matrix in found] if own else list(found)
+
+    return scores
+
+
+def _own(scores: Tensor, ways: int) -> Tensor:
+    """(Q, N) of each query's own N documents, out of (Q, D*N)."""
+    queries = len(scores)
+    first = ranks.rank() * queries
+    rows = torch.arange(queries, device=scores.device)
+    return scores.reshape(queries, -1, ways)[rows, first + rows]
 
 
 def cross_entropy(scores: list[Tensor], temperature: Temperature) -> Tensor:
-    """Mean over queries, and over the matrices (Q, Q*N), of the positive's cross-entropy at scores / temperature.
+    """Mean over queries, and over the matrices (Q, D*N), of the positive's cross-entropy at scores / temperature.
 
     A dropped document leaves the softmax; a query whose positive is dropped leaves the mean, since no gradient could
     reach that positive.
@@ -83,7 +102,8 @@ def cross_entropy(scores: list[Tensor], temperature: Temperature) -> Tensor:
 
 def _cross_entropy(scores: Tensor, temperature: Temperature) -> Tensor:
     queries, documents = scores.shape
-    positive = torch.arange(queries, device=scores.device) * (documents // queries)
+    numbers = ranks.rank() * queries + torch.arange(queries, device=scores.device)
+    positive = numbers * (documents // (ranks.size() * queries))
     dropped = scores <= DROPPED
     counted = ~dropped.gather(1, positive[:, None])
     # Filled before the division and again after it: the smallest float over a temperature below 1 is infinite, and
@@ -91,7 +111,12 @@ def _cross_entropy(scores: Tensor, temperature: Temperature) -> Tensor:
     logits = (scores.masked_fill(dropped, 0.0) / temperature).masked_fill(dropped & counted, -torch.inf)
     losses = nn.functional.cross_entropy(logits, positive, reduction="none")
     weights = counted[:, 0].to(losses.dtype)
-    return (losses * weights).sum() / weights.sum().clamp(min=1.0)
+    return (losses * weights).sum() / _count(weights)
+
+
+def _count(weights: Tensor) -> Tensor:
+    """What a sum over this rank is divided by, so that the mean over ranks is the mean over all: at least 1 in all."""
+    return ranks.mean(weights.sum()).clamp(min=1.0 / ranks.size())
 
 
 def kl_divergence(
@@ -126,7 +151,7 @@ def margin_mse(
     teacher = normalise(teacher, kept)
     pairs = (valid[:, :1] & valid[:, 1:]).to(student.dtype)
     errors = (student[:, :1] - student[:, 1:]) - (teacher[:, :1] - teacher[:, 1:])
-    return (errors.square() * pairs).sum() / pairs.sum().clamp(min=1.0)
+    return (errors.square() * pairs).sum() / _count(pairs)
 
 
 def min_max(scores: Tensor, kept: Tensor) -> Tensor:
@@ -146,7 +171,12 @@ def mean_scores(scores: list[Tensor]) -> Tensor:
 
 
 def _temperature(initial: float, learned: bool) -> Temperature:
-    return nn.Parameter(torch.tensor(initial, dtype=torch.float32)) if learned else initial
+    if not learned:
+        return initial
+    parameter = nn.Parameter(torch.tensor(initial, dtype=torch.float32))
+    # DDP averages the model's gradients only.
+    parameter.register_hook(ranks.mean)  # type: ignore[no-untyped-call]
+    return parameter
 
 
 def _embed(model: nn.Module, features: Features) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -19,12 +19,20 @@ class Stream:
     """
 
     def __init__(
-        self, dataset: IterableDataset, batch_size: int, collate: Callable[[list[Any]], Any], position: Any = None
+        self,
+        dataset: IterableDataset,
+        batch_size: int,
+        collate: Callable[[list[Any]], Any],
+        position: Any = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.collate = collate
         self.position = position
+        share = batch_size // ranks
+        self.share = slice(rank * share, (rank + 1) * share)  # every rank reads all rows, and keeps its own of a batch
 
     def __iter__(self) -> Iterator[Any]:
         begun = self.position
@@ -38,7 +46,7 @@ class Stream:
                 if len(rows) == self.batch_size:
                     self.position = self.dataset.state_dict()
                     batches += 1
-                    yield self.collate(rows)
+                    yield self.collate(rows[self.share])
                     rows = []
             if not batches and begun is None:
                 raise DataError(

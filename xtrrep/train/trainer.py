@@ -24,6 +24,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xtrrep import ranks
 from xtrrep.artifacts import write_json
 from xtrrep.config import Distill, Loop, Machine, Precision
 from xtrrep.console import DataError, UsageError, progress, say
@@ -62,6 +63,9 @@ def fit(
 
     `evaluate` is called with the model every loop.eval_every steps; weights do not depend on it.
 
+    Under several ranks each calls this; loop.batch_size is the whole batch, which they share evenly, and only the first
+    writes, evaluates and returns facts.
+
     Returns facts for the manifest: units, triples, precision, device, torch_threads, loss_first and loss_last (means of
     the first and last tenth of the steps), ln_pool (contrastive loss of a guess among the batch's documents, None in
     distillation), temperature_first and temperature_last, model_step (the step of the weights saved), diverged_at (a
@@ -76,6 +80,12 @@ def fit(
         raise ValueError("the loss holds another model than the one to train")
     machine = machine or Machine()
     name = "distill" if isinstance(loop, Distill) else "train"
+    first = ranks.rank() == 0
+    if loop.batch_size % ranks.size():
+        raise UsageError(
+            f"{ranks.size()} processes cannot share a batch of {loop.batch_size} evenly",
+            hint=f"{name}.batch_size={loop.batch_size // ranks.size() * ranks.size()}",
+        )
     if device not in ("cpu", "cuda", "cuda:0"):
         raise UsageError(
             f"training runs on the first GPU that it sees, not on {device}",
@@ -88,20 +98,26 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     if (out / "finished.json").exists():
         finished = same_config(out / "finished.json", identity)
-        say("  already trained")
+        if first:
+            say("  already trained")
         return dict(finished["facts"])
     resume = resume_from(out / "checkpoints", identity)
+    ranks.wait()  # all have looked before one of them writes
     first_temperature = temperature.value_of(loss)
     start = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
     diverged = None
     try:
-        with memory.explained(loop, machine, documents):
+        with ranks.lost_explained(), memory.explained(loop, machine, documents):
             _train(model, dataset, loop, out, device, loss, machine, evaluate, precision, resume)
     except Diverged as error:
         diverged = error
         model_step = load_last_good(model, loss, out / "checkpoints", start, first_temperature)
+        if not first:
+            return {}
         kept = f"the weights of step {model_step}" if model_step else "the initial weights: there was no checkpoint yet"
         say(f"  diverged: {error}; the model keeps {kept}")
+    if not first:
+        return {}
     rows = read_log(out / "log.jsonl", "loss")
     write_csv(out / "loss.csv", COLUMNS, rows)
     evaluations = read_log(out / "log.jsonl", "eval")
@@ -185,10 +201,11 @@ def _train(
     model.model_card_data.widget = [{"text": "shortest path between two nodes of a graph"}]
     with ExitStack() as stack:
         _prepare(model, machine, stack)
-        records = recorders(machine, out, loop, start["step"], stack)
+        first = ranks.rank() == 0
+        records = recorders(machine, out, loop, start["step"], stack) if first else []
         bar = stack.enter_context(progress(loop.steps, "train", "step"))
         trainer, stream = _trainer(model, dataset, loop, out, device, loss, precision, start["stream"])
-        log = Log(out / "log.jsonl", loss, precision, start["step"], records)
+        log = Log(out / "log.jsonl" if first else None, loss, precision, start["step"], records)
         trainer.add_callback(_callback(bar, log, loop, stream, evaluate))
         trainer.remove_callback(PrinterCallback)  # prints every log line to stdout, which is for data
         bar.update(start["step"])
@@ -237,7 +254,7 @@ def _trainer(
     arguments = MultiVectorEncoderTrainingArguments(
         output_dir=str(out / "checkpoints"),
         max_steps=loop.steps,
-        per_device_train_batch_size=loop.batch_size,
+        per_device_train_batch_size=loop.batch_size // ranks.size(),
         learning_rate=loop.learning_rate,
         learning_rate_mapping=own_rate,
         lr_scheduler_type="linear",
@@ -279,7 +296,7 @@ def _trainer(
     stream = None
     trainer = Trainer(model=model, args=arguments, train_dataset=dataset, loss=loss)
     if streamed:
-        stream = Stream(dataset, loop.batch_size, trainer.data_collator, position)
+        stream = Stream(dataset, loop.batch_size, trainer.data_collator, position, ranks.rank(), ranks.size())
     return trainer, stream
 
 
@@ -305,12 +322,14 @@ def _callback(bar: Any, log: Log, loop: Loop, stream: Stream | None, evaluate: E
             kwargs["model"].model_card_data.training_logs.clear()
             log.step(state.global_step, logs)
             bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
-            if evaluate and loop.eval_every and state.global_step % loop.eval_every == 0:
+            if evaluate and loop.eval_every and ranks.rank() == 0 and state.global_step % loop.eval_every == 0:
                 with _undisturbed(kwargs["model"]), memory.explained_evaluation(state.global_step):
                     measures = evaluate(kwargs["model"])
                 log.evaluation(state.global_step, measures)
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if ranks.rank() > 0:
+                return
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             value = temperature.value_of(log.loss)
             position = stream.position if stream else None

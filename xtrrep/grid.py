@@ -1,0 +1,75 @@
+"""A table of runs in the study's own shape: a row a model, a column a collection, the best bold, differences marked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xtrrep.evaluate import canonical
+from xtrrep.report.table import Table
+from xtrrep.significance import holm, paired
+from xtrrep.study import QPS, Key, Reproduction
+
+if TYPE_CHECKING:
+    import pandas
+
+ALPHA = 0.05
+MARK = "†"
+RESAMPLES = 10_000
+
+
+def grid(what: Reproduction, means: Mapping[Key, float | None], folders: Mapping[Key, Mapping[str, Path]]) -> Table:
+    """What was run, a cell by (row, column), means of columns included; rows that are only quoted are left out.
+
+    A mark stands on a value that differs from its row's baseline on that collection: paired over queries, two-sided
+    sign flips, Holm over all such pairs of the table.
+    """
+    rows = [row for row in what.rows if row.overrides is not None]
+    columns = [*(column.name for column in what.columns), *what.means]
+    measures = {column.name: column.measure for column in what.columns}
+    pairs = [
+        (row.name, row.baseline, column.name)
+        for row in rows
+        for column in what.columns
+        if row.baseline is not None
+        and column.measure != QPS
+        and {(row.name, column.name), (row.baseline, column.name)} <= folders.keys()
+    ]
+    ps = [_p(folders[name, column], folders[baseline, column], measures[column]) for name, baseline, column in pairs]
+    differing = {pair[0::2] for pair, p in zip(pairs, holm(ps), strict=True) if p < ALPHA}
+    places = {(row.name, column): (r, c) for r, row in enumerate(rows) for c, column in enumerate(columns, start=1)}
+    notes = [f"{', '.join(f'{name}: {measure}' for name, measure in measures.items())}; in points, but for {QPS}."]
+    if pairs:
+        notes.append(
+            f"{MARK}: differs from {_baselines(what)}, p < {ALPHA} ({RESAMPLES:,} sign flips over queries, two-sided, "
+            f"Holm over {len(pairs)} pairs). {len(differing)} do."
+        )
+    notes.append(f"scale={what.scale}. Bold, where there is any: the best of its column.")
+    return Table(
+        what.title,
+        ["", *columns],
+        [[row.name, *(means.get((row.name, column)) for column in columns)] for row in rows],
+        notes,
+        digits=1,
+        higher=columns,
+        marks={places[key]: MARK for key in differing},
+    )
+
+
+def _baselines(what: Reproduction) -> str:
+    """In words, what the rows are tested against."""
+    found = list(dict.fromkeys(row.baseline for row in what.rows if row.baseline is not None))
+    return found[0] if len(found) == 1 else "the row of its kind that is one of " + "; ".join(found)
+
+
+def _p(folders: Mapping[str, Path], baseline: Mapping[str, Path], measure: str) -> float:
+    ours, theirs = (_per_query(folder["evaluate"], measure) for folder in (folders, baseline))
+    return paired(ours, theirs.reindex(ours.index), resamples=RESAMPLES).p
+
+
+def _per_query(folder: Path, measure: str) -> pandas.Series[float]:
+    import pandas
+
+    frame = pandas.read_csv(folder / "per_query.csv", index_col="query", dtype={"query": str})
+    return frame[next(name for name in frame.columns if canonical(name) == canonical(measure))].astype(float)
