@@ -330,11 +330,17 @@ def test_analyze_distribution(cli: Cli, home: Path) -> None:
     assert [row["unit"] for row in units] == stores["queries"].ids
     for query, row in enumerate(units):
         assert int(row["scores"]) == best[owner == query].size
-        assert float(row["sd"]) == pytest.approx(best[owner == query].std(dtype=float), abs=1e-6)
+        assert float(row["own sd"]) == pytest.approx(best[owner == query].std(dtype=float), abs=1e-6)
+    # A query's part in the pooled sd: their mean is it, and leaving a query out moves it by that query's part.
+    part = np.array([float(row["sd"]) for row in units])
+    assert part.mean() == pytest.approx(float(exact["sd"]))
+    without = np.array([best[owner != query].std(dtype=float) for query in range(len(units))])
+    assert np.corrcoef(part, -without)[0, 1] > 0.999
+    assert np.polyfit(part, without, 1)[0] == pytest.approx(-1 / len(units), rel=0.1)
     # All scores' moments are those of the queries' own, put together.
     counts, means, deviations = (
         np.array([float(row[name]) for row in read_curve(folder / "units.csv", "scann")])
-        for name in ("scores", "mean", "sd")
+        for name in ("scores", "mean", "own sd")
     )
     assert float(scann["mean"]) == pytest.approx(np.average(means, weights=counts))
     square = np.average(deviations**2 + means**2, weights=counts)

@@ -11,7 +11,7 @@ import pytrec_eval
 
 from xtrrep import runfile
 from xtrrep.console import DataError, UsageError
-from xtrrep.evaluate import canonical, evaluate
+from xtrrep.evaluate import canonical, evaluate, read_by_query
 from xtrrep.significance import paired
 
 Qrels = dict[str, dict[str, int]]
@@ -125,3 +125,11 @@ def test_paired_difference() -> None:
         paired([1.0], [1.0, 2.0])
     with pytest.raises(DataError, match="finite"):
         paired([1.0, float("nan")], [1.0, 2.0])
+
+
+def test_a_query_id_is_a_text_whatever_it_says(tmp_path: Path) -> None:
+    (tmp_path / "per_query.csv").write_text("query,nDCG@10,other\nNA,0.5,\nnan,1.0,2\n007,0.25,3\n")
+    found = read_by_query(tmp_path / "per_query.csv")
+    assert list(found.index) == ["NA", "nan", "007"]
+    assert list(found["nDCG@10"]) == [0.5, 1.0, 0.25]
+    assert found["other"].isna().tolist() == [True, False, False]

@@ -38,7 +38,7 @@ from xtrrep.analyze import UNITS, analyses
 from xtrrep.artifacts import Spec
 from xtrrep.config import Config, Source
 from xtrrep.console import MISSING, OK, DataError, UsageError, XtrrepError, say, suggest
-from xtrrep.evaluate import parse
+from xtrrep.evaluate import parse, read_by_query
 from xtrrep.report.table import Table
 from xtrrep.reproduce import carry_out, record_folder, recorded_root, write_table
 from xtrrep.significance import Difference, holm, paired_over_seeds, ratio_over_seeds
@@ -356,12 +356,10 @@ def plan(family: Family, base: Config, extra: Sequence[str], *, require: bool) -
 
 def values_of(claim: Claim, folders: Mapping[str, Path]) -> pandas.Series[float]:
     """A run's value by query. Raises DataError where the run does not hold it."""
-    import pandas
-
     stage = STAGE_OF.get(claim.value, "evaluate")
     name = {"latency": "latency.csv", "retrieve": "candidates.csv"}.get(stage, "per_query.csv")
     column = "wall" if stage == "latency" else claim.value
-    frame = pandas.read_csv(folders[stage] / name, index_col="query", dtype={"query": str})
+    frame = read_by_query(folders[stage] / name)
     if column not in frame or frame[column].isna().any():
         raise DataError(f"{folders[stage] / name} does not give {claim.value} for every query")
     return frame[column].astype(float)

@@ -7,6 +7,7 @@ retrieve.py), so every provider reads the same ranking.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtrrep.console import DataError, UsageError
@@ -68,3 +69,12 @@ def evaluate(qrels: Mapping[str, Mapping[str, int]], run: Run, measures: Sequenc
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"computing {', '.join(parsed)} failed: {reason}", hint=EXAMPLES) from error
     return pandas.DataFrame(values).rename_axis("query")
+
+
+def read_by_query(path: Path) -> pandas.DataFrame:
+    """A CSV with a row a query, such as per_query.csv, by query id: an id is a text, `NA` or `007` included."""
+    import pandas
+
+    columns = pandas.read_csv(path, nrows=0).columns
+    empty = {name: [""] for name in columns if name != "query"}
+    return pandas.read_csv(path, index_col="query", dtype={"query": str}, keep_default_na=False, na_values=empty)

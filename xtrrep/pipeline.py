@@ -41,6 +41,7 @@ from xtrrep import config as configs
 from xtrrep.artifacts import Folders, Spec
 from xtrrep.config import Config, Loop, Source, plain
 from xtrrep.console import UsageError, say
+from xtrrep.evaluate import read_by_query
 from xtrrep.meaning import device_named, engine_label, loop_of, model_needs, slug
 from xtrrep.stages.searching import one_search, retrieve_many, write_run
 from xtrrep.stages.table import BY_NAME, STAGES, Stage
@@ -253,8 +254,6 @@ def _named(cell: Any) -> list[str]:
 
 def run_analysis(p: AnalysisPlan) -> tuple[Path, Done]:
     """Make or re-use every run and then the analysis; returns its folder."""
-    import pandas
-
     from xtrrep.analyze import analyses
 
     done = run(p.plans)
@@ -263,7 +262,7 @@ def run_analysis(p: AnalysisPlan) -> tuple[Path, Done]:
         done.reused.append(p.folder)
         return p.folder, done
     scores = {
-        cell: pandas.read_csv(folders["evaluate"] / "per_query.csv", index_col="query", dtype={"query": str})
+        cell: read_by_query(folders["evaluate"] / "per_query.csv")
         for cell, folders in zip(p.cells, done.folders, strict=True)
     }
     runs = {cell: q.specs["retrieve"].fingerprint for cell, q in zip(p.cells, p.plans, strict=True)}

@@ -4,9 +4,9 @@ PROTOCOL.md section 5: all query tokens, the expansion's included, against all t
 each. Searched exactly, and by the engine of `index=` beside it where that is another token engine: the difference is
 what its quantisation and its unsearched parts do to the scores.
 
-units.csv has the mean and standard deviation of each query's own scores, over all its tokens as in the table. A claim's
-effect is the mean of these over queries: the spread within a query. The table's sd, of all scores together, has the
-spread between the queries' means in it too.
+units.csv has by query the mean and the standard deviation of its own scores, and `sd`, its part in the table's sd of
+all scores together: what the pooled sd would change to first order if that query weighed a little more (the infinitesimal
+jackknife). Its mean over queries is the table's sd, so a claim on it is about Figure 3's own width.
 """
 
 from __future__ import annotations
@@ -113,6 +113,18 @@ def _moments(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([count, mean, np.sqrt(np.maximum(0, square - mean * mean))], axis=1)
 
 
+def parts(pool: Pool) -> NDArray[np.float64]:
+    """(Q,) each query's part in the pooled standard deviation; their mean is that deviation. 0 / 0 counts as 0.
+
+    With s the pooled deviation and m the pooled mean, a query with a share w of all scores (1 for an even one), mean
+    m_q and deviation s_q has s + w ((s_q^2 + (m_q - m)^2) - s^2) / 2s.
+    """
+    count, mean, deviation = pool.by_query.T
+    share = count * len(count) / pool.count
+    own = np.where(count > 0, deviation**2 + (mean - pool.mean) ** 2, 0.0)
+    return pool.deviation + share * (own - pool.deviation**2) / (2 * pool.deviation or 1.0)
+
+
 def density(sample: NDArray[np.float32], points: int = GRID) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """A Gaussian kernel density at `points` scores, three kernel widths beyond the sample on either side.
 
@@ -148,8 +160,9 @@ def make(
         slots = queries.tokens * min(VECTOR_K_PRIME, documents.tokens)
         row: list[object] = [cell.model, cell.engine, pool.count, 1 - pool.count / slots, pool.mean, pool.deviation]
         rows.append(row + [float(value) for value in np.percentile(pool.sample, PERCENTILES)])
-        own = zip(queries.ids, pool.by_query.tolist(), strict=True)
-        units += [[cell.model, cell.engine, query, int(count), *rest] for query, (count, *rest) in own if count]
+        own = zip(queries.ids, pool.by_query.tolist(), parts(pool).tolist(), strict=True)
+        for query, (count, *moments), part in own:
+            units.append([cell.model, cell.engine, query, int(count), *(moments if count else (None, None)), part])
         curve = np.stack(density(pool.sample), axis=1).tolist()
         points += [[cell.model, cell.engine, x, y] for x, y in curve]
         panels.setdefault(cell.engine, {})[cell.model] = [(x, y) for x, y in curve]
@@ -169,7 +182,7 @@ def make(
         ],
     )
     table.save(out / "table")
-    Table("", ["model", "engine", "unit", "scores", "mean", "sd"], units).save_csv(out / UNITS)
+    Table("", ["model", "engine", "unit", "scores", "mean", "own sd", "sd"], units).save_csv(out / UNITS)
     Table("", ["model", "engine", "score", "density"], points).save_csv(out / "density.csv")
     score_density(panels, title, out / "figure3")
     return {"cells": len(scores), "queries": len(next(iter(scores.values()))), "k_prime": VECTOR_K_PRIME}
