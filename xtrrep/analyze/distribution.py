@@ -5,8 +5,8 @@ each. Searched exactly, and by the engine of `index=` beside it where that is an
 what its quantisation and its unsearched parts do to the scores.
 
 units.csv has by query the mean and the standard deviation of its own scores, and `sd`, its part in the table's sd of
-all scores together: what the pooled sd would change to first order if that query weighed a little more (the infinitesimal
-jackknife). Its mean over queries is the table's sd, so a claim on it is about Figure 3's own width.
+all scores together: what the pooled sd would change to first order if that query weighed a little more (the
+infinitesimal jackknife). Its mean over queries is the table's sd, so a claim on it is about Figure 3's own width.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def parts(pool: Pool) -> NDArray[np.float64]:
     count, mean, deviation = pool.by_query.T
     share = count * len(count) / pool.count
     own = np.where(count > 0, deviation**2 + (mean - pool.mean) ** 2, 0.0)
-    return pool.deviation + share * (own - pool.deviation**2) / (2 * pool.deviation or 1.0)
+    out: NDArray[np.float64] = pool.deviation + share * (own - pool.deviation**2) / (2 * pool.deviation or 1.0)
+    return out
 
 
 def density(sample: NDArray[np.float32], points: int = GRID) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
