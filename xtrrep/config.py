@@ -526,7 +526,10 @@ def _check_index_types(values: Sequence[str], known: dict[str, Any]) -> None:
         key, raw = _split_override(text)
         if not key.startswith("index.") or known[key] is None:
             continue
-        value = yaml.safe_load(raw)
+        try:
+            value = yaml.safe_load(raw)
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that is none, such as 2001-99-99
+            value = raw
         wanted = type(known[key])
         if value is None:
             continue  # the engine knows whether it may be

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from xtrrep.artifacts import check, write_atomic, write_json
 from xtrrep.config import Encode, Precision
 from xtrrep.console import DataError, progress
+from xtrrep.data import text_fault
 from xtrrep.model.encoder import resolve_precision
 
 if TYPE_CHECKING:
@@ -135,6 +136,9 @@ def encode_batch(
     """
     import torch
 
+    for name, text in texts:
+        if fault := text_fault(name) or text_fault(text):
+            raise DataError(f"{task} {name!r} {fault}", hint="write its id and text again as UTF-8")
     dtype = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}.get(precision)
     found = []
     with torch.autocast(device.split(":")[0], dtype=dtype) if dtype else nullcontext():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtrrep.artifacts import write_atomic
 from xtrrep.console import DataError, progress
-from xtrrep.data import Collection
+from xtrrep.data import Collection, text_fault
 from xtrrep.data.bm25 import Bm25
 from xtrrep.data.folder import read_json_lines
 
@@ -239,6 +239,8 @@ def need_text(where: str, name: str, value: Any) -> str:
     """`value`, where it is a text with words. Raises DataError."""
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{where}: {name!r} is not a text with words: {value!r}"[:300])
+    if fault := text_fault(value):
+        raise DataError(f"{where}: {name!r} {fault}", hint="write the file again as UTF-8")
     return value
 
 
