@@ -135,6 +135,7 @@ def _text(row: dict[str, Any], key: str, where: str) -> str:
 
 
 def _encodable(text: str, key: str, where: str) -> str:
+    """The text as it is. Raises DataError where it cannot be written as UTF-8."""
     if fault := text_fault(text):
         raise DataError(f"{where}: {key!r} {fault}", hint="write the file again as UTF-8")
     return text
@@ -281,17 +282,22 @@ def write_beir(
 ) -> None:
     """Write (id, title, text) documents, (id, text) queries and (query, document, grade) judgements as a BEIR folder.
 
-    Each file is written whole or not at all.
+    Each file is written whole or not at all. Raises DataError for a text that is no UTF-8.
     """
     (out / "qrels").mkdir(parents=True, exist_ok=True)
-    corpus = (_json_line({"_id": id, "title": title, "text": text}) for id, title, text in documents)
-    _write(out / "corpus.jsonl", corpus)
-    _write(out / "queries.jsonl", (_json_line({"_id": id, "text": text}) for id, text in queries))
+    corpus = ({"_id": id, "title": title, "text": text} for id, title, text in documents)
+    for path, texts in (
+        (out / "corpus.jsonl", corpus),
+        (out / "queries.jsonl", ({"_id": id, "text": text} for id, text in queries)),
+    ):
+        _write(path, (_json_line(row, path) for row in texts))
     rows = (f"{query_id}\t{document_id}\t{grade}\n" for query_id, document_id, grade in qrels)
     _write(out / "qrels" / f"{split}.tsv", chain(["query-id\tcorpus-id\tscore\n"], rows))
 
 
-def _json_line(row: dict[str, str]) -> str:
+def _json_line(row: dict[str, str], path: Path) -> str:
+    for key, text in row.items():
+        _encodable(text, key, f"{path}: {row['_id']!r}")
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 

@@ -217,8 +217,9 @@ def _read_parquet(path: Path, limit: int | None) -> Any:
         need_columns(str(path), pq.read_schema(path).names, COLUMNS, COLUMNS_HINT)
         table = pq.read_table(path, columns=COLUMNS).slice(0, limit)
         table = table.select(COLUMNS).cast(pa.schema([(name, pa.large_string()) for name in COLUMNS]))
-    except pa.ArrowException as error:
-        raise DataError(f"{path} is not a Parquet file of texts ({error})") from None
+        table.validate(full=True)  # that its texts are UTF-8
+    except (pa.ArrowException, OSError) as error:  # a damaged page is an OSError
+        raise DataError(f"{path} is not a Parquet file of texts ({error})", hint="fetch or write it again") from None
     for name in COLUMNS:
         filled = pc.fill_null(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(table[name])), 0), False)
         row = pc.index(filled, False).as_py()
