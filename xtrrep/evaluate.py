@@ -71,7 +71,9 @@ def evaluate(qrels: Mapping[str, Mapping[str, int]], run: Run, measures: Sequenc
         if any(abs(grade) > LARGEST_GRADE for grade in grades.values()):
             raise DataError(f"query {query!r} has a grade beyond {LARGEST_GRADE:,}", hint="grades are small integers")
     parsed = parse(measures)
-    judged = [ir_measures.Qrel(q, d, grade) for q, row in qrels.items() for d, grade in row.items()]
+    # trec_eval writes outside its memory at a grade below 0. To every measure such a document is one that is not
+    # relevant, as with 0.
+    judged = [ir_measures.Qrel(q, d, max(0, grade)) for q, row in qrels.items() for d, grade in row.items()]
     scored = [ir_measures.ScoredDoc(q, d, s) for q, row in run.items() if q in qrels for d, s in row]
     values = {name: dict.fromkeys(qrels, 0.0) for name in parsed}
     names: dict[Any, list[str]] = {}

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-import traceback
 
 from fuzz import readers
 from fuzz.broken import BROKEN
-from fuzz.harness import FAILED, run, table
+from fuzz.harness import FAILED, run_apart, table
 
 
 def main() -> int:
@@ -26,14 +25,14 @@ def main() -> int:
             if asked.only and reader.stage not in asked.only:
                 continue
             start = time.monotonic()
-            tally = run(reader, max(1, round(reader.inputs * asked.share)), asked.seed)
+            tally = run_apart(reader, max(1, round(reader.inputs * asked.share)), asked.seed)
             tallies.append(tally)
             print(f"  {reader.stage}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     print(table(tallies))
     for tally in tallies:
         if tally.failure is not None:
             print(f"\n{tally.stage} failed:")
-            print("".join(traceback.format_exception(tally.failure))[-6000:])
+            print(tally.failure)
     failed = any(tally.total(FAILED) or tally.failure for tally in tallies)
     if asked.cover:
         from fuzz.cover import cover

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import mmap
+import multiprocessing
 import signal
 import tempfile
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,7 +51,7 @@ class Tally:
 
     stage: str
     counts: dict[str, Counter[str]] = field(default_factory=dict)
-    failure: BaseException | None = None
+    failure: str | None = None
 
     def add(self, kind: str, outcome: str) -> None:
         self.counts.setdefault(kind, Counter())[outcome] += 1
@@ -170,7 +173,35 @@ def run(reader: Reader, inputs: int, seed: int) -> Tally:
         with contextlib.redirect_stdout(io.StringIO()):
             one()
     except Exception as error:
-        tally.failure = error
+        tally.failure = "".join(traceback.format_exception(error))[-6000:]
+    return tally
+
+
+def run_apart(reader: Reader, inputs: int, seed: int) -> Tally:
+    """As `run`, in a process of its own, so that one killed by native code is a failure of its last input."""
+    last = mmap.mmap(-1, 4096)
+
+    def noted(case: Any, folder: Path) -> bool:
+        last.seek(0)
+        last.write(repr(case).encode("utf-8", "backslashreplace")[:4000].ljust(4000))
+        return reader.check(case, folder)
+
+    def work() -> None:
+        send.send(run(replace(reader, check=noted), inputs, seed))
+
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+    child = context.Process(target=work)
+    child.start()
+    send.close()
+    try:
+        tally: Tally = receive.recv()
+    except EOFError:
+        child.join()
+        said = last[:4000].decode(errors="replace").strip()
+        tally = Tally(reader.stage, failure=f"the process died ({child.exitcode}) at or before the input {said}\n")
+        tally.add("the process died", FAILED)
+    child.join()
     return tally
 
 
