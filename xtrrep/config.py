@@ -366,6 +366,11 @@ def _split_override(text: str) -> tuple[str, str]:
             f"{text!r}: adding (+) and deleting (~) keys is refused, since it would let a typo through",
             hint=f"write {text.lstrip('+~')!r} if the key exists; `xtrrep show` lists every key",
         )
+    if "${" in text:
+        raise UsageError(
+            f"{text!r}: references (${{...}}) are refused: one to the environment would be stored with the result",
+            hint="write the value itself",
+        )
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UsageError(f"{text!r} is not a KEY=VALUE override", hint="for example retrieve.k_prime=1000")

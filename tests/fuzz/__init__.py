@@ -15,6 +15,6 @@ if TYPE_CHECKING:
 
 def readers() -> list[Reader]:
     """Every reader, in the order of the pipeline."""
-    from fuzz import configs, folders, imported, runs, training
+    from fuzz import configs, encoding, folders, imported, runs, training
 
-    return [*folders.READERS, *training.READERS, *runs.READERS, *imported.READERS, *configs.READERS]
+    return [*folders.READERS, *training.READERS, *runs.READERS, *imported.READERS, *configs.READERS, *encoding.READERS]

@@ -23,6 +23,7 @@ WHOLE = ("retrieve.top_k", "model.dim", "train.steps", "index.nprobe", "latency.
 REAL = ("train.learning_rate", "train.temperature", "encode.pool_factor", "distill.temperature", "train.weight_decay")
 TEXT = ("model.checkpoint", "retrieve.from_run", "train.triples", "machine.device", "retrieve.imputation")
 OTHER = ("train.k_train", "analyze.k_primes", "data.measures", "stage", "train.scorer", "machine.wandb", "data.size")
+FINE = ("1", "3", "200", "0.5", "1e-4", "null", "[1,2]", "xtr")
 RAW = (
     *(
         "",
@@ -69,6 +70,7 @@ RAW = (
         "${",
         "${x}",
         "${data.id}",
+        "a${oc.env:HOME}",
         "$",
         "%",
         "#",
@@ -115,7 +117,7 @@ def override_cases(draw: Draw) -> WordsCase:
     key = draw(st.sampled_from(kinds[kind]))
     if kind == "odd key":
         key = draw(st.sampled_from(["", "+", "~", "++", " "])) + key
-    return WordsCase(kind, key, draw(st.one_of(st.sampled_from(RAW), st.text(max_size=6))))
+    return WordsCase(kind, key, draw(st.one_of(st.sampled_from(FINE), st.sampled_from(RAW), st.text(max_size=6))))
 
 
 def check_override(case: WordsCase, folder: Path) -> bool:
@@ -124,15 +126,18 @@ def check_override(case: WordsCase, folder: Path) -> bool:
     if error is not None:
         check_message(error)
         return False
+    assert "${" not in case.raw, "a reference was accepted"
     if case.kind == "odd key":
         return True
     got, raw = configs.flat(cfg).get(case.key), case.raw
     if raw == "null":
         assert got is None
     elif case.kind == "whole number":
-        assert type(got) is int and got == int(float(raw.strip("'\" "))), f"{case.key}={raw!r} became {got!r}"
+        assert type(got) is int
+        assert got == int(float(raw.strip("'\" "))), f"{case.key}={raw!r} became {got!r}"
     elif case.kind == "number":
-        assert type(got) is float and (got == float(raw.strip("'\" "))), f"{case.key}={raw!r} became {got!r}"
+        assert type(got) is float
+        assert got == float(raw.strip("'\" ")), f"{case.key}={raw!r} became {got!r}"
     elif case.kind == "text" and not any(sign in raw for sign in "'\"\\[{$") and raw == raw.strip():
         assert got == raw, f"{case.key}={raw!r} became {got!r}"
     assert all(math.isfinite(value) for value in configs.flat(cfg).values() if isinstance(value, float))
@@ -294,7 +299,8 @@ def check_reproduction(case: YamlCase, folder: Path) -> bool:
             check_message(error, str(path))
             return False
         text = yaml.safe_load(case.raw)
-        assert isinstance(found.title, str) and _words(found.overrides)
+        assert isinstance(found.title, str)
+        assert _words(found.overrides)
         if isinstance(found, AnalysisReproduction):
             assert [(cell.name, cell.column) for cell in found.cells] == [
                 (str(c["name"]), str(c["column"])) for c in text["cells"]
@@ -306,10 +312,12 @@ def check_reproduction(case: YamlCase, folder: Path) -> bool:
         kept = [row for row in text["rows"] if scale == "paper" or not row.get("paper_only")]
         assert [row.name for row in found.rows] == [str(row["name"]) for row in kept]
         for row, given in zip(found.rows, kept, strict=True):
-            assert row.paper == given.get("paper", {}) and all(map(_finite, row.paper.values()))
+            assert row.paper == given.get("paper", {})
+            assert all(map(_finite, row.paper.values()))
             assert row.overrides is None or _words(row.overrides)
         for column in found.columns:
-            assert isinstance(column.measure, str) and _words(column.overrides)
+            assert isinstance(column.measure, str)
+            assert _words(column.overrides)
         assert all(map(_words, found.means.values()))
     return True
 

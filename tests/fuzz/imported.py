@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ FLOATS = {
     "vector not of unit length": [1e-20, 2.0, 1e30],
 }
 HEADERS = [
-    "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 4), }" % 10**30,
+    f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**30}, 4), }}",
     "{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904, 4), }",
     "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4), }",
     "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 4, }",
@@ -150,7 +151,7 @@ def folder_cases(draw: Draw) -> FolderCase:
             files[odd] = files[odd][:at] + bytes([files[odd][at] ^ draw(st.integers(1, 255))]) + files[odd][at + 1 :]
             valid = None
     bounds = np.cumsum([0, *lengths]) if valid else []
-    arrays = [np.asarray(array, np.float32)[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)] if valid else []
+    arrays = [np.asarray(array, np.float32)[a:b] for a, b in pairwise(bounds)] if valid else []
     return FolderCase(kind, ids, arrays, files, valid)
 
 
