@@ -247,7 +247,7 @@ def _lotte(passages: bytes, qas: bytes) -> FilesCase:
 
 
 BYTE_READERS = {
-    "corpus.jsonl": (check_corpus_bytes, [SMALL_CORPUS, b'{"_id": 2, "title": "a", "text": "b"}\r\n']),
+    "corpus.jsonl": (check_corpus_bytes, [SMALL_CORPUS, b'{"_id": 2, "title": "a", "text": "b"}\r\n' + SMALL_CORPUS]),
     "queries.jsonl": (check_queries_bytes, [SMALL_QUERIES]),
     "qrels.tsv": (check_qrels_bytes, [b"query-id\tcorpus-id\tscore\nq0\td0\t1\n", b"q0\td0\t-1\nq0\td0\t1"]),
     "corpus.jsonl.gz": (check_gz_bytes, [gzip.compress(SMALL_CORPUS, mtime=0)]),

@@ -144,8 +144,9 @@ def attempt(reader: Reader, case: Any) -> bool:
         return reader.check(case, Path(folder))
 
 
-def run(reader: Reader, inputs: int, seed: int) -> Tally:
-    """Check so many inputs; after the first failure the smallest input that fails is looked for and the rest left."""
+def run(reader: Reader, inputs: int, seed: int, *, shrink: bool = True) -> Tally:
+    """Check so many inputs; after the first failure the rest are left, and with `shrink` the smallest input that fails
+    is looked for."""
     tally = Tally(reader.stage)
 
     @hypothesis.seed(seed)
@@ -154,7 +155,7 @@ def run(reader: Reader, inputs: int, seed: int) -> Tally:
         database=None,
         deadline=None,  # `watched` has its own
         suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.shrink],
+        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
         report_multiple_bugs=False,
         print_blob=False,
     )
