@@ -698,7 +698,7 @@ def _find_in_files(key: str) -> str:
     """`, in configs/...` for the file that mentions the last part of a key, if one does."""
     last = key.rsplit(".", 1)[-1]
     for path in sorted(config_dir().rglob("*.yaml")):
-        if any(line.strip().startswith(f"{last}:") for line in path.read_text().splitlines()):
+        if any(line.strip().startswith(f"{last}:") for line in path.read_text("utf-8").splitlines()):
             return f", in configs/{path.relative_to(config_dir())}"
     return ""
 

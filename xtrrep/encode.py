@@ -182,7 +182,7 @@ class Store:
         """Open a finished store. Raises DataError when a shard is missing, cut short, or of another store."""
         manifest = check(folder, fingerprint)
         lengths = [np.load(path) for path in sorted((folder / "vectors").glob("*.doclens.npy"))]
-        ids = json.loads((folder / "ids.json").read_text())
+        ids = json.loads((folder / "ids.json").read_bytes())
         flat = np.concatenate(lengths).astype(np.int64) if lengths else np.empty(0, np.int64)
         if len(ids) != len(flat):
             raise DataError(f"{folder} has {len(ids)} ids and {len(flat)} lengths", hint=f"rm -r {folder}, run again")
