@@ -267,7 +267,8 @@ def yaml_cases(*bases: Any) -> st.SearchStrategy[YamlCase]:
         if draw(st.integers(0, 3)):
             kind, value = _changed(draw, base)
             if draw(st.booleans()):
-                _, value = _changed(draw, value) if isinstance(value, dict) and value else ("", value)
+                again, value = _changed(draw, value) if isinstance(value, dict) and value else ("plain", value)
+                kind = kind if again == "plain" else again
             return YamlCase(kind, yaml.safe_dump(value, allow_unicode=draw(st.booleans())).encode())
         raw = yaml.safe_dump(base).encode()
         kind = draw(st.sampled_from([*BYTES, "odd YAML"]))

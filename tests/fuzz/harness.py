@@ -175,6 +175,8 @@ def run(reader: Reader, inputs: int, seed: int, *, shrink: bool = True) -> Tally
             one()
     except Exception as error:
         tally.failure = "".join(traceback.format_exception(error))[-6000:]
+        if not tally.total(FAILED):
+            tally.add("no input could be made", FAILED)
     return tally
 
 

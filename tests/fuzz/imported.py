@@ -123,7 +123,9 @@ def folder_cases(draw: Draw) -> FolderCase:
         lengths, valid = LENGTHS[kind](lengths), False
     files = {
         "00.npy": _npy(array),
-        "00.doclens.npy": _npy(np.array(lengths, draw(st.sampled_from(["<i4", "<i8"])) if max(lengths) < 9 else "<i8")),
+        "00.doclens.npy": _npy(
+            np.array(lengths, draw(st.sampled_from(["<i4", "<i8"])) if max(lengths, default=0) < 9 else "<i8")
+        ),
         "ids.json": json.dumps(ids).encode(),
     }
     odd = draw(st.sampled_from(["00.npy", "00.doclens.npy"]))
