@@ -115,6 +115,7 @@ def append(name: str, line: str | bytes) -> Callable[[Path], None]:
         (append("qrels/test.tsv", "q1\t0\td1\t1"), r"test\.tsv:5: 4 fields instead of"),
         (append("qrels/test.tsv", "q1\td1\t1.0"), r"test\.tsv:5: the grade '1\.0' is not an integer"),
         (append("qrels/test.tsv", "q1\td1\t1_0"), r"test\.tsv:5: the grade '1_0' is not an integer"),
+        (append("qrels/test.tsv", "q1\td1\t\x1f1"), r"test\.tsv:5: the grade '\\x1f1' is not an integer"),
         (append("qrels/test.tsv", "q1\td1\t1000001"), r"test\.tsv:5: the grade 1000001 is out of range"),
         (append("qrels/test.tsv", "q1\td1\0x\t1"), r"test\.tsv:5: the id 'd1\\x00x' has a NUL"),
         (append("corpus.jsonl", '{"_id": "a b", "text": "y"}'), r"corpus\.jsonl:5: the id 'a b' has white space"),

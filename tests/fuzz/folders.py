@@ -19,7 +19,21 @@ from xtrrep.data.folder import read_folder, write_beir
 GRADES: dict[str, list[str]] = {
     "negative grade": ["-1", "-1000000", " -2 ", "+1"],
     "huge grade": ["1000000", "1000001", "2147483648", "-9223372036854775809", "9" * 30, "9" * 5000],
-    "grade that is no integer": ["1.0", "x", "", "1e3", "nan", "1_0", "٣", "²", "0x1", "True", "1 0"],
+    "grade that is no integer": [
+        "1.0",
+        "x",
+        "",
+        "1e3",
+        "nan",
+        "1_0",
+        "٣",
+        "²",
+        "0x1",
+        "True",
+        "1 0",
+        "\x1f1",
+        "\u00a01",
+    ],
 }
 JUDGED = {
     "unknown document": ["q0\tgone\t1", "q0\ta b\t1", "q0\td0\0\t1", "q0\t😀\t1"],

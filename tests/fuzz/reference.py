@@ -101,7 +101,7 @@ def beir_qrels(name: str, raw: bytes) -> Qrels:
     qrels: Qrels = {}
     for place, (number, text) in enumerate(lines(name, raw)):
         fields = text.split("\t")
-        graded = re.fullmatch(r"\s*([+-]?[0-9]{1,20})\s*", fields[-1])
+        graded = re.fullmatch(" *([+-]?[0-9]{1,20}) *", fields[-1])
         if place == 0 and fields[0].strip().lower() in ("query-id", "query_id", "qid", "query") and not graded:
             continue
         if len(fields) != 3 or "" in fields[:2] or not graded or "\0" in fields[1]:

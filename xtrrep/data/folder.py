@@ -23,7 +23,7 @@ from xtrrep.data import LARGEST_GRADE, RENAME, Collection, id_fault, sources, te
 
 Rows = Iterator[tuple[str, str]]
 QUERY_HEADERS = ("query-id", "query_id", "qid", "query")
-GRADE = re.compile(r"\s*[+-]?[0-9]{1,20}\s*")
+GRADE = re.compile(" *[+-]?[0-9]{1,20} *")
 BOM = b"\xef\xbb\xbf"
 
 
