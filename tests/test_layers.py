@@ -14,6 +14,7 @@ PACKAGE = ROOT / "xtrrep"
 ORDER = [
     "console",
     "registry",
+    "yamlfile",
     "artifacts",
     "ranks",
     "config",

@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from xtrrep import artifacts, pipeline
 from xtrrep import config as configs
@@ -42,7 +41,7 @@ from xtrrep.evaluate import parse, read_by_query
 from xtrrep.report.table import Table
 from xtrrep.reproduce import carry_out, record_folder, recorded_root, write_table
 from xtrrep.significance import Difference, holm, paired_over_seeds, ratio_over_seeds
-from xtrrep.study import check_keys
+from xtrrep.yamlfile import check_keys, need_list, need_mapping, read_yaml, words_in
 
 if TYPE_CHECKING:
     import pandas
@@ -149,29 +148,26 @@ def load(scale: str, only: Sequence[str] = ()) -> Family:
 
 def parse_claims(path: Path, scale: str) -> Family:
     """As `load`, from any file."""
-    try:
-        text = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    text = read_yaml(path)
     check_keys(path, "it", text, {"numbers", "cells", "best", "claims"}, {"numbers", "cells", "claims"})
     check_keys(path, "numbers", text["numbers"], set(configs.options("scale")), {scale})
     numbers = text["numbers"][scale]
     for what, part in (("numbers", numbers), ("cells", text["cells"]), ("best", text.get("best", {}))):
-        if not isinstance(part, dict):
-            raise UsageError(f"{path}: {what} is not a mapping")
+        need_mapping(path, what, part)
+    named = {str(key): value for key, value in numbers.items()}
     cells = {}
     for name, words in text["cells"].items():
         try:
-            cells[str(name)] = tuple(str(word).format(**numbers) for word in words)
-        except (KeyError, IndexError, ValueError) as error:
+            cells[str(name)] = tuple(word.format(**named) for word in words_in(path, f"cell {name}", words))
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise UsageError(f"{path}: cell {name} names {error}, which is none of its numbers") from None
     best = {}
     for name, value in text.get("best", {}).items():
         check_keys(path, f"best {name}", value, {"of", "chosen"}, {"of", "chosen"})
-        best[str(name)] = Best(tuple(map(str, value["of"])), str(value["chosen"]))
+        best[str(name)] = Best(words_in(path, f"best {name}", value["of"]), str(value["chosen"]))
         if value["chosen"] not in CHOSEN:
             raise UsageError(f"{path}: best {name} is chosen {value['chosen']!r}", hint=f"one of: {', '.join(CHOSEN)}")
-    claims = tuple(_claim(path, value) for value in text["claims"])
+    claims = tuple(_claim(path, value) for value in need_list(path, "claims", text["claims"]))
     if len({claim.id for claim in claims}) < len(claims):
         raise UsageError(f"{path} names one claim twice")
     used = {name for claim in claims if claim.analysis is None for name in (*claim.plus, *claim.minus)}
@@ -192,13 +188,15 @@ def _claim(path: Path, value: Any) -> Claim:
         raise UsageError(f"{fault}: needs and why go together")
     if "plus" not in value and not needs:
         raise UsageError(f"{fault} has no plus, and nothing that it needs")
-    lists = {key: tuple(map(str, value.get(key, ()))) for key in ("plus", "minus", "overrides")}
+    lists = {
+        key: words_in(path, f"{key} of {value['id']}", value.get(key, [])) for key in ("plus", "minus", "overrides")
+    }
     claim = Claim(
         id=str(value["id"]),
         says=str(value["says"]),
         where=str(value["where"]),
         value=str(value["value"]),
-        analysis=value.get("analysis"),
+        analysis=None if value.get("analysis") is None else str(value["analysis"]),
         statistic=str(value.get("statistic", DIFFERENCE)),
         direction=value.get("direction"),
         within=_within(fault, value.get("within")),
@@ -229,10 +227,14 @@ def _claim(path: Path, value: Any) -> Claim:
     return claim
 
 
+def _is_bound(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300)
+
+
 def _within(fault: str, value: Any) -> tuple[float, float] | None:
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(v, int | float | None) for v in value):
+    if not (isinstance(value, list) and len(value) == 2 and all(map(_is_bound, value))):
         raise UsageError(f"{fault}: within={value!r} is not two bounds", hint="within: [-0.005, 0.005]; null is none")
     low, high = (-math.inf if value[0] is None else value[0]), (math.inf if value[1] is None else value[1])
     if low >= high or (math.isinf(low) and math.isinf(high)):
