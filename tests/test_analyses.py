@@ -14,8 +14,9 @@ import pytest
 from conftest import TINY, Cli, unit_vectors, write_store
 from scipy.stats import gaussian_kde
 
-from xtrrep import artifacts, pipeline, study
+from xtrrep import artifacts, latency, pipeline, study
 from xtrrep.analyze import (
+    anisotropy_speed,
     candidates,
     determinism,
     distribution,
@@ -34,7 +35,13 @@ from xtrrep.index import Place
 from xtrrep.index.exact import Searcher
 from xtrrep.index.files import open_index
 from xtrrep.pipeline import AnalysisPlan
-from xtrrep.report.figure import candidate_shares, imputation_bars, score_density, token_rates
+from xtrrep.report.figure import (
+    anisotropy_and_speed,
+    candidate_shares,
+    imputation_bars,
+    score_density,
+    token_rates,
+)
 
 CLS, SEP, MASK = 101, 102, 103
 
@@ -52,19 +59,27 @@ def test_pooled_scores_are_all_scores(tmp_path: Path) -> None:
     queries = write_store(tmp_path, unit_vectors(rng, 9, 16), stage="queries")
     best = -np.sort(-similarities(queries, documents), axis=1)[:, :20]
     for rows in (1, 5, 1000):
-        pool = distribution.pooled(distribution.searched(Searcher(documents), queries, 20, rows))
+        pool = distribution.pooled(distribution.searched(Searcher(documents), queries, 20, rows), len(queries))
         assert pool.count == best.size == len(pool.sample)
         np.testing.assert_allclose(pool.sample, np.sort(best, axis=None), atol=1e-6)
         assert pool.mean == pytest.approx(best.mean(dtype=float), abs=1e-6)
         assert pool.deviation == pytest.approx(best.std(dtype=float), abs=1e-6)
-    deep = distribution.pooled(distribution.searched(Searcher(documents), queries, 10**6, 7))
+        own = [best[queries.document_of == query].astype(float) for query in range(len(queries))]
+        expected = [(scores.size, scores.mean(), scores.std()) for scores in own]
+        np.testing.assert_allclose(pool.by_query, expected, atol=1e-6)
+    deep = distribution.pooled(distribution.searched(Searcher(documents), queries, 10**6, 7), len(queries))
     assert deep.count == queries.tokens * documents.tokens
 
 
 def test_the_sample_is_bounded_uniform_and_blind_to_batches() -> None:
     scores = np.random.default_rng(1).normal(0.5, 0.1, 50_000).astype(np.float32)
     scores[::10] = np.nan
-    one, many = (distribution.pooled(iter(np.array_split(scores, parts)), size=4000, seed=3) for parts in (1, 37))
+
+    def pool(values: np.ndarray, parts: int, seed: int) -> distribution.Pool:
+        batches = ((np.zeros(len(part), np.int32), part[:, None]) for part in np.array_split(values, parts))
+        return distribution.pooled(batches, 2, size=4000, seed=seed)
+
+    one, many = pool(scores, 1, 3), pool(scores, 37, 3)
     np.testing.assert_array_equal(one.sample, many.sample)
     assert len(one.sample) == 4000
     assert one.count == 45_000
@@ -73,9 +88,11 @@ def test_the_sample_is_bounded_uniform_and_blind_to_batches() -> None:
     assert one.deviation == pytest.approx(np.nanstd(scores, dtype=float))
     # Five standard errors of a percentile of 4,000 normal scores.
     np.testing.assert_allclose(np.percentile(one.sample, 50), np.nanpercentile(scores, 50), atol=0.01)
-    assert not np.array_equal(one.sample, distribution.pooled(iter([scores]), size=4000, seed=4).sample)
+    assert not np.array_equal(one.sample, pool(scores, 1, 4).sample)
+    np.testing.assert_allclose(one.by_query[0], [one.count, one.mean, one.deviation])
+    np.testing.assert_array_equal(one.by_query[1], [0, np.nan, np.nan])  # a query whose every slot is empty
     with pytest.raises(DataError, match="no token"):
-        distribution.pooled(iter([scores[:1]]))
+        pool(scores[:1], 1, 3)
 
 
 def test_the_density_is_scipys() -> None:
@@ -149,16 +166,20 @@ def test_rates_are_what_a_loop_counts(tmp_path: Path) -> None:
     judged["q0"]["gone"] = 1  # not in the corpus
     order = np.argsort(-similarities(queries, documents), axis=1, kind="stable")[:, :40]
     word_of, text_of = documents.vocabulary_ids(np.arange(documents.tokens)), documents.document_of
-    gold, lexical = [], []
+    gold, lexical, asked = [], [], []
     for row, (query, word) in enumerate((q, word) for q, words in enumerate(ids) for word in words):
         if word != MASK:
             gold.append([judged.get(f"q{query}", {}).get(f"d{text_of[t]}", 0) > 0 for t in order[row]])
             lexical.append(word_of[order[row]] == word)
+            asked.append(query)
     for rows in (1, 6, 999):
         found = tokens.rates(Searcher(documents), documents, queries, judged, k_prime=50, ranks=40, rows=rows)
         np.testing.assert_allclose(found.gold, np.mean(gold, axis=0))
         np.testing.assert_allclose(found.lexical, np.mean(lexical, axis=0))
         assert (found.tokens, found.removed) == (len(gold), sum(row.count(MASK) for row in ids))
+        for query in range(len(ids)):
+            own = np.array(asked) == query
+            np.testing.assert_allclose(found.by_query[query], [np.array(kind)[own].mean() for kind in (gold, lexical)])
     assert 0 < found.gold.mean() < 1
     assert 0 < found.lexical.mean() < 1
     assert len(tokens.rates(Searcher(documents), documents, queries, judged, ranks=10**6).gold) == documents.tokens
@@ -184,17 +205,42 @@ def test_vectors_without_words_have_no_lexical_rate(word: str) -> None:
 def test_geometry_is_what_the_whole_matrix_says(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     store = write_store(tmp_path, [v + np.float16(0.1) for v in unit_vectors(rng, 60, 16)])
-    units = geometry.sampled(store)
+    owners, units = geometry.sampled(store)
     assert len(units) == store.tokens
+    np.testing.assert_array_equal(np.bincount(owners), store.lengths)
     cosines = units @ units.T
     assert geometry.mean_cosine(units) == pytest.approx(cosines[~np.eye(len(units), dtype=bool)].mean())
     for centred, rows in ((False, units), (True, units - units.mean(axis=0))):
         s = np.linalg.svd(rows, compute_uv=False)
         assert geometry.effective_dimension(units, centred=centred) == pytest.approx((s**2).sum() ** 2 / (s**4).sum())
-    few = geometry.sampled(store, count=50)
+    owners, few = geometry.sampled(store, count=50)
     assert len(np.unique(few, axis=0)) == 50
-    np.testing.assert_array_equal(few, geometry.sampled(store, count=50))
+    for one, two in zip((owners, few), geometry.sampled(store, count=50), strict=True):
+        np.testing.assert_array_equal(one, two)
     np.testing.assert_allclose(np.linalg.norm(few, axis=1), 1)
+    for owner, unit in zip(owners, few, strict=True):
+        own = store.vectors(owner).astype(float)
+        assert (own @ unit / np.linalg.norm(own, axis=1)).max() == pytest.approx(1)
+
+
+def test_what_documents_give_to_the_mean_cosine(tmp_path: Path) -> None:
+    """Its mean is the mean cosine; its spread that of the mean cosine where documents are left out, each in turn."""
+    rng = np.random.default_rng(8)
+    leaning = [v + np.float16(rng.normal(0.15, 0.1)) for v in unit_vectors(rng, 400, 16)]
+    store = write_store(tmp_path, leaning, shard=100)
+    owners, units = geometry.sampled(store, count=1200)
+    documents, tokens, cosines, values = geometry.by_document(owners, units)
+    whole = geometry.mean_cosine(units)
+    assert np.average(cosines, weights=tokens) == pytest.approx(whole)
+    assert values.mean() == pytest.approx(whole)
+    pairs = units @ units.T
+    for document, count, cosine in list(zip(documents, tokens, cosines, strict=True))[:20]:
+        own = owners == document
+        assert count == own.sum()
+        assert cosine == pytest.approx((pairs[own].sum() - count) / (count * (len(units) - 1)))
+    without = np.array([geometry.mean_cosine(units[owners != document]) for document in documents])
+    jackknife = np.sqrt((len(documents) - 1) * without.var())
+    assert values.std(ddof=1) / np.sqrt(len(documents)) == pytest.approx(jackknife, rel=0.02)
 
 
 def test_geometry_of_known_shapes() -> None:
@@ -226,7 +272,11 @@ def test_the_figures_repeat_byte_for_byte(tmp_path: Path) -> None:
         token_rates({"gold": {"a": flat}, "lexical": {"a": flat}}, "title", tmp_path / f"{name}-rates")
         candidate_shares({"a": [(1, 0.1), (8, 0.4)], "b": [(1, 0.2)]}, "title", tmp_path / f"{name}-shares")
         imputation_bars({"a": {"min": 0.3, "zero": 0.0}}, "nDCG@10", "title", tmp_path / f"{name}-bars")
-    for suffix in (f"{what}.{kind}" for what in ("", "-rates", "-shares", "-bars") for kind in ("png", "svg", "pdf")):
+        fast = {"plaid": {"a": (0.5, 20.0), "b": (0.7, 9.0)}, "warp": {"a": (0.5, 400.0)}}
+        anisotropy_and_speed({"mean cosine": fast, "dimension": fast}, "title", tmp_path / f"{name}-fast")
+    for suffix in (
+        f"{what}.{kind}" for what in ("", "-rates", "-shares", "-bars", "-fast") for kind in ("png", "svg", "pdf")
+    ):
         first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("one", "two"))
         assert first == second
         assert len(first) > 4000
@@ -275,6 +325,26 @@ def test_analyze_distribution(cli: Cli, home: Path) -> None:
     assert (exact["engine"], scann["engine"]) == ("exact", "scann")
     assert float(exact["empty slots"]) == 0
     assert 0 < float(scann["empty slots"]) < 1  # half of the leaves do not hold 1,000 tokens
+    owner = stores["queries"].document_of
+    units = read_curve(folder / "units.csv", "exact")
+    assert [row["unit"] for row in units] == stores["queries"].ids
+    for query, row in enumerate(units):
+        assert int(row["scores"]) == best[owner == query].size
+        assert float(row["own sd"]) == pytest.approx(best[owner == query].std(dtype=float), abs=1e-6)
+    # A query's part in the pooled sd: their mean is it, and leaving a query out moves it by that query's part.
+    part = np.array([float(row["sd"]) for row in units])
+    assert part.mean() == pytest.approx(float(exact["sd"]))
+    without = np.array([best[owner != query].std(dtype=float) for query in range(len(units))])
+    assert np.corrcoef(part, -without)[0, 1] > 0.999
+    assert np.polyfit(part, without, 1)[0] == pytest.approx(-1 / len(units), rel=0.1)
+    # All scores' moments are those of the queries' own, put together.
+    counts, means, deviations = (
+        np.array([float(row[name]) for row in read_curve(folder / "units.csv", "scann")])
+        for name in ("scores", "mean", "own sd")
+    )
+    assert float(scann["mean"]) == pytest.approx(np.average(means, weights=counts))
+    square = np.average(deviations**2 + means**2, weights=counts)
+    assert float(scann["sd"]) == pytest.approx(np.sqrt(square - np.average(means, weights=counts) ** 2))
     for engine in ("exact", "scann"):
         curve = read_curve(folder / "density.csv", engine)
         area = np.trapezoid([float(row["density"]) for row in curve], [float(row["score"]) for row in curve])
@@ -298,13 +368,17 @@ def test_analyze_tokens(cli: Cli, home: Path, collections: Path) -> None:
     order = np.argsort(-similarities(queries, documents)[text], axis=1, kind="stable")[:, :300]
     owners = [queries.ids[number] for number in queries.document_of[text]]
     found = documents.document_of[order]
-    gold = np.array(
-        [[(q, documents.ids[d]) in relevant for d in row] for q, row in zip(owners, found, strict=True)]
-    ).mean(axis=0)
-    lexical = (documents.vocabulary_ids(order) == words[text][:, None]).mean(axis=0)
+    golden = np.array([[(q, documents.ids[d]) in relevant for d in row] for q, row in zip(owners, found, strict=True)])
+    same = documents.vocabulary_ids(order) == words[text][:, None]
     row = rows[1]
     assert (int(row["query tokens"]), int(row["removed"])) == (text.sum(), (~text).sum())
-    for name, rate in (("gold", gold), ("lexical", lexical)):
+    units = [line for line in read_curve(folder / "units.csv") if line["model"] == "xtr_k128"]
+    assert [unit["unit"] for unit in units] == queries.ids
+    for name, there in (("gold", golden), ("lexical", same)):
+        rate = there.mean(axis=0)
+        for unit in units:
+            own = there[np.array(owners) == unit["unit"]].mean()
+            assert float(unit[f"{name}@mean"]) == pytest.approx(own, abs=0.005)
         for rank in (1, 10, 100, 300):  # copies of a word can tie, and then stand either way
             assert float(row[f"{name}@{rank}"]) == pytest.approx(rate[rank - 1], abs=0.02)
         assert float(row[f"{name}@mean"]) == pytest.approx(rate.mean(), abs=0.001)
@@ -316,7 +390,7 @@ def test_analyze_tokens(cli: Cli, home: Path, collections: Path) -> None:
 
 
 def test_analyze_geometry(cli: Cli, home: Path) -> None:
-    _, rows, stores = run(cli, home, "geometry", "analyze.models=[untrained,xtr_k128]")
+    folder, rows, stores = run(cli, home, "geometry", "analyze.models=[untrained,xtr_k128]")
     vectors = stores["documents"].take(np.arange(stores["documents"].tokens)).astype(float)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = vectors @ vectors.T
@@ -324,6 +398,10 @@ def test_analyze_geometry(cli: Cli, home: Path) -> None:
     row = rows[1]
     assert int(row["tokens"]) == len(vectors) < 5000
     assert float(row["mean cosine"]) == pytest.approx(cosines[~np.eye(len(vectors), dtype=bool)].mean())
+    units = read_curve(folder / "units.csv")
+    assert [unit["unit"] for unit in units] == 2 * stores["documents"].ids
+    for own, line in zip((units[:40], units[40:]), rows, strict=True):
+        assert np.mean([float(unit["mean cosine"]) for unit in own]) == pytest.approx(float(line["mean cosine"]))
     rng = np.random.default_rng(0)
     for name, centre in (("effective dimension", False), ("effective dimension, centred", True)):
         draws = []
@@ -361,7 +439,7 @@ def make_here(home: Path, collections: Path, monkeypatch: pytest.MonkeyPatch) ->
         own = ("analyze.models=[xtr_k128]", "analyze.resamples=200", *words)
         plan = pipeline.plan_analysis([f"analyze.name={name}", *TINY, *own])
         folder, done = pipeline.run_analysis(plan)
-        assert len(plan.spec.upstream) == len(plan.cells)  # no cell stands for another
+        assert len(plan.spec.upstream) == sum(1 + len(cell.also) for cell in plan.cells)  # none stands for another
         folders = {cell.setting: dict(made) for cell, made in zip(plan.cells, done.folders, strict=True)}
         for suffix in ("csv", "md", "txt"):
             assert (folder / f"table.{suffix}").stat().st_size > 200
@@ -428,6 +506,45 @@ def test_analyze_candidates(cli: Cli, home: Path) -> None:
     assert (float(everything["documents"]), float(everything["share"])) == (40, 1)
     assert float(everything["centroids"]) == int(everything["of centroids"]) == len(lists.centroids)
     assert {"candidates.png", "candidates.svg"} <= {path.name for path in folder.iterdir()}
+
+
+def test_both_engines_have_as_many_centroids(collections: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XTRREP_DATA", str(collections))
+    words = ["analyze.name=anisotropy_speed", *TINY, "model.source=untrained"]
+
+    def planned(*more: str) -> list[tuple[object, ...]]:
+        plans = pipeline.plan_analysis([*words, *more]).plans
+        return [tuple(p.cfg.index[key] for key in ("engine", "num_partitions", "nprobe")) for p in plans]
+
+    bound = "index.num_partitions=64"
+    assert planned("index=plaid", bound, "index.nprobe=4") == [("plaid", 64, 4), ("warp", 64, 32)]
+    assert planned("index=warp", bound, "index.nprobe=4") == [("plaid", 64, 8), ("warp", 64, 4)]
+
+
+def test_analyze_anisotropy_speed(make_here: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "measure", latency._work)  # in this process: what is read of it is the point here
+    words = ("latency.max_queries=5", "latency.repeats=2", "index=plaid", "index.num_partitions=64")
+    made = make_here("anisotropy_speed", "analyze.models=[untrained,xtr_k128]", *words)
+    pairs = [(model, engine) for model in ("untrained", "xtr_k128") for engine in ("plaid", "warp")]
+    assert [(row["model"], row["engine"]) for row in made.rows] == pairs
+    speeds = {}
+    for row, plan in zip(made.rows, made.plan.plans, strict=True):
+        folders = {step.stage.name: step.folder for step in plan.steps}
+        assert np.load(next(folders["index"].glob("**/centroids.npy"))).shape[0] == 64
+        speeds[row["model"], row["engine"]] = json.loads((folders["latency"] / "latency.json").read_text())["qps"]
+        store = Store.open(folders["documents"])
+        vectors = store.take(np.arange(store.tokens)).astype(float)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        cosines = (vectors @ vectors.T)[~np.eye(len(vectors), dtype=bool)]
+        assert float(row["mean cosine"]) == pytest.approx(cosines.mean())
+        _, few = geometry.sampled(store, count=1000)
+        s = np.linalg.svd(few - few.mean(axis=0), compute_uv=False)
+        assert float(row["effective dimension, centred"]) == pytest.approx((s**2).sum() ** 2 / (s**4).sum(), rel=0.05)
+    for row in made.rows:
+        speed = speeds[row["model"], row["engine"]]
+        assert float(row["queries/s"]) == speed > 0
+        assert float(row["queries/s, untrained = 1"]) == pytest.approx(speed / speeds["untrained", row["engine"]])
+    assert {"anisotropy_speed.png", "anisotropy_speed.svg"} <= {path.name for path in made.folder.iterdir()}
 
 
 def test_candidates_are_what_a_loop_counts(tmp_path: Path) -> None:
@@ -568,6 +685,7 @@ def test_analyze_determinism(make_here: Callable[..., Made]) -> None:
     ("analysis", "words", "fault"),
     [
         (candidates, ["index=scann"], "analysis of PLAID"),
+        (anisotropy_speed, ["index=scann"], "is neither"),
         (determinism, ["index=warp"], "analysis of PLAID"),
         (imputation, ["index=plaid"], "ranks documents by itself"),
         (rerank, ["index=bm25"], "ranks documents by itself"),

@@ -17,7 +17,6 @@ from xtrrep.claims import (
     HELD_OUT,
     INCONCLUSIVE,
     NOT_RUN,
-    ONE_NUMBER,
     SAME,
     SUPPORTED,
     Claim,
@@ -83,14 +82,17 @@ def test_seeds_widen_the_interval_where_they_differ() -> None:
     assert paired_over_seeds(spread, zero, resamples=RESAMPLES) == two
 
 
-def test_one_number_a_model_has_no_interval_until_there_are_seeds() -> None:
-    alone = paired_over_seeds([[0.7]], [[0.5]])
-    assert (alone.mean, alone.p, alone.queries) == (pytest.approx(0.2), 1.0, 1)
-    assert math.isinf(alone.low)
-    assert math.isinf(alone.high)
-    seeds = paired_over_seeds([[0.7], [0.8], [0.9]], [[0.5], [0.5], [0.5]], resamples=RESAMPLES)
-    assert (seeds.low, seeds.high) == pytest.approx((0.2, 0.4))
-    assert seeds.p == pytest.approx(2 / 2**3)
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_one_query_says_nothing_under_however_many_seeds(seeds: int) -> None:
+    plus, minus = np.full((seeds, 1), 0.9), np.full((seeds, 1), 0.1)
+    alone = paired_over_seeds(plus, minus, resamples=RESAMPLES)
+    assert (alone.mean, alone.p, alone.queries) == (pytest.approx(0.8), 1.0, 1)
+    assert (alone.low, alone.high) == (-math.inf, math.inf)
+    assert ratio_over_seeds(plus, minus, resamples=RESAMPLES).mean == pytest.approx(9)
+    for claim in (above(), made(within=(-1.0, 1.0)), made(statistic="ratio", within=(0.99, math.inf))):
+        assert judged(claim, plus, minus).verdict == INCONCLUSIVE
+    shown = claims.table(compose([]), [judged(above(), plus, minus)], []).rows[0]
+    assert shown[4:7] == [pytest.approx(0.8), None, None]
 
 
 def test_ratio_of_means() -> None:
@@ -168,20 +170,13 @@ def test_at_least_99_percent(kept: float, verdict: str) -> None:
     assert claim.expected == "≥ 0.99"
 
 
-def test_one_number_a_model_is_at_most_inconclusive() -> None:
-    for claim in (above(), made(within=(-1.0, 1.0))):
-        found = judged(claim, np.array([[0.9]]), np.array([[0.1]]))
-        assert (found.verdict, found.note, found.p) == (INCONCLUSIVE, ONE_NUMBER, None)
-
-
 def test_the_correction_is_over_the_tests_that_were_made() -> None:
-    """Equivalence, one number and what did not run are no part of the family."""
-    family = [above(name="a"), above(name="b"), made("c", within=(-1.0, 1.0)), above(name="d"), above(name="e")]
+    """Equivalence and what did not run are no part of the family."""
+    family = [above(name="a"), above(name="b"), made("c", within=(-1.0, 1.0)), above(name="d")]
     effects = {name: Difference(0.1, 0.05, 0.15, 0.03, 100) for name in "abc"}
-    effects["d"] = Difference(0.1, -math.inf, math.inf, 1.0, 1)
-    found = judge(family, effects, {"e": "no teacher"}, dict.fromkeys("abcd", ("run",)))
-    assert [r.p for r in found] == [0.06, 0.06, None, None, None]
-    assert [r.verdict for r in found] == [INCONCLUSIVE, INCONCLUSIVE, SUPPORTED, INCONCLUSIVE, NOT_RUN]
+    found = judge(family, effects, {"d": "no teacher"}, dict.fromkeys("abc", ("run",)))
+    assert [r.p for r in found] == [0.06, 0.06, None, None]
+    assert [r.verdict for r in found] == [INCONCLUSIVE, INCONCLUSIVE, SUPPORTED, NOT_RUN]
     assert found[-1].note == "no teacher"
     alone = judge(family[:1], effects, {}, {"a": ("run",)})
     assert (alone[0].p, alone[0].verdict) == (0.03, SUPPORTED)
@@ -279,6 +274,7 @@ FAULTY = {
     f"{HEAD}claims: [{SOUND.replace('plus: [a], minus: [b], ', '')}]": "has no plus",
     f"{HEAD}claims: [{SOUND.replace('above', 'above, statistic: median')}]": "no statistic 'median'",
     f"{HEAD}claims: [{SOUND.replace('above', 'above, needs: {scale: paper}')}]": "needs and why",
+    f"{HEAD}claims: [{SOUND.replace('above', 'above, analysis: candidates')}]": "'candidates' with values by unit",
 }
 
 
@@ -354,13 +350,85 @@ def test_a_claim_that_cannot_run_stops_no_other(tmp_path: Path, monkeypatch: pyt
     assert found["quality"].effect is not None
     assert found["quality"].effect.mean == pytest.approx(0.2, abs=0.03)
     assert found["quality"].runs == tuple(f"evaluate-{cell}-{seed}" for cell in "ab" for seed in (1, 2))
-    assert "different queries" in found["uneven"].note
+    assert "not over the same queries" in found["uneven"].note
     assert found["lacking"].note == "lost: no teacher here"
     shown = claims.table(base, list(found.values()), [])
     text = shown.terminal()
     assert "seeds, then queries" in text
     assert "not of retraining" not in text
     assert "—" in text
+
+
+# --- claims on analyses ---------------------------------------------------------------------------------------------
+
+VALUES = {"geometry": "mean cosine", "tokens": "gold@mean", "distribution": "sd"}  # as configs/claims.yaml reads them
+UNITS = [f"u{number}" for number in range(119)] + ["NA"]
+
+
+def write_units(folder: Path, value: str, models: Mapping[str, np.ndarray], order: int = 0) -> Path:
+    """A finished analysis' units.csv, its rows in any order."""
+    folder.mkdir(parents=True)
+    rows = [(name, unit, v) for name, values in models.items() for unit, v in zip(UNITS, values.tolist(), strict=True)]
+    np.random.default_rng(order).shuffle(rows)
+    (folder / "units.csv").write_text("".join(f"{a},exact,{b},{c}\n" for a, b, c in [("model", "unit", value), *rows]))
+    return folder
+
+
+def test_units_become_grids_of_seeds_and_units(tmp_path: Path) -> None:
+    claim = above(analysis="tokens", value="gold@mean")
+    values = {seed: {name: noise(120, seed=10 * seed + at) for at, name in enumerate("abc")} for seed in (1, 2)}
+    folders = [write_units(tmp_path / str(seed), "gold@mean", values[seed], order=seed) for seed in (1, 2)]
+    grids = claims._read_analysis(claim, folders)
+    assert set(grids) == {"a", "b"}
+    lines = (folders[0] / "units.csv").read_text().splitlines()
+    order = [UNITS.index(line.split(",")[2]) for line in lines if line.startswith("a,")]
+    for name, grid in grids.items():
+        np.testing.assert_array_equal(grid, [values[seed][name][order] for seed in (1, 2)])
+    lines = (folders[1] / "units.csv").read_text().splitlines()
+    for text, fault in (
+        ("\n".join(lines[:-1]), "not over the same"),
+        ("\n".join([*lines, lines[-1]]), "once for every unit"),
+        ("\n".join([*lines[:-1], lines[-1].rpartition(",")[0] + ","]), "once for every unit"),
+        ("\n".join(lines).replace("gold@mean", "gold@1", 1), "no column 'gold@mean'"),
+    ):
+        (folders[1] / "units.csv").write_text(text)
+        with pytest.raises(DataError, match=fault):
+            claims._read_analysis(claim, folders)
+
+
+@pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
+def test_analyses_are_tested_over_units_and_shuffled_labels_find_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: tuple[int, ...]
+) -> None:
+    """Model a is above b in every analysis. With the two names swapped by chance, unit by unit, no claim is left."""
+    sound = [above(name=f"{at}", analysis=name, value=VALUES[name]) for at, name in enumerate([*VALUES] * 4)]
+    family = claims.Family("demo", {}, {}, (), tuple(sound))
+    base = compose([f"claims.seeds=[{','.join(map(str, seeds))}]", f"claims.resamples={RESAMPLES}"])
+
+    def verdicts(where: str, swap: float) -> list[claims.Result]:
+        made_of = {}
+        for claim in sound:
+            difficulty = noise(120, seed=int(claim.id))
+            for seed in seeds:
+                rng = np.random.default_rng([int(claim.id), seed])
+                a, b = difficulty + 0.55 + rng.normal(0, 0.05, 120), difficulty + 0.5 + rng.normal(0, 0.05, 120)
+                other = rng.random(120) < swap
+                models = {"a": np.where(other, b, a), "b": np.where(other, a, b)}
+                folder = write_units(tmp_path / where / f"{claim.id}-{seed}", claim.value, models)
+                made_of[claim.id, seed] = SimpleNamespace(folder=folder, spec=SimpleNamespace(fingerprint=folder.name))
+        monkeypatch.setattr(claims, "plan", lambda *args, **options: Plans({}, made_of, {}, {}))
+        monkeypatch.setattr(claims.pipeline, "run_analysis", lambda whole: (whole.folder, None))
+        return claims.measure(family, base, [])
+
+    true = verdicts("true", 0.0)
+    assert {r.verdict for r in true} == {SUPPORTED}
+    assert [r.note for r in true[:3]] == ["over documents", "over queries", "over queries"]
+    assert true[1].runs == tuple(f"1-{seed}" for seed in seeds)
+    assert true[0].effect is not None
+    assert true[0].effect.mean == pytest.approx(0.05, abs=0.02)
+    assert true[0].effect.queries == 120
+    assert {r.verdict for r in verdicts("shuffled", 0.5)} == {INCONCLUSIVE}
+    assert "the effect is of the mean over them" in claims.table(base, true, []).terminal()
 
 
 def read(path: Path) -> Sequence[Mapping[str, str]]:
@@ -370,16 +438,22 @@ def read(path: Path) -> Sequence[Mapping[str, str]]:
 
 def test_claims_as_a_user_would(cli: Cli) -> None:
     """Two models trained small, a claim of each kind, and one that needs another collection."""
-    only = [f"--only={name}" for name in ("colbert_keeps_quality", "xtr_fewer_candidates", "self_match")]
+    names = ("colbert_keeps_quality", "xtr_fewer_candidates", "xtr_less_anisotropic", "self_match")
+    only = [f"--only={name}" for name in names]
     done = cli("claims", *TINY, "claims.resamples=200", *only, "--json")
     made = json.loads(done.stdout)
     rows = {row["claim"]: row for row in made["claims"]}
-    kept, fewer, needy = (rows[name.removeprefix("--only=")] for name in only)
+    kept, fewer, narrow, needy = (rows[name] for name in names)
     assert kept["95 % low"] <= kept["effect"] <= kept["95 % high"]
     assert kept["p (Holm)"] is None
     assert 0 < fewer["p (Holm)"] <= 1
-    assert {kept["verdict"], fewer["verdict"]} <= {SUPPORTED, CONTRADICTED, INCONCLUSIVE}
+    assert {row["verdict"] for row in (kept, fewer, narrow)} <= {SUPPORTED, CONTRADICTED, INCONCLUSIVE}
     assert len(fewer["runs"].split()) == 2
+    assert narrow["note"] == "over documents"
+    assert narrow["95 % low"] < narrow["effect"] < narrow["95 % high"]
+    (analysis,) = Path(made["folder"]).parents[1].glob(f"analyze/*{narrow['runs']}/table.csv")
+    cosine = {row["model"]: float(row["mean cosine"]) for row in read(analysis)}
+    assert narrow["effect"] == pytest.approx(cosine["xtr_k128"] - cosine["colbert"])
     assert (needy["verdict"], needy["effect"]) == (NOT_RUN, None)
     assert "beir/arguana" in needy["note"]
     assert any("not of retraining" in note for note in made["notes"])

@@ -114,6 +114,14 @@ def append(name: str, line: str | bytes) -> Callable[[Path], None]:
         (append("qrels/test.tsv", "q1 d1 1"), r"test\.tsv:5: 1 fields instead of"),
         (append("qrels/test.tsv", "q1\t0\td1\t1"), r"test\.tsv:5: 4 fields instead of"),
         (append("qrels/test.tsv", "q1\td1\t1.0"), r"test\.tsv:5: the grade '1\.0' is not an integer"),
+        (append("qrels/test.tsv", "q1\td1\t1_0"), r"test\.tsv:5: the grade '1_0' is not an integer"),
+        (append("qrels/test.tsv", "q1\td1\t\x1f1"), r"test\.tsv:5: the grade '\\x1f1' is not an integer"),
+        (append("qrels/test.tsv", "q1\td1\t1000001"), r"test\.tsv:5: the grade 1000001 is out of range"),
+        (append("qrels/test.tsv", "q1\td1\0x\t1"), r"test\.tsv:5: the id 'd1\\x00x' has a NUL"),
+        (append("corpus.jsonl", '{"_id": "a b", "text": "y"}'), r"corpus\.jsonl:5: the id 'a b' has white space"),
+        (append("corpus.jsonl", '{"_id": "x", "text": "\\ud800"}'), r"corpus\.jsonl:5: 'text' has half of a surrogate"),
+        (append("corpus.jsonl", "[" * 100000), r"corpus\.jsonl:5: not JSON"),
+        (append("corpus.jsonl", '{"_id": ' + "9" * 5000 + "}"), r"corpus\.jsonl:5: not JSON"),
         (append("qrels/test.tsv", "q7\td1\t1\nq8\td1\t1"), r"judges 2 queries that have no text .* the first is 'q7'"),
     ],
 )
@@ -160,6 +168,21 @@ def test_truncated_gzip(beir: Path) -> None:
     (beir / "corpus.jsonl.gz").write_bytes(whole[:-12])
     with pytest.raises(DataError, match="broken gzip"):
         check(read(beir))
+
+
+def test_a_damaged_gzip_names_the_file(beir: Path) -> None:
+    whole = bytearray(gzip.compress((beir / "corpus.jsonl").read_bytes(), mtime=0))
+    (beir / "corpus.jsonl").unlink()
+    for at in range(10, len(whole) - 8):  # the deflated part: some damage is a zlib error and no gzip error
+        (beir / "corpus.jsonl.gz").write_bytes(bytes([*whole[:at], whole[at] ^ 0xFF, *whole[at + 1 :]]))
+        with pytest.raises(DataError, match=r"corpus\.jsonl\.gz"):
+            check(read(beir))
+
+
+def test_a_query_called_query_is_no_header(beir: Path) -> None:
+    append("queries.jsonl", '{"_id": "query", "text": "y"}')(beir)
+    (beir / "qrels" / "test.tsv").write_text("query\td1\t2\nq2\t2\t1\n")
+    assert set(read(beir).qrels) == {"query", "q2"}
 
 
 def test_first_line_of_headerless_qrels_is_kept(beir: Path) -> None:

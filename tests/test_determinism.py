@@ -151,7 +151,8 @@ def unnamed_encodings(source: str) -> list[str]:
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
         texts = name == "open" and (not node.args or (modes and "b" not in modes[-1]))
-        if name in ("read_text", "write_text") or texts:
+        named = len(node.args) > {"read_text": 0, "write_text": 1}.get(name, 99)  # the encoding, by its place
+        if (name in ("read_text", "write_text") and not named) or texts:
             found.append(f"{node.lineno}: {ast.unparse(node)}")
     return found
 

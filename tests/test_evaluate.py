@@ -1,5 +1,6 @@
 """Measures from a run file: three independent readers agree, on ties, missing queries and all."""
 
+import gzip
 import math
 import random
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytrec_eval
 
 from xtrrep import runfile
 from xtrrep.console import DataError, UsageError
-from xtrrep.evaluate import canonical, evaluate
+from xtrrep.evaluate import canonical, evaluate, read_by_query
 from xtrrep.significance import paired
 
 Qrels = dict[str, dict[str, int]]
@@ -107,6 +108,49 @@ def test_refusals(tmp_path: Path) -> None:
         evaluate({"q": {"d": 1}}, {"other": [("d", 1.0)]}, ["nDCG@10"])
 
 
+@pytest.mark.parametrize("id", ["a\0b", "\ud800"])
+def test_ids_that_trec_eval_ends_early_or_dies_of_never_reach_it(id: str, tmp_path: Path) -> None:
+    """pytrec_eval takes "a\\0x" and "a\\0y" for one document, and aborts the process at two such queries."""
+    for qrels, run in (
+        ({"q": {id: 1}}, {"q": [("d", 1.0)]}),
+        ({"q": {"d": 1}}, {"q": [(id, 1.0)]}),
+        ({id: {"d": 1}, "q": {"d": 1}}, {"q": [("d", 1.0)]}),
+    ):
+        with pytest.raises(DataError, match=r"NUL|surrogate"):
+            evaluate(qrels, run, MEASURES)
+    with pytest.raises(DataError, match="cannot stand in a TREC run file"):
+        runfile.write(tmp_path / "r", {"q": [(id, 1.0)]}, "t")
+
+
+def test_grades_below_zero_count_as_zero_and_huge_ones_are_refused() -> None:
+    """pytrec_eval writes outside its memory at a negative grade, and needs eight bytes for each step of the largest."""
+    run = {f"q{n}": [(f"d{m}", float(-m)) for m in range(12)] for n in range(3)}
+    for seed in range(200):
+        rng = random.Random(seed)
+        qrels = {q: {f"d{rng.randrange(12)}": rng.randint(-9, 1) for _ in range(5)} for q in run}
+        clipped = {q: {d: max(0, grade) for d, grade in row.items()} for q, row in qrels.items()}
+        assert evaluate(qrels, run, MEASURES).equals(evaluate(clipped, run, MEASURES))
+    with pytest.raises(DataError, match="'q0' has a grade beyond 1,000,000"):
+        evaluate({"q0": {"d": 2**31}}, run, MEASURES)
+
+
+@pytest.mark.parametrize("score", ["1e39", "-1e39", "nan", "1_0"])
+def test_a_score_that_no_float32_holds_is_refused_with_its_line(score: str, tmp_path: Path) -> None:
+    (tmp_path / "r").write_text(f"q Q0 d 1 0.5 t\n\nq Q0 e 2 {score} t\n")
+    with pytest.raises(DataError, match="r:3: the score"):
+        runfile.read(tmp_path / "r")
+
+
+def test_a_run_file_with_bom_crlf_and_in_gzip(tmp_path: Path) -> None:
+    raw = b"\xef\xbb\xbfq Q0 d 1 0.5 t\r\nq Q0 \xc3\xa9 2 0.25 t"
+    (tmp_path / "r").write_bytes(raw)
+    (tmp_path / "r.gz").write_bytes(gzip.compress(raw))
+    assert runfile.read(tmp_path / "r") == runfile.read(tmp_path / "r.gz") == {"q": [("d", 0.5), ("é", 0.25)]}
+    (tmp_path / "r").write_bytes(b"q Q0 d 1 0.5 t\nq Q0 \xe9 2 0.25 t\n")
+    with pytest.raises(DataError, match="r:2: not UTF-8"):
+        runfile.read(tmp_path / "r")
+
+
 def test_canonical_names() -> None:
     assert [canonical(m) for m in MEASURES] == ["nDCG@10", "R@100", "RR@10", "Success@5"]
 
@@ -125,3 +169,11 @@ def test_paired_difference() -> None:
         paired([1.0], [1.0, 2.0])
     with pytest.raises(DataError, match="finite"):
         paired([1.0, float("nan")], [1.0, 2.0])
+
+
+def test_a_query_id_is_a_text_whatever_it_says(tmp_path: Path) -> None:
+    (tmp_path / "per_query.csv").write_text("query,nDCG@10,other\nNA,0.5,\nnan,1.0,2\n007,0.25,3\n")
+    found = read_by_query(tmp_path / "per_query.csv")
+    assert list(found.index) == ["NA", "nan", "007"]
+    assert list(found["nDCG@10"]) == [0.5, 1.0, 0.25]
+    assert found["other"].isna().tolist() == [True, False, False]

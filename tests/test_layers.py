@@ -10,12 +10,14 @@ PACKAGE = ROOT / "xtrrep"
 # DESIGN: a module imports only from what stands to its left. The leading `console` is below the two it shares a place
 # with there, since both raise its errors; `vectors` (stores of vectors made elsewhere) follows `encode`; `explain`
 # (one query and document, drawn with what `report` has) follows `report`; `export`, `preflight` (plans and checks for
-# the command line) and `api` (what the command line is written on) stand before `cli`.
+# the command line) and `api` (what the command line is written on) stand before `cli`. `hashes` and `locks` carry
+# `artifacts`; `verify` and `gc`, over all artifacts, need no more than the folders that `config` names.
 ORDER = [
     "console",
     "registry",
     "hashes",
     "locks",
+    "yamlfile",
     "artifacts",
     "ranks",
     "config",

@@ -392,6 +392,7 @@ def test_a_large_report_names_what_it_leaves_out(tmp_path: Path, monkeypatch: py
         def write(out: Path) -> dict[str, Any]:
             (out / "table.csv").write_text(f"model,nDCG@10\na{seed},0.5\n")
             (out / "raw.csv").write_text("x\n" + "1\n" * size)
+            (out / "units.csv").write_text("unit\n" + "1\n" * 60_000)
             (out / "f.svg").write_text(f"<svg>{seed}{' ' * 30_000}</svg>")
             return {}
 
@@ -406,6 +407,7 @@ def test_a_large_report_names_what_it_leaves_out(tmp_path: Path, monkeypatch: py
     assert "Its figures are left out" in text
     assert "large: analyze/large" in text[text.index("Left out") :]
     assert "a2" not in text[: text.index("Left out")]
+    assert "units.csv" not in text
     assert sum(p.stat().st_size for p in path.parent.rglob("*") if p.is_file()) < html.LIMIT_BYTES
 
 

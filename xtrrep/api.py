@@ -124,7 +124,7 @@ def encode_texts(
     from xtrrep.model.encoder import resolve_precision
 
     if task not in ("document", "query"):
-        raise UsageError(f"task={task!r}", hint='"document" or "query"')
+        raise UsageError(f"task={task!r} is no task", hint='"document" or "query"')
     if not texts:
         raise DataError("there are no texts to encode")
     device = str(model.device)
@@ -217,7 +217,7 @@ def search(
             raise UsageError(f"{name} must be at least 1, got {value}")
     if index.engine.kind == "token":
         if scoring not in ("xtr", "colbert"):
-            raise UsageError(f"scoring={scoring!r}", hint='"xtr" or "colbert"')
+            raise UsageError(f"scoring={scoring!r} is no way to score", hint='"xtr" or "colbert"')
         imputations.get(imputation)
         k_prime = k_prime or (40000 if scoring == "xtr" else 4000)
         setting = Setting(scoring, k_prime, imputation if scoring == "xtr" else "none", top_k, rerank=rerank)

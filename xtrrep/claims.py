@@ -8,7 +8,7 @@
     claims      a list of
         id, says, where     the statement in our words, and where the study makes it
         value               what is read of every query: a measure, `seconds` or `candidates`; with `analysis`: a column
-                            of that analysis' table.csv, one number a model
+                            of that analysis' units.csv, by query or by document
         statistic           difference (sum of plus - sum of minus), ratio (of two means) or log_ratio (the geometric
                             mean over queries of plus / minus)
         plus, minus         cells, or bests; with `analysis`: models
@@ -30,24 +30,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from xtrrep import artifacts, pipeline
 from xtrrep import config as configs
+from xtrrep.analyze import UNITS, analyses
 from xtrrep.artifacts import Spec
 from xtrrep.config import Config, Source
 from xtrrep.console import MISSING, OK, DataError, UsageError, XtrrepError, say, suggest
-from xtrrep.evaluate import parse
+from xtrrep.evaluate import parse, read_by_query
 from xtrrep.report.table import Table
 from xtrrep.reproduce import carry_out, record_folder, recorded_root, write_table
 from xtrrep.significance import Difference, holm, paired_over_seeds, ratio_over_seeds
-from xtrrep.study import check_keys
+from xtrrep.yamlfile import check_keys, need_list, need_mapping, read_yaml, words_in
 
 if TYPE_CHECKING:
     import pandas
     from numpy.typing import NDArray
 
-    Grid = NDArray[np.float64]  # (S, Q): one cell's value by training seed and query
+    Grid = NDArray[np.float64]  # (S, Q): one cell's value by training seed and query, or another unit of an analysis
 
 ALPHA = 0.05
 SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_RUN = "supported", "contradicted", "inconclusive", "not run"
@@ -55,7 +55,6 @@ DIFFERENCE, RATIO, LOG_RATIO = STATISTICS = ("difference", "ratio", "log_ratio")
 ABOVE, BELOW = DIRECTIONS = ("above", "below")
 HELD_OUT, SAME = CHOSEN = ("held_out", "same")
 STAGE_OF = {"seconds": "latency", "candidates": "retrieve"}  # whose CSV holds a value; a measure is of `evaluate`
-ONE_NUMBER = "no interval: one number a model"
 
 Key = tuple[str, str, int]  # stage to run to, cell, training seed
 
@@ -149,29 +148,26 @@ def load(scale: str, only: Sequence[str] = ()) -> Family:
 
 def parse_claims(path: Path, scale: str) -> Family:
     """As `load`, from any file."""
-    try:
-        text = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    text = read_yaml(path)
     check_keys(path, "it", text, {"numbers", "cells", "best", "claims"}, {"numbers", "cells", "claims"})
     check_keys(path, "numbers", text["numbers"], set(configs.options("scale")), {scale})
     numbers = text["numbers"][scale]
     for what, part in (("numbers", numbers), ("cells", text["cells"]), ("best", text.get("best", {}))):
-        if not isinstance(part, dict):
-            raise UsageError(f"{path}: {what} is not a mapping")
+        need_mapping(path, what, part)
+    named = {str(key): value for key, value in numbers.items()}
     cells = {}
     for name, words in text["cells"].items():
         try:
-            cells[str(name)] = tuple(str(word).format(**numbers) for word in words)
-        except (KeyError, IndexError, ValueError) as error:
+            cells[str(name)] = tuple(word.format(**named) for word in words_in(path, f"cell {name}", words))
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise UsageError(f"{path}: cell {name} names {error}, which is none of its numbers") from None
     best = {}
     for name, value in text.get("best", {}).items():
         check_keys(path, f"best {name}", value, {"of", "chosen"}, {"of", "chosen"})
-        best[str(name)] = Best(tuple(map(str, value["of"])), str(value["chosen"]))
+        best[str(name)] = Best(words_in(path, f"best {name}", value["of"]), str(value["chosen"]))
         if value["chosen"] not in CHOSEN:
             raise UsageError(f"{path}: best {name} is chosen {value['chosen']!r}", hint=f"one of: {', '.join(CHOSEN)}")
-    claims = tuple(_claim(path, value) for value in text["claims"])
+    claims = tuple(_claim(path, value) for value in need_list(path, "claims", text["claims"]))
     if len({claim.id for claim in claims}) < len(claims):
         raise UsageError(f"{path} names one claim twice")
     used = {name for claim in claims if claim.analysis is None for name in (*claim.plus, *claim.minus)}
@@ -192,13 +188,15 @@ def _claim(path: Path, value: Any) -> Claim:
         raise UsageError(f"{fault}: needs and why go together")
     if "plus" not in value and not needs:
         raise UsageError(f"{fault} has no plus, and nothing that it needs")
-    lists = {key: tuple(map(str, value.get(key, ()))) for key in ("plus", "minus", "overrides")}
+    lists = {
+        key: words_in(path, f"{key} of {value['id']}", value.get(key, [])) for key in ("plus", "minus", "overrides")
+    }
     claim = Claim(
         id=str(value["id"]),
         says=str(value["says"]),
         where=str(value["where"]),
         value=str(value["value"]),
-        analysis=value.get("analysis"),
+        analysis=None if value.get("analysis") is None else str(value["analysis"]),
         statistic=str(value.get("statistic", DIFFERENCE)),
         direction=value.get("direction"),
         within=_within(fault, value.get("within")),
@@ -213,6 +211,11 @@ def _claim(path: Path, value: Any) -> Claim:
             parse([claim.value])
         except UsageError as error:
             raise UsageError(f"{fault}: {error}", hint=error.hint) from None
+    tested = [name for name, entry in analyses.entries().items() if entry.value.units]
+    if claim.analysis not in (None, *tested):
+        raise UsageError(
+            f"{fault}: no analysis {claim.analysis!r} with values by unit", hint=suggest(str(claim.analysis), tested)
+        )
     if not claim.plus:
         return claim
     if not claim.minus or (claim.statistic == RATIO and (len(claim.plus), len(claim.minus)) != (1, 1)):
@@ -224,10 +227,14 @@ def _claim(path: Path, value: Any) -> Claim:
     return claim
 
 
+def _is_bound(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300)
+
+
 def _within(fault: str, value: Any) -> tuple[float, float] | None:
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(v, int | float | None) for v in value):
+    if not (isinstance(value, list) and len(value) == 2 and all(map(_is_bound, value))):
         raise UsageError(f"{fault}: within={value!r} is not two bounds", hint="within: [-0.005, 0.005]; null is none")
     low, high = (-math.inf if value[0] is None else value[0]), (math.inf if value[1] is None else value[1])
     if low >= high or (math.isinf(low) and math.isinf(high)):
@@ -351,22 +358,20 @@ def plan(family: Family, base: Config, extra: Sequence[str], *, require: bool) -
 
 def values_of(claim: Claim, folders: Mapping[str, Path]) -> pandas.Series[float]:
     """A run's value by query. Raises DataError where the run does not hold it."""
-    import pandas
-
     stage = STAGE_OF.get(claim.value, "evaluate")
     name = {"latency": "latency.csv", "retrieve": "candidates.csv"}.get(stage, "per_query.csv")
     column = "wall" if stage == "latency" else claim.value
-    frame = pandas.read_csv(folders[stage] / name, index_col="query", dtype={"query": str})
+    frame = read_by_query(folders[stage] / name)
     if column not in frame or frame[column].isna().any():
         raise DataError(f"{folders[stage] / name} does not give {claim.value} for every query")
     return frame[column].astype(float)
 
 
 def grid_of(series: Sequence[pandas.Series[float]], queries: Sequence[str]) -> Grid:
-    """One cell's seeds as (S, Q) in the order of `queries`. Raises DataError where they answered others."""
+    """One cell's seeds as (S, Q) in the order of `queries`. Raises DataError where theirs are others."""
     for one in series:
         if set(one.index) != set(queries):
-            raise DataError(f"its runs answer different queries ({len(one)} and {len(queries)})")
+            raise DataError(f"its runs are not over the same queries or documents ({len(one)} and {len(queries)})")
     return np.stack([one.reindex(list(queries)).to_numpy() for one in series])
 
 
@@ -403,15 +408,8 @@ def effect_of(statistic: str, plus: Sequence[Grid], minus: Sequence[Grid], resam
     return replace(found, mean=math.exp(found.mean), low=math.exp(found.low), high=math.exp(found.high))
 
 
-def has_interval(effect: Difference) -> bool:
-    """Whether more than one number a side was there to resample."""
-    return effect.queries > 1
-
-
 def verdict_of(claim: Claim, effect: Difference, p: float | None) -> str:
     """The verdict on an effect; `p` is the corrected one, None where no test was made."""
-    if not has_interval(effect):
-        return INCONCLUSIVE
     if claim.within is not None:
         low, high = claim.within
         if low <= effect.low and effect.high <= high:
@@ -429,7 +427,7 @@ def judge(
     runs: Mapping[str, tuple[str, ...]],
 ) -> list[Result]:
     """Every claim with its verdict, the superiority tests that were made corrected as one family."""
-    tested = [c.id for c in claims if c.within is None and c.id in effects and has_interval(effects[c.id])]
+    tested = [claim.id for claim in claims if claim.within is None and claim.id in effects]
     corrected = dict(zip(tested, holm([effects[name].p for name in tested]), strict=True))
     results = []
     for claim in claims:
@@ -438,7 +436,7 @@ def judge(
             results.append(Result(claim, None, None, NOT_RUN, reasons[claim.id]))
             continue
         p = corrected.get(claim.id)
-        note = "" if has_interval(effect) else ONE_NUMBER
+        note = f"over {analyses.get(claim.analysis).units}" if claim.analysis else ""
         results.append(Result(claim, effect, p, verdict_of(claim, effect, p), note, runs[claim.id]))
     return results
 
@@ -463,19 +461,25 @@ def _read_cells(
 
 
 def _read_analysis(claim: Claim, folders: Sequence[Path]) -> dict[str, Grid]:
-    """(S, 1) grids by model, from the analysis' tables, one a seed."""
+    """(S, U) grids by model over the U units of an analysis, from its folders, one a seed, all over the same units.
+
+    Raises DataError where the analysis does not hold the value, or not once for every unit.
+    """
     import pandas
 
-    frames = [pandas.read_csv(folder / "table.csv").set_index("model") for folder in folders]
-    names = list(dict.fromkeys((*claim.plus, *claim.minus)))
-    for frame in frames:
+    series: dict[str, list[pandas.Series[float]]] = {name: [] for name in (*claim.plus, *claim.minus)}
+    for path in (folder / UNITS for folder in folders):
+        # A unit may be called "NA".
+        frame = pandas.read_csv(path, dtype={"unit": str}, keep_default_na=False, na_values={claim.value: [""]})
         if claim.value not in frame:
             known = map(str, frame.columns)
-            raise DataError(
-                f"analysis {claim.analysis} has no column {claim.value!r}", hint=suggest(claim.value, known)
-            )
-    stack = np.stack([frame.loc[names, claim.value].to_numpy(float) for frame in frames])
-    return {name: stack[:, [at]] for at, name in enumerate(names)}
+            raise DataError(f"{path} has no column {claim.value!r}", hint=suggest(claim.value, known))
+        if frame.duplicated(["model", "unit"]).any() or frame[claim.value].isna().any():
+            raise DataError(f"{path} does not give {claim.value} once for every unit")
+        for name, found in series.items():
+            found.append(frame[frame["model"] == name].set_index("unit")[claim.value])
+    units = list(series[claim.plus[0]][0].index)
+    return {name: grid_of(found, units) for name, found in series.items()}
 
 
 def measure(family: Family, base: Config, extra: Sequence[str]) -> list[Result]:
@@ -518,9 +522,9 @@ def table(base: Config, results: Sequence[Result], extra: Sequence[str]) -> Tabl
     """One line a claim; what the verdicts mean stands in the footer."""
     rows: list[list[object]] = []
     for r in results:
-        effect = None if r.effect is None else r.effect.mean
-        low, high = (r.effect.low, r.effect.high) if r.effect is not None and has_interval(r.effect) else (None, None)
-        row: list[object] = [r.claim.id, r.claim.says, r.claim.effect_is, r.claim.expected, effect, low, high]
+        found = (None, None, None) if r.effect is None else (r.effect.mean, r.effect.low, r.effect.high)
+        effect = [value if value is not None and math.isfinite(value) else None for value in found]
+        row: list[object] = [r.claim.id, r.claim.says, r.claim.effect_is, r.claim.expected, *effect]
         rows.append([*row, r.p, r.verdict, r.note, " ".join(r.runs)])
     counts = {v: sum(r.verdict == v for r in results) for v in dict.fromkeys(r.verdict for r in results)}
     seeds, tested = base.claims.seeds, sum(r.p is not None for r in results)
@@ -539,11 +543,10 @@ def table(base: Config, results: Sequence[Result], extra: Sequence[str]) -> Tabl
         f"Intervals: percentile bootstrap, {base.claims.resamples:,} resamples. {spread}",
         "A ratio of nDCG@10 is of the means; of seconds and candidates the geometric mean over queries.",
     ]
-    if any(r.note == ONE_NUMBER for r in results):
-        footer.append(f"{ONE_NUMBER[0].upper()}{ONE_NUMBER[1:]}, and so inconclusive whatever it is.")
-    elif any(r.claim.analysis and r.effect for r in results):
+    if any(r.claim.analysis and r.effect for r in results):
         footer.append(
-            "An analysis gives one number a model: its seeds, not queries, are what is resampled and flipped."
+            "Of an analysis the units are what the note names, and the effect is of the mean over them; its own table "
+            "may weigh them by tokens, or pool all scores."
         )
     if extra:
         footer.append(f"with {' '.join(extra)}")

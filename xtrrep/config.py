@@ -367,6 +367,11 @@ def _split_override(text: str) -> tuple[str, str]:
             f"{text!r}: adding (+) and deleting (~) keys is refused, since it would let a typo through",
             hint=f"write {text.lstrip('+~')!r} if the key exists; `xtrrep show` lists every key",
         )
+    if "${" in text:
+        raise UsageError(
+            f"{text!r}: references (${{...}}) are refused: one to the environment would be stored with the result",
+            hint="write the value itself",
+        )
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UsageError(f"{text!r} is not a KEY=VALUE override", hint="for example retrieve.k_prime=1000")
@@ -535,7 +540,10 @@ def _check_index_types(values: Sequence[str], known: dict[str, Any]) -> None:
         key, raw = _split_override(text)
         if not key.startswith("index.") or known[key] is None:
             continue
-        value = yaml.safe_load(raw)
+        try:
+            value = yaml.safe_load(raw)
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that is none, such as 2001-99-99
+            value = raw
         wanted = type(known[key])
         if value is None:
             continue  # the engine knows whether it may be
@@ -699,7 +707,7 @@ def _find_in_files(key: str) -> str:
     """`, in configs/...` for the file that mentions the last part of a key, if one does."""
     last = key.rsplit(".", 1)[-1]
     for path in sorted(config_dir().rglob("*.yaml")):
-        if any(line.strip().startswith(f"{last}:") for line in path.read_text(encoding="utf-8").splitlines()):
+        if any(line.strip().startswith(f"{last}:") for line in path.read_text("utf-8").splitlines()):
             return f", in configs/{path.relative_to(config_dir())}"
     return ""
 

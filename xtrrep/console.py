@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 OK, DIFFER, USAGE, MISSING = 0, 1, 2, 3  # the documented exit codes
+LONGEST = 2000  # characters of a message; it may quote data, and an id may be a megabyte
 
 
 class XtrrepError(Exception):
@@ -21,8 +22,16 @@ class XtrrepError(Exception):
     exit_code = USAGE
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(_one_line(message))
+        self.hint = hint if hint is None else _one_line(hint)
+
+
+def _one_line(text: str) -> str:
+    """Line breaks, escape sequences and the like written out, and the middle of a very long text left out: what is
+    quoted from data cannot break the line, colour the terminal or fill it."""
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} [...] {text[-LONGEST // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class UsageError(XtrrepError):

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from xtrrep.artifacts import check, write_atomic, write_json
 from xtrrep.config import Encode, Precision
 from xtrrep.console import DataError, progress
+from xtrrep.data import text_fault
 from xtrrep.model.encoder import resolve_precision
 
 if TYPE_CHECKING:
@@ -135,6 +136,9 @@ def encode_batch(
     """
     import torch
 
+    for name, text in texts:
+        if fault := text_fault(name) or text_fault(text):
+            raise DataError(f"{task} {name!r} {fault}", hint="write its id and text again as UTF-8")
     dtype = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}.get(precision)
     found = []
     with torch.autocast(device.split(":")[0], dtype=dtype) if dtype else nullcontext():
@@ -178,7 +182,7 @@ class Store:
         """Open a finished store. Raises DataError when a shard is missing, cut short, or of another store."""
         manifest = check(folder, fingerprint)
         lengths = [np.load(path) for path in sorted((folder / "vectors").glob("*.doclens.npy"))]
-        ids = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
+        ids = json.loads((folder / "ids.json").read_bytes())
         flat = np.concatenate(lengths).astype(np.int64) if lengths else np.empty(0, np.int64)
         if len(ids) != len(flat):
             raise DataError(f"{folder} has {len(ids)} ids and {len(flat)} lengths", hint=f"rm -r {folder}, run again")

@@ -6,10 +6,13 @@ retrieve.py), so every provider reads the same ranking.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtrrep.console import DataError, UsageError
+from xtrrep.data import LARGEST_GRADE, RENAME, text_fault
 from xtrrep.runfile import Run
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ def parse(names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         try:
             parsed[name] = measure = ir_measures.parse_measure(name)
-        except (NameError, ValueError, SyntaxError) as error:
+        except Exception as error:  # it reads names with Python's own parser and calls what it finds: any kind
             raise UsageError(f"no measure {name!r}: {error}", hint=EXAMPLES) from None
         if not ir_measures.DefaultPipeline.supports(measure):
             raise UsageError(f"measure {name!r} cannot be computed by what is installed", hint=EXAMPLES)
@@ -43,18 +46,35 @@ def canonical(name: str) -> str:
     return str(parse([name])[name])
 
 
+def _check_names(names: Sequence[str], where: str) -> None:
+    for name in names:
+        if fault := "has a NUL character" if "\0" in name else text_fault(name):
+            raise DataError(f"the id {name!r} in the {where} {fault}", hint=RENAME)
+
+
 def evaluate(qrels: Mapping[str, Mapping[str, int]], run: Run, measures: Sequence[str]) -> pandas.DataFrame:
     """Per-query values: one row per judged query (in the order of `qrels`), one column per measure as named.
 
-    Raises DataError when a run with results holds none of the judged queries: that is a mix-up, not a score of 0.
+    Raises DataError when a run with results holds none of the judged queries: that is a mix-up, not a score of 0. Also
+    for an id, a grade or a score that trec_eval would take for another or die of.
     """
     import ir_measures
     import pandas
 
     if run and not run.keys() & qrels.keys():
         raise DataError("the run holds none of the judged queries")
+    for query, ranking in run.items():
+        _check_names([query, *(document for document, _ in ranking)], "run")
+        if not all(math.isfinite(score) for _, score in ranking):
+            raise DataError(f"the run gives query {query!r} a score that is not finite")
+    for query, grades in qrels.items():
+        _check_names([query, *grades], "judgements")
+        if any(abs(grade) > LARGEST_GRADE for grade in grades.values()):
+            raise DataError(f"query {query!r} has a grade beyond {LARGEST_GRADE:,}", hint="grades are small integers")
     parsed = parse(measures)
-    judged = [ir_measures.Qrel(q, d, grade) for q, row in qrels.items() for d, grade in row.items()]
+    # trec_eval writes outside its memory at a grade below 0. To every measure such a document is one that is not
+    # relevant, as with 0.
+    judged = [ir_measures.Qrel(q, d, max(0, grade)) for q, row in qrels.items() for d, grade in row.items()]
     scored = [ir_measures.ScoredDoc(q, d, s) for q, row in run.items() if q in qrels for d, s in row]
     values = {name: dict.fromkeys(qrels, 0.0) for name in parsed}
     names: dict[Any, list[str]] = {}
@@ -68,3 +88,12 @@ def evaluate(qrels: Mapping[str, Mapping[str, int]], run: Run, measures: Sequenc
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"computing {', '.join(parsed)} failed: {reason}", hint=EXAMPLES) from error
     return pandas.DataFrame(values).rename_axis("query")
+
+
+def read_by_query(path: Path) -> pandas.DataFrame:
+    """A CSV with a row a query, such as per_query.csv, by query id: an id is a text, `NA` or `007` included."""
+    import pandas
+
+    columns = pandas.read_csv(path, nrows=0).columns
+    empty = {name: [""] for name in columns if name != "query"}
+    return pandas.read_csv(path, index_col="query", dtype={"query": str}, keep_default_na=False, na_values=empty)

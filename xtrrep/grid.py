@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtrrep.evaluate import canonical
+from xtrrep.evaluate import canonical, read_by_query
 from xtrrep.report.table import Table
 from xtrrep.significance import holm, paired
 from xtrrep.study import QPS, Key, Reproduction
@@ -69,7 +69,5 @@ def _p(folders: Mapping[str, Path], baseline: Mapping[str, Path], measure: str) 
 
 
 def _per_query(folder: Path, measure: str) -> pandas.Series[float]:
-    import pandas
-
-    frame = pandas.read_csv(folder / "per_query.csv", index_col="query", dtype={"query": str})
+    frame = read_by_query(folder / "per_query.csv")
     return frame[next(name for name in frame.columns if canonical(name) == canonical(measure))].astype(float)

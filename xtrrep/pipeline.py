@@ -43,6 +43,7 @@ from xtrrep import config as configs
 from xtrrep.artifacts import Folders, Spec
 from xtrrep.config import Config, Loop, Source, plain
 from xtrrep.console import DataError, UsageError, say
+from xtrrep.evaluate import read_by_query
 from xtrrep.locks import at_work
 from xtrrep.meaning import device_named, engine_label, look_again, loop_of, model_needs, slug
 from xtrrep.stages.searching import one_search, retrieve_many, write_run
@@ -267,9 +268,8 @@ def plan_analysis(overrides: Sequence[str]) -> AnalysisPlan:
     }
     shown = [cfg.data.id, cfg.setup, cfg.scale, cfg.index["engine"], cfg.protocol.name, cfg.train.seed]
     described = {"analyze": plain(cfg.analyze), "shown": shown}
-    spec = Spec(
-        "analyze", f"{cfg.analyze.name}--{slug(cfg.data.id)}-{cfg.scale}-{cfg.index['engine']}", 1, described, upstream
-    )
+    label = f"{cfg.analyze.name}--{slug(cfg.data.id)}-{cfg.scale}-{cfg.index['engine']}"
+    spec = Spec("analyze", label, analysis.schema, described, upstream)
     return AnalysisPlan(cfg, cells, tuple(plans), spec, artifacts.folder_of(spec, configs.results_root()))
 
 
@@ -280,8 +280,6 @@ def _named(cell: Any) -> list[str]:
 
 def run_analysis(p: AnalysisPlan) -> tuple[Path, Done]:
     """Make or re-use every run and then the analysis; returns its folder."""
-    import pandas
-
     from xtrrep.analyze import analyses
 
     done = run(p.plans)
@@ -291,7 +289,7 @@ def run_analysis(p: AnalysisPlan) -> tuple[Path, Done]:
         done.reused.append(p.folder)
         return p.folder, done
     scores = {
-        cell: pandas.read_csv(folders["evaluate"] / "per_query.csv", index_col="query", dtype={"query": str})
+        cell: read_by_query(folders["evaluate"] / "per_query.csv")
         for cell, folders in zip(p.cells, done.folders, strict=True)
     }
     runs = {cell: q.specs["retrieve"].fingerprint for cell, q in zip(p.cells, p.plans, strict=True)}

@@ -149,7 +149,7 @@ def recorded(name: str, scale: str) -> dict[str, Any]:
     if not path.exists():
         return {"cells": {}}
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(path.read_bytes())
         return found | {"cells": dict(found["cells"])}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no record of a reproduction ({error})", hint=f"rm {path}") from None

@@ -16,9 +16,13 @@ from numpy.typing import NDArray
 
 from xtrrep.artifacts import write_atomic
 from xtrrep.console import DataError
+from xtrrep.data import RENAME, id_fault
+from xtrrep.data.folder import read_lines
 
 # query id -> [(document id, score)], best first
 Run = dict[str, list[tuple[str, float]]]
+
+LARGEST_SCORE = 1e38  # either way: a float32 holds it, with room below for ties
 
 
 def separate(scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -37,28 +41,39 @@ def write(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str) 
         for rank, (document, score) in enumerate(ranking, start=1):
             lines.append(f"{query} Q0 {document} {rank} {score:.9g} {tag}\n")
         for name in (query, *(document for document, _ in ranking)):
-            if not name or any(c.isspace() for c in name):
-                raise DataError(f"the id {name!r} cannot stand in a TREC run file: it is empty or holds white space")
+            if fault := id_fault(name):
+                raise DataError(f"the id {name!r} cannot stand in a TREC run file: it {fault}", hint=RENAME)
     write_atomic(path, lambda file: file.write("".join(lines).encode()))
 
 
 def read(path: Path) -> Run:
-    """Read a TREC run file. Raises DataError with file and line for a malformed one, or a document ranked twice."""
+    """Read a TREC run file, or one in a `.gz`.
+
+    Raises DataError with file and line for a malformed one, a score that is not finite or that no float32 holds, an id
+    as `data.id_fault` says, or a document ranked twice.
+    """
     run: Run = {}
     seen: set[tuple[str, str]] = set()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"no run file {path}") from None
-    for number, line in enumerate(text.splitlines(), start=1):
+    if not path.is_file():
+        raise DataError(f"no run file {path}", hint="a TREC run: xtrrep retrieve --out FILE leaves one")
+    for number, line in read_lines(path):
         parts = line.split()
         try:
             query, _, document, _, score, _ = parts
             value = float(score)
         except ValueError:
-            raise DataError(f"{path}:{number}: not a TREC run line: {line[:80]!r}") from None
-        if not math.isfinite(value):
-            raise DataError(f"{path}:{number}: the score {score} is no number to rank by")
+            raise DataError(
+                f"{path}:{number}: not a TREC run line: {line[:80]!r}", hint="QUERY Q0 DOCUMENT RANK SCORE TAG"
+            ) from None
+        # Python alone reads 1_000 as a number.
+        if not math.isfinite(value) or abs(value) > LARGEST_SCORE or "_" in score:
+            raise DataError(
+                f"{path}:{number}: the score {score} is no number to rank by",
+                hint=f"scores lie between -{LARGEST_SCORE:g} and {LARGEST_SCORE:g}",
+            )
+        for name in (query, document):
+            if fault := id_fault(name):
+                raise DataError(f"{path}:{number}: the id {name!r} {fault}", hint=RENAME)
         if (query, document) in seen:
             raise DataError(f"{path}:{number}: query {query!r} ranks document {document!r} twice")
         seen.add((query, document))

@@ -1,6 +1,6 @@
 """Comparisons over queries, and over training seeds: how large a difference is, and how sure.
 
-Shapes: S training seeds, Q queries, R resamples.
+Shapes: S training seeds, Q queries (or documents, or what else a value is of), R resamples.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ def paired_over_seeds(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, see
 
     Several: the bootstrap draws seeds, then queries, the same ones for every seed drawn, since every seed answered the
     same queries (Owen 2007); so the interval speaks of retraining too. p is the larger of the sign-flip test over
-    queries of the mean over seeds and of the two-sided share of that bootstrap beyond 0. Where there is one value a
-    seed (Q is 1), seeds are what is drawn and flipped. Raises DataError as `paired`.
+    queries of the mean over seeds and of the two-sided share of that bootstrap beyond 0. One query says nothing, under
+    however many seeds. Raises DataError as `paired`.
     """
     left, right = _grids(a, b)
-    if 1 in left.shape:
-        return paired(left.ravel(), right.ravel(), resamples=resamples, seed=seed)
     over_queries = paired(left.mean(axis=0), right.mean(axis=0), resamples=resamples, seed=seed)
+    if 1 in left.shape:
+        return over_queries
     means = np.concatenate([draw[0] for draw in _draws(resamples, seed, left - right)])
     low, high = np.quantile(means, [0.025, 0.975])
     tail = (min(int((means <= 0).sum()), int((means >= 0).sum())) + 1) / (len(means) + 1)
@@ -79,7 +79,7 @@ def ratio_over_seeds(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, seed
     difference = paired_over_seeds(left, right, resamples=resamples, seed=seed)
     if right.mean() <= 0:
         raise DataError(f"a ratio to a mean of {right.mean():g} says nothing")
-    if left.size < 2:
+    if left.shape[1] < 2:
         return replace(difference, mean=float(left.mean() / right.mean()))
     draws = [above / below for above, below in _draws(resamples, seed, left, right)]
     low, high = np.quantile(np.concatenate(draws), [0.025, 0.975])

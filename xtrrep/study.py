@@ -30,12 +30,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from xtrrep import config as configs
 from xtrrep.analyze import analyses
 from xtrrep.console import DataError, UsageError, XtrrepError, say, suggest
 from xtrrep.evaluate import parse
+from xtrrep.yamlfile import check_keys, need_list, need_mapping, need_number, read_yaml, words_in
 
 ALL = "all"
 QPS = "qps"
@@ -185,30 +184,26 @@ def load_all(name: str, scale: str, only: str | None) -> list[Known]:
 
 def parse_reproduction(path: Path, scale: str) -> Known:
     """As `load`, from any file."""
-    try:
-        text = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    text = read_yaml(path)
     if isinstance(text, dict) and "analysis" in text:
         return _parse_analysis(path, text, scale)
     known = {"title", "tolerance", "overrides", "columns", "means", "rows", "figure", "quality", *STAND_INS}
     check_keys(path, "it", text, known, {"title", "tolerance", "columns", "rows"})
     here, added = _stand_ins(path, text, scale, {"columns", "overrides"})
+    for what, part in (("columns", text["columns"]), ("columns of here", here.get("columns", {}))):
+        need_mapping(path, what, part)
+    need_mapping(path, "columns of a stand-in", added.get("columns", {}))
     shown_here = here.get("columns", text["columns"]) | added.get("columns", {})
     columns = tuple(_column(path, key, value) for key, value in shown_here.items())
     quoted = {_column(path, key, value).name for key, value in text["columns"].items()}
-    means = {key: tuple(map(str, value)) for key, value in text.get("means", {}).items()}
-    rows = []
-    for value in text["rows"]:
-        check_keys(path, "a row", value, {"name", "overrides", "paper", "paper_only", "baseline"}, {"name"})
-        for column in value.get("paper", {}):
-            if column not in quoted | set(means):
-                raise UsageError(f"{path}: row {value['name']!r} quotes {column!r}, which is no column")
-        if value.get("paper_only") and scale != "paper":
-            continue
-        overrides = None if "overrides" not in value else tuple(map(str, value["overrides"]))
-        paper = {key: float(number) for key, number in value.get("paper", {}).items()}
-        rows.append(Row(value["name"], overrides, paper, value.get("baseline")))
+    averaged = need_mapping(path, "means", text.get("means", {}))
+    means = {str(key): words_in(path, f"mean {key}", value) for key, value in averaged.items()}
+    rows = [
+        row
+        for value in need_list(path, "rows", text["rows"])
+        for row in [_row(path, value, quoted | set(means))]
+        if scale == "paper" or not value.get("paper_only")
+    ]
     for row in rows:
         if row.baseline is not None and row.baseline not in {other.name for other in rows}:
             raise UsageError(f"{path}: the baseline of {row.name!r}, {row.baseline!r}, is no row")
@@ -220,12 +215,27 @@ def parse_reproduction(path: Path, scale: str) -> Known:
         raise UsageError(f"{path} names one row twice")
     figure, quality = text.get("figure"), text.get("quality")
     _check_figure(path, figure, quality, columns)
-    overrides = tuple(str(word) for part in (text, here, added) for word in part.get("overrides", []))
+    if text["tolerance"] is not None:
+        need_number(path, "tolerance", text["tolerance"])
+    overrides = _overrides(path, text, here, added)
     shown = {column.name for column in columns}
     kept = {key: group for key, group in means.items() if set(group) <= shown}
     return Reproduction(
-        path.stem, text["title"], scale, text["tolerance"], overrides, columns, kept, tuple(rows), figure, quality
+        path.stem, str(text["title"]), scale, text["tolerance"], overrides, columns, kept, tuple(rows), figure, quality
     )
+
+
+def _row(path: Path, value: Any, columns: set[str]) -> Row:
+    check_keys(path, "a row", value, {"name", "overrides", "paper", "paper_only", "baseline"}, {"name"})
+    name = str(value["name"])
+    paper = need_mapping(path, f"paper of row {name!r}", value.get("paper", {}))
+    for column, number in paper.items():
+        if column not in columns:
+            raise UsageError(f"{path}: row {name!r} quotes {column!r}, which is no column")
+        need_number(path, f"row {name!r}: {column}", number)
+    overrides = words_in(path, f"overrides of row {name!r}", value["overrides"]) if "overrides" in value else None
+    baseline = None if value.get("baseline") is None else str(value["baseline"])
+    return Row(name, overrides, {column: float(number) for column, number in paper.items()}, baseline)
 
 
 def _stand_ins(path: Path, text: dict[str, Any], scale: str, known: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -235,7 +245,14 @@ def _stand_ins(path: Path, text: dict[str, Any], scale: str, known: set[str]) ->
     return ({} if scale == "paper" else text.get("here", {})), text.get(scale, {}) if scale in STAND_INS else {}
 
 
+def _overrides(path: Path, *parts: dict[str, Any]) -> tuple[str, ...]:
+    """The overrides of a file and of its stand-ins, in that order."""
+    return tuple(word for part in parts for word in words_in(path, "overrides", part.get("overrides", [])))
+
+
 def _check_figure(path: Path, figure: Any, quality: Any, columns: Iterable[Column]) -> None:
+    if quality is not None and not isinstance(quality, str):
+        raise UsageError(f"{path}: quality is not the name of a reproduction: {quality!r}")
     if figure is not None and figure not in FIGURES:
         raise UsageError(f"{path}: no figure {figure!r}", hint=suggest(str(figure), FIGURES))
     if (figure == SPEED) != (quality is not None):
@@ -249,16 +266,16 @@ def _parse_analysis(path: Path, text: dict[str, Any], scale: str) -> AnalysisRep
     known = {"title", "tolerance", "overrides", "analysis", "cells", *STAND_INS}
     check_keys(path, "it", text, known, {"title", "tolerance", "analysis", "cells"})
     here, added = _stand_ins(path, text, scale, {"overrides"})
-    if text["analysis"] not in analyses.entries():
+    if not isinstance(text["analysis"], str) or text["analysis"] not in analyses.entries():
         hint = suggest(str(text["analysis"]), analyses.entries())
         raise UsageError(f"{path}: no analysis named {text['analysis']!r}", hint=hint)
-    if not isinstance(text["cells"], list) or not text["cells"]:
-        raise UsageError(f"{path}: cells is not a list of cells")
+    if not need_list(path, "cells", text["cells"]):
+        raise UsageError(f"{path} has no cells")
     cells = tuple(_reading(path, value, text["tolerance"]) for value in text["cells"])
     if len({cell.key for cell in cells}) < len(cells):
         raise UsageError(f"{path} names one cell twice")
-    overrides = tuple(str(word) for part in (text, here, added) for word in part.get("overrides", []))
-    return AnalysisReproduction(path.stem, text["title"], scale, overrides, text["analysis"], cells)
+    overrides = _overrides(path, text, here, added)
+    return AnalysisReproduction(path.stem, str(text["title"]), scale, overrides, text["analysis"], cells)
 
 
 def _reading(path: Path, value: Any, tolerance: Any) -> Reading:
@@ -270,9 +287,8 @@ def _reading(path: Path, value: Any, tolerance: Any) -> Reading:
     numbers = {"paper": None, "scale_by": 1.0, "tolerance": tolerance} | value
     for key in ("paper", "scale_by", "tolerance"):
         number = numbers[key]
-        absent = number is None and key != "scale_by"
-        if not absent and (isinstance(number, bool) or not isinstance(number, int | float)):
-            raise UsageError(f"{path}: {what}: {key} is not a number: {number!r}")
+        if number is not None or key == "scale_by":
+            need_number(path, f"{what}: {key}", number)
     return Reading(
         str(value["name"]),
         value["where"],
@@ -293,25 +309,15 @@ def _same(text: str, wanted: str | int | float) -> bool:
         return False
 
 
-def check_keys(path: Path, what: str, value: Any, known: set[str], needed: set[str]) -> None:
-    """Refuse a mapping of a file with a key that is unknown or one that is lacking. Raises UsageError."""
-    if not isinstance(value, dict):
-        raise UsageError(f"{path}: {what} is not a mapping")
-    for key in value:
-        if key not in known:
-            raise UsageError(f"{path}: {what} has an unknown key {key!r}", hint=suggest(str(key), known))
-    for key in sorted(needed - value.keys()):
-        raise UsageError(f"{path}: {what} has no {key!r}")
-
-
 def _column(path: Path, name: Any, value: Any) -> Column:
     check_keys(path, f"column {name}", value, {"data", "measure", "overrides"}, {"data", "measure"})
-    if value["measure"] != QPS:
+    measure, overrides = str(value["measure"]), words_in(path, f"column {name}", value.get("overrides", []))
+    if measure != QPS:
         try:
-            parse([value["measure"]])
+            parse([measure])
         except UsageError as error:
             raise UsageError(f"{path}: column {name}: {error}", hint=error.hint) from None
-    return Column(str(name), value["measure"], (f"data={value['data']}", *map(str, value.get("overrides", []))))
+    return Column(str(name), measure, (f"data={value['data']}", *overrides))
 
 
 def at_hand(data: str) -> bool:

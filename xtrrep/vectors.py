@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from xtrrep import config as configs
 from xtrrep.artifacts import Spec, digest, make, write_atomic, write_json
 from xtrrep.console import DataError, progress
+from xtrrep.data import RENAME, text_fault
 from xtrrep.encode import Store
 from xtrrep.hashes import hash_outside
 
@@ -51,8 +53,8 @@ def identity(folder: Path) -> str:
 def read(folder: Path) -> Iterator[tuple[str, NDArray[Any]]]:
     """(id, (tokens, dim) vectors) in order, memory-mapped. Raises DataError naming the file at fault."""
     try:
-        ids = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
-    except ValueError as error:
+        ids = json.loads((folder / "ids.json").read_bytes())
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{folder / 'ids.json'} is not JSON ({error})") from None
     if not isinstance(ids, list) or not all(isinstance(name, str) and name for name in ids):
         raise DataError(f"{folder / 'ids.json'} is not a list of ids")
@@ -65,8 +67,9 @@ def read(folder: Path) -> Iterator[tuple[str, NDArray[Any]]]:
             raise DataError(f"{path} holds {rows.dtype} of shape {rows.shape}, not floats (tokens, dim)")
         if lengths.ndim != 1 or not np.issubdtype(lengths.dtype, np.integer) or (lengths < 0).any():
             raise DataError(f"{path.with_suffix('.doclens.npy')} does not hold one length a document")
-        if int(lengths.sum()) != len(rows):
-            raise DataError(f"{path} holds {len(rows)} vectors, its lengths add up to {int(lengths.sum())}")
+        total = sum(map(int, lengths))  # not in the file's type, where it may wrap around
+        if total != len(rows):
+            raise DataError(f"{path} holds {len(rows)} vectors, its lengths add up to {total}")
         start = 0
         for length in lengths:
             name = next(names, None)
@@ -79,10 +82,11 @@ def read(folder: Path) -> Iterator[tuple[str, NDArray[Any]]]:
 
 
 def _load(path: Path) -> NDArray[Any]:
+    # np.load would also open a zip of arrays or a pickle by its first bytes.
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path} is not an array: {error}") from None
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, TypeError, OverflowError, OSError, EOFError, RecursionError, TokenError) as error:
+        raise DataError(f"{path} is not an array: {error}", hint="numpy.save writes one") from None
     return array
 
 
@@ -142,6 +146,8 @@ def write(
 
     with progress(count, f"import {what}s", what) as bar:
         for name, vectors in rows:
+            if fault := text_fault(name):
+                raise DataError(f"the {what} id {name!r} {fault}", hint=RENAME)
             rounded = unit(name, vectors, normalize=normalize)
             dim = dim or rounded.shape[1]
             if rounded.shape[1] != dim:

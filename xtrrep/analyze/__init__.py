@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 VECTOR_K_PRIME = 1000  # PROTOCOL.md section 5: the depth of the study's Figures 3 and 4
 PLAID = "plaid"
+UNITS = "units.csv"
 NOTHING_AFTER = ("retrieve.rerank=null", "retrieve.from_run=null")  # a ranking as its engine or scoring left it
 
 
@@ -44,7 +45,9 @@ class Analysis:
 
     cells(cfg): the runs to make. make(cfg, scores, out, runs, folders): write tables and figures into `out` from each
     cell's per-query scores, with its run fingerprint for the footers, and its stages' folders for all else; returns
-    facts for the manifest.
+    facts for the manifest. units: what the rows of its UNITS are, "queries" or "documents", where it leaves that file:
+    columns `model`, `engine` where cells differ in it, `unit` (an id), then values under the names that its table has.
+    That is what claims are tested on. schema: raised where `make` leaves something else than before.
     """
 
     cells: Callable[[Config], Sequence[Cell]]
@@ -52,6 +55,8 @@ class Analysis:
         [Config, Mapping[Cell, pandas.DataFrame], Path, Mapping[Cell, str], Mapping[Cell, Mapping[str, Path]]],
         dict[str, Any],
     ]
+    units: str = ""
+    schema: int = 1
 
 
 def models_of(cfg: Config) -> dict[str, tuple[str, ...]]:

@@ -3,6 +3,10 @@
 PROTOCOL.md section 5: all query tokens, the expansion's included, against all tokens of the corpus, their best 1,000
 each. Searched exactly, and by the engine of `index=` beside it where that is another token engine: the difference is
 what its quantisation and its unsearched parts do to the scores.
+
+units.csv has by query the mean and the standard deviation of its own scores, and `sd`, its part in the table's sd of
+all scores together: what the pooled sd would change to first order if that query weighed a little more (the
+infinitesimal jackknife). Its mean over queries is the table's sd, so a claim on it is about Figure 3's own width.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrrep.analyze import VECTOR_K_PRIME, Analysis, Cell, analyses, models_of, vector_cell
+from xtrrep.analyze import UNITS, VECTOR_K_PRIME, Analysis, Cell, analyses, models_of, vector_cell
 from xtrrep.config import Config
 from xtrrep.console import DataError, UsageError, progress
 from xtrrep.encode import Store
@@ -37,15 +41,22 @@ GRID = 400  # points of a density
 # No kernel is narrower than one step of a half-precision number just below 1: vectors are stored no finer.
 LEAST_WIDTH = 2.0**-11
 
+# (T,) query numbers and (T, k') scores of T query tokens, NaN in empty slots
+Batch = tuple[NDArray[np.int32], NDArray[np.float32]]
+
 
 @dataclass(frozen=True)
 class Pool:
-    """Scores of many searches: how many, their mean and standard deviation, and at most SAMPLE of them, ascending."""
+    """Scores of many searches: how many, their mean and standard deviation, and at most SAMPLE of them, ascending.
+
+    by_query: (Q, 3) the same three of each query's own scores; the last two are NaN for a query without any.
+    """
 
     count: int
     mean: float
     deviation: float
     sample: NDArray[np.float32]
+    by_query: NDArray[np.float64]
 
 
 def cells(cfg: Config) -> list[Cell]:
@@ -61,35 +72,58 @@ def cells(cfg: Config) -> list[Cell]:
     return found
 
 
-def searched(searcher: TokenSearcher, queries: Store, k_prime: int, rows: int) -> Iterator[NDArray[np.float32]]:
-    """Scores of every query token's `k_prime` best tokens, (T, k') with NaN in empty slots, `rows` tokens at a time."""
+def searched(searcher: TokenSearcher, queries: Store, k_prime: int, rows: int) -> Iterator[Batch]:
+    """Scores of every query token's `k_prime` best tokens with NaN in empty slots, `rows` tokens at a time."""
     with progress(queries.tokens, "search", "token") as bar:
-        for _, vectors in queries.blocks(rows):
-            yield searcher.search(vectors, k_prime).scores
+        for start, vectors in queries.blocks(rows):
+            yield queries.document_of[start : start + len(vectors)], searcher.search(vectors, k_prime).scores
             bar.update(len(vectors))
 
 
-def pooled(batches: Iterator[NDArray[np.float32]], size: int = SAMPLE, seed: int = SEED) -> Pool:
-    """Moments of all scores and a uniform sample of `size` of them, NaN left out; memory does not grow with the number.
+def pooled(batches: Iterator[Batch], queries: int, size: int = SAMPLE, seed: int = SEED) -> Pool:
+    """Moments of all scores and of each of `queries` queries' own, and a uniform sample of `size` of them, NaN left
+    out; memory does not grow with the number of scores.
 
     Every score draws a random key and those of the smallest keys are kept, so the sample does not depend on how the
     scores were batched. Raises DataError where there is no score at all.
     """
     rng = np.random.default_rng(seed)
-    count, total, squares = 0, 0.0, 0.0
+    sums = np.zeros((3, queries))  # how many scores, their sum, the sum of their squares
     keys, kept = np.empty(0), np.empty(0, np.float32)
-    for batch in batches:
-        scores = batch[~np.isnan(batch)]
-        wide = scores.astype(np.float64)
-        count, total, squares = count + len(scores), total + float(wide.sum()), squares + float(wide @ wide)
+    for owners, batch in batches:
+        there = ~np.isnan(batch)
+        scores, wide = batch[there], np.where(there, batch, 0).astype(np.float64)
+        for sum_of, values in zip(sums, (there, wide, wide * wide), strict=True):
+            np.add.at(sum_of, owners, values.sum(axis=1))
         keys, kept = np.concatenate([keys, rng.random(len(scores))]), np.concatenate([kept, scores])
         if len(keys) > size:
             smallest = np.argpartition(keys, size)[:size]
             keys, kept = keys[smallest], kept[smallest]
-    if not count:
+    if not sums[0].any():
         raise DataError("the search found no token at all", hint="--index exact")
-    mean = total / count
-    return Pool(count, mean, math.sqrt(max(0.0, squares / count - mean * mean)), np.sort(kept))
+    count, mean, deviation = _moments(sums.sum(axis=1, keepdims=True))[0]
+    return Pool(int(count), float(mean), float(deviation), np.sort(kept), _moments(sums))
+
+
+def _moments(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, 3) counts, means and standard deviations from (3, N) counts, sums and sums of squares."""
+    count, total, squares = sums
+    with np.errstate(invalid="ignore"):  # 0 / 0 where there is none
+        mean, square = total / count, squares / count
+    return np.stack([count, mean, np.sqrt(np.maximum(0, square - mean * mean))], axis=1)
+
+
+def parts(pool: Pool) -> NDArray[np.float64]:
+    """(Q,) each query's part in the pooled standard deviation; their mean is that deviation. 0 / 0 counts as 0.
+
+    With s the pooled deviation and m the pooled mean, a query with a share w of all scores (1 for an even one), mean
+    m_q and deviation s_q has s + w ((s_q^2 + (m_q - m)^2) - s^2) / 2s.
+    """
+    count, mean, deviation = pool.by_query.T
+    share = count * len(count) / pool.count
+    own = np.where(count > 0, deviation**2 + (mean - pool.mean) ** 2, 0.0)
+    out: NDArray[np.float64] = pool.deviation + share * (own - pool.deviation**2) / (2 * pool.deviation or 1.0)
+    return out
 
 
 def density(sample: NDArray[np.float32], points: int = GRID) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -112,9 +146,10 @@ def make(
     runs: Mapping[Cell, str],
     folders: Mapping[Cell, Mapping[str, Path]],
 ) -> dict[str, Any]:
-    """table.csv, .md, .txt; density.csv; figure3.png, .svg, .pdf."""
+    """table.csv, .md, .txt; units.csv; density.csv; figure3.png, .svg, .pdf."""
     place = Place(device_of(cfg.machine.device), cfg.machine.threads)
     rows: list[list[object]] = []
+    units: list[list[object]] = []
     points: list[list[object]] = []
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for cell in scores:
@@ -122,10 +157,13 @@ def make(
         index = {"engine": EXACT} if cell.engine == EXACT else cfg.index
         searcher = open_index(folders[cell]["index"], documents, index, place)
         batch = max(1, cfg.machine.query_batch * int(queries.lengths.max(initial=1)))
-        pool = pooled(searched(searcher, queries, VECTOR_K_PRIME, batch))
+        pool = pooled(searched(searcher, queries, VECTOR_K_PRIME, batch), len(queries))
         slots = queries.tokens * min(VECTOR_K_PRIME, documents.tokens)
         row: list[object] = [cell.model, cell.engine, pool.count, 1 - pool.count / slots, pool.mean, pool.deviation]
         rows.append(row + [float(value) for value in np.percentile(pool.sample, PERCENTILES)])
+        own = zip(queries.ids, pool.by_query.tolist(), parts(pool).tolist(), strict=True)
+        for query, (count, *moments), part in own:
+            units.append([cell.model, cell.engine, query, int(count), *(moments if count else (None, None)), part])
         curve = np.stack(density(pool.sample), axis=1).tolist()
         points += [[cell.model, cell.engine, x, y] for x, y in curve]
         panels.setdefault(cell.engine, {})[cell.model] = [(x, y) for x, y in curve]
@@ -145,11 +183,12 @@ def make(
         ],
     )
     table.save(out / "table")
+    Table("", ["model", "engine", "unit", "scores", "mean", "own sd", "sd"], units).save_csv(out / UNITS)
     Table("", ["model", "engine", "score", "density"], points).save_csv(out / "density.csv")
     score_density(panels, title, out / "figure3")
     return {"cells": len(scores), "queries": len(next(iter(scores.values()))), "k_prime": VECTOR_K_PRIME}
 
 
 analyses.register("distribution", "the scores of the 1,000 best tokens of every query token (Figure 3)")(
-    Analysis(cells, make)
+    Analysis(cells, make, units="queries", schema=2)
 )

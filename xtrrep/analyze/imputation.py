@@ -72,9 +72,9 @@ def make(
         rows.append(row + ([None] * 3 if cell.setting == BASE else difference(cfg, frame[measure], base)))
         if cell.k_prime == smallest:
             bars.setdefault(cell.model, {})[cell.setting] = value
-    title = f"Imputations on {cfg.data.id}, setup {cfg.setup}, scale={cfg.scale}, index={cfg.index['engine']}"
+    what, how = f"Imputations on {cfg.data.id}", f"setup {cfg.setup}, scale={cfg.scale}, index={cfg.index['engine']}"
     table = Table(
-        title,
+        f"{what}, {how}",
         ["model", "k'", "imputation", "imputed cells", measure, *difference_columns(measure, BASE)],
         rows,
         [
@@ -85,7 +85,7 @@ def make(
         ],
     )
     table.save(out / "table")
-    imputation_bars(bars, measure, f"{title}, k'={smallest:,}", out / "imputation")
+    imputation_bars(bars, measure, f"{what}\n{how}, k'={smallest:,}", out / "imputation")  # one model's bars are narrow
     return {"cells": len(scores), "queries": len(next(iter(scores.values()))), "measure": measure}
 
 

@@ -3,6 +3,9 @@
 PROTOCOL.md section 5: k' = 1,000 by exact search, expansion tokens removed from the queries. *Gold* at rank r: the
 token's document is relevant (grade above 0). *Lexical* at rank r: it has the query token's vocabulary id. Both are
 means over all (query, token) pairs, [CLS] and [SEP] among them.
+
+units.csv has both by query, over its own tokens and all ranks. A claim's effect is the mean of these over queries; the
+table's value is the mean over tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrrep.analyze import VECTOR_K_PRIME, Analysis, Cell, analyses, models_of, vector_cell
+from xtrrep.analyze import UNITS, VECTOR_K_PRIME, Analysis, Cell, analyses, models_of, vector_cell
 from xtrrep.config import Config, Source
 from xtrrep.console import DataError, UsageError, progress
 from xtrrep.data import open_collection
@@ -36,12 +39,16 @@ PAST = 0.75  # weight of what came before in the moving average
 
 @dataclass(frozen=True)
 class Rates:
-    """Shares by rank, (R,) each, over so many query tokens, of which `removed` expansion tokens are none."""
+    """Shares by rank, (R,) each, over so many query tokens, of which `removed` expansion tokens are none.
+
+    by_query: (Q, 2) gold and lexical share of each query's tokens over all ranks, NaN for a query without a token.
+    """
 
     gold: NDArray[np.float64]
     lexical: NDArray[np.float64]
     tokens: int
     removed: int
+    by_query: NDArray[np.float64]
 
 
 def cells(cfg: Config) -> list[Cell]:
@@ -108,21 +115,26 @@ def rates(
         for query in queries.ids
     ]
     depth = min(ranks, k_prime, documents.tokens)
-    gold, lexical = np.zeros(depth, np.int64), np.zeros(depth, np.int64)
+    by_rank, by_query = np.zeros((2, depth), np.int64), np.zeros((2, len(queries)), np.int64)
     with progress(int(text.sum()), "search", "token") as bar:
         for start, vectors in queries.blocks(rows):
             kept = np.flatnonzero(text[start : start + len(vectors)])
             if not len(kept):
                 continue
             hits = searcher.search(vectors[kept], k_prime).tokens[:, :depth]
-            own = queries.vocabulary_ids(start + kept)
-            lexical += (documents.vocabulary_ids(hits) == own[:, None]).sum(axis=0)
-            found = _texts_of(documents, hits)
-            for query, row in zip(_texts_of(queries, start + kept), found, strict=True):
-                gold += np.isin(row, relevant[query])
+            own, words = _texts_of(queries, start + kept), queries.vocabulary_ids(start + kept)
+            pairs = zip(own, _texts_of(documents, hits), strict=True)
+            golden = np.stack([np.isin(found, relevant[query]) for query, found in pairs])
+            for kind, there in enumerate((golden, documents.vocabulary_ids(hits) == words[:, None])):
+                by_rank[kind] += there.sum(axis=0)
+                np.add.at(by_query[kind], own, there.sum(axis=1))
             bar.update(len(kept))
     count = int(text.sum())
-    return Rates(gold / count, lexical / count, count, len(text) - count)
+    tokens_of = np.bincount(_texts_of(queries, np.flatnonzero(text)), minlength=len(queries))
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a query has no token of text
+        shares = by_query / (depth * tokens_of)
+    gold, lexical = by_rank / count
+    return Rates(gold, lexical, count, len(text) - count, shares.T)
 
 
 def _texts_of(store: Store, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -145,8 +157,9 @@ def make(
     runs: Mapping[Cell, str],
     folders: Mapping[Cell, Mapping[str, Path]],
 ) -> dict[str, Any]:
-    """table.csv, .md, .txt; rates.csv with raw and smoothed curves; figure4.png, .svg, .pdf of the smoothed ones."""
+    """table.csv, .md, .txt; units.csv; rates.csv, raw and smoothed; figure4.png, .svg, .pdf of the smoothed rates."""
     rows: list[list[object]] = []
+    units: list[list[object]] = []
     points: list[list[object]] = []
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {"gold": {}, "lexical": {}}
     for cell in scores:
@@ -161,6 +174,8 @@ def make(
             row.append(float(raw.mean()))
             panels[name][cell.model] = list(enumerate(smoothed(raw).tolist(), start=1))
         rows.append(row)
+        shares = zip(queries.ids, found.by_query.tolist(), strict=True)
+        units += [[cell.model, query, *own] for query, own in shares if not np.isnan(own).any()]
         curves = (found.gold, smoothed(found.gold), found.lexical, smoothed(found.lexical))
         points += [[cell.model, rank, *map(float, at)] for rank, at in enumerate(zip(*curves, strict=True), start=1)]
     columns = ["model", "query tokens", "removed"]
@@ -180,6 +195,7 @@ def make(
         ],
     )
     table.save(out / "table")
+    Table("", ["model", "unit", *(f"{name}@mean" for name in panels)], units).save_csv(out / UNITS)
     named = ["model", "rank", "gold", "gold smoothed", "lexical", "lexical smoothed"]
     Table("", named, points).save_csv(out / "rates.csv")
     token_rates(panels, title, out / "figure4")
@@ -187,5 +203,5 @@ def make(
 
 
 analyses.register("tokens", "whether retrieved tokens are of relevant documents, or the query's own words (Figure 4)")(
-    Analysis(cells, make)
+    Analysis(cells, make, units="queries", schema=2)
 )

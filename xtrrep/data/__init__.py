@@ -17,7 +17,9 @@ from xtrrep.console import DataError
 from xtrrep.registry import Registry
 
 HOME_VARIABLE = "XTRREP_DATA"
+RENAME = "a TREC run file cannot hold such an id: rename it, in the judgements too"
 BEIR_SPLITS = ("train", "dev", "test")
+LARGEST_GRADE = 10**6  # either way; trec_eval keeps a table as long as the largest grade, and dies of a huge one
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,34 @@ def _local_places(id: str) -> list[tuple[str, str, str]]:
     return []
 
 
+def id_fault(name: str) -> str | None:
+    """What keeps an id from standing in a TREC run file and in trec_eval's tables, in words; None where nothing does.
+
+    trec_eval, written in C, ends an id at a NUL and takes two such ids for one, and dies of one that is no UTF-8.
+    """
+    if name.split() != [name]:
+        return "has white space" if name else "is empty"
+    if "\0" in name:
+        return "has a NUL character"
+    if name.startswith("\ufeff"):
+        return "begins with a byte order mark"
+    return text_fault(name)
+
+
+def text_fault(text: str) -> str | None:
+    """What keeps a text from being written as UTF-8, in words; None where nothing does. JSON can write one half of a
+    surrogate pair alone."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"has half of a surrogate pair, {text[error.start]!r}, which is no character"
+    return None
+
+
 def _check_id(collection: Collection, kind: str, name: str) -> None:
     """Refuse what a TREC run file cannot hold, before anything is encoded."""
-    if not name or any(letter.isspace() for letter in name):
-        raise DataError(
-            f"{collection.id} has a {kind} id with white space: {name!r}",
-            hint="a TREC run file cannot hold it: rename it",
-        )
+    if fault := id_fault(name):
+        raise DataError(f"the {kind} id {name!r} of {collection.id} {fault}", hint=RENAME)
 
 
 def check(collection: Collection) -> dict[str, int]:

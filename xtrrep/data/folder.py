@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterable, Iterator
+import re
+import zlib
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,11 +20,12 @@ from xtrrep import config as configs
 from xtrrep.artifacts import write_atomic
 from xtrrep.config import Data
 from xtrrep.console import DataError
-from xtrrep.data import Collection, sources
+from xtrrep.data import LARGEST_GRADE, RENAME, Collection, id_fault, sources, text_fault
 from xtrrep.hashes import hash_outside
 
 Rows = Iterator[tuple[str, str]]
 QUERY_HEADERS = ("query-id", "query_id", "qid", "query")
+GRADE = re.compile(" *[+-]?[0-9]{1,20} *")
 BOM = b"\xef\xbb\xbf"
 
 
@@ -34,7 +37,7 @@ class Layout:
     corpus: Path
     queries: Path
     qrels: Path
-    read_texts: Callable[[Path], Rows]
+    read_texts: Callable[[Path, Container[str] | None], Rows]  # file, the ids that a run will hold (None: all)
     read_qrels: Callable[[Path], dict[str, dict[str, int]]]
 
 
@@ -86,8 +89,11 @@ def document_text(title: str | None, body: str) -> str:
     return "\n\n".join(parts)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number, text) of the lines that are not blank. A byte order mark and CRLF are tolerated."""
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number, text) of the lines of a file, or of a `.gz`, that are not blank.
+
+    A byte order mark and CRLF are tolerated. Raises DataError for what is not UTF-8 or no whole gzip file.
+    """
     number = 0
     try:
         with cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb") as file:
@@ -97,17 +103,17 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                     yield number, line
     except UnicodeDecodeError as error:
         raise DataError(f"{path}:{number}: not UTF-8 ({error.reason})", hint="convert the file to UTF-8") from None
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is a broken gzip file after line {number} ({error})", hint="fetch it again") from None
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(`path:line`, object) of a JSON-lines file. Raises DataError for a line that is not a JSON object."""
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
             value = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
             raise DataError(f"{where}: not JSON ({error})", hint="every line must be one JSON object") from None
         if not isinstance(value, dict):
             raise DataError(f"{where}: a JSON {type(value).__name__}, not an object", hint='for example {"_id": "d1"}')
@@ -119,7 +125,7 @@ def _id(row: dict[str, Any], key: str, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         problem = f"no field {key!r}" if key not in row else f"{key!r} is {value!r}"
         raise DataError(f"{where}: {problem}", hint=f"{key!r} must be a text or a whole number")
-    return str(value)
+    return _encodable(str(value), key, where)
 
 
 def _text(row: dict[str, Any], key: str, where: str) -> str:
@@ -127,20 +133,32 @@ def _text(row: dict[str, Any], key: str, where: str) -> str:
     if not isinstance(value, str):
         problem = f"no field {key!r}" if key not in row else f"{key!r} is a JSON {type(value).__name__}"
         raise DataError(f"{where}: {problem}", hint=f"{key!r} must be a text")
-    return value
+    return _encodable(value, key, where)
 
 
-def _unique(rows: Iterable[tuple[str, str, str]]) -> Rows:
-    """Drop the `path:line` of (path:line, id, text). Raises DataError for an id that comes twice."""
+def _encodable(text: str, key: str, where: str) -> str:
+    """The text as it is. Raises DataError where it cannot be written as UTF-8."""
+    if fault := text_fault(text):
+        raise DataError(f"{where}: {key!r} {fault}", hint="write the file again as UTF-8")
+    return text
+
+
+def _checked(rows: Iterable[tuple[str, str, str]], wanted: Container[str] | None) -> Rows:
+    """Drop the `path:line` of (path:line, id, text).
+
+    Raises DataError for an id that comes twice, and for one of those `wanted` (None: all) that no run file can hold.
+    """
     seen: set[str] = set()
     for where, id, text in rows:
         if id in seen:
             raise DataError(f"{where}: the id {id!r} was used before", hint="ids must be unique in a file")
+        if (wanted is None or id in wanted) and (fault := id_fault(id)):
+            raise DataError(f"{where}: the id {id!r} {fault}", hint=RENAME)
         seen.add(id)
         yield id, text
 
 
-def _read_json_texts(path: Path) -> Rows:
+def _read_json_texts(path: Path, wanted: Container[str] | None) -> Rows:
     """Ids and texts of `corpus.jsonl` or `queries.jsonl`."""
 
     def rows() -> Iterator[tuple[str, str, str]]:
@@ -148,40 +166,57 @@ def _read_json_texts(path: Path) -> Rows:
             title = None if row.get("title") is None else _text(row, "title", where)
             yield where, _id(row, "_id", where), document_text(title, _text(row, "text", where))
 
-    return _unique(rows())
+    return _checked(rows(), wanted)
 
 
-def _read_tsv_texts(path: Path) -> Rows:
+def _read_tsv_texts(path: Path, wanted: Container[str] | None) -> Rows:
     """Ids and texts of LoTTE's `collection.tsv` or `questions.SPLIT.tsv`."""
 
     def rows() -> Iterator[tuple[str, str, str]]:
-        for number, line in _lines(path):
+        for number, line in read_lines(path):
             id, tab, text = line.partition("\t")
             if not tab or not id:
                 raise DataError(f"{path}:{number}: not an id, a tab and a text", hint="see LoTTE's collection.tsv")
             yield f"{path}:{number}", id, text
 
-    return _unique(rows())
+    return _checked(rows(), wanted)
 
 
 def _read_beir_qrels(path: Path) -> dict[str, dict[str, int]]:
-    """Grades from `query-id<TAB>corpus-id<TAB>score`; a pair judged twice keeps its last grade, as in BEIR's loader."""
+    """Grades from `query-id<TAB>corpus-id<TAB>score`; a pair judged twice keeps its last grade, as in BEIR's loader.
+
+    The first line is a header where it begins like one and its last field is no number.
+    """
     qrels: dict[str, dict[str, int]] = {}
-    for number, line in _lines(path):
+    first = True
+    for number, line in read_lines(path):
         fields = line.split("\t")
-        if number == 1 and fields[0].strip().lower() in QUERY_HEADERS:
+        header = first and fields[0].strip().lower() in QUERY_HEADERS and not GRADE.fullmatch(fields[-1])
+        first = False
+        if header:
             continue
         if len(fields) != 3 or not fields[0] or not fields[1]:
             raise DataError(
                 f"{path}:{number}: {len(fields)} fields instead of query-id, corpus-id and score",
                 hint="fields are separated by one tab",
             )
-        try:
-            grade = int(fields[2])
-        except ValueError:
-            raise DataError(f"{path}:{number}: the grade {fields[2]!r} is not an integer") from None
+        if not GRADE.fullmatch(fields[2]):
+            raise DataError(f"{path}:{number}: the grade {fields[2]!r} is not an integer", hint="for example 0, 1 or 2")
+        grade = int(fields[2])
+        if abs(grade) > LARGEST_GRADE:
+            raise DataError(
+                f"{path}:{number}: the grade {grade} is out of range",
+                hint=f"grades lie between -{LARGEST_GRADE:,} and {LARGEST_GRADE:,}",
+            )
+        _judgeable(fields[1], f"{path}:{number}")
         qrels.setdefault(fields[0], {})[fields[1]] = grade
     return qrels
+
+
+def _judgeable(document_id: str, where: str) -> None:
+    """Raise DataError for an id that trec_eval would take for another: it ends one at a NUL."""
+    if "\0" in document_id:
+        raise DataError(f"{where}: the id {document_id!r} has a NUL character", hint=RENAME)
 
 
 def _read_lotte_qas(path: Path) -> dict[str, dict[str, int]]:
@@ -192,6 +227,8 @@ def _read_lotte_qas(path: Path) -> dict[str, dict[str, int]]:
         if not isinstance(answers, list):
             raise DataError(f"{where}: 'answer_pids' is not a list", hint='for example "answer_pids": [12, 7]')
         ids = [_id({"answer_pids": pid}, "answer_pids", where) for pid in answers]
+        for id in ids:
+            _judgeable(id, where)
         qrels.setdefault(_id(row, "qid", where), {}).update(dict.fromkeys(ids, 1))
     return qrels
 
@@ -222,7 +259,7 @@ def read_folder(id: str, folder: Path, split: str | None, max_queries: int | Non
     """
     layout = find_layout(folder, split)
     qrels = layout.read_qrels(layout.qrels)
-    texts = {id: text for id, text in layout.read_texts(layout.queries) if text.strip()}
+    texts = {id: text for id, text in layout.read_texts(layout.queries, qrels) if text.strip()}
     missing = [query_id for query_id in qrels if query_id not in texts]
     if missing:
         raise DataError(
@@ -233,7 +270,7 @@ def read_folder(id: str, folder: Path, split: str | None, max_queries: int | Non
     queries = dict([item for item in texts.items() if item[0] in qrels][:max_queries])
     return Collection(
         id=id,
-        documents=lambda: layout.read_texts(layout.corpus),
+        documents=lambda: layout.read_texts(layout.corpus, None),
         queries=queries,
         qrels={query_id: qrels[query_id] for query_id in queries},
     )
@@ -249,17 +286,22 @@ def write_beir(
 ) -> None:
     """Write (id, title, text) documents, (id, text) queries and (query, document, grade) judgements as a BEIR folder.
 
-    Each file is written whole or not at all.
+    Each file is written whole or not at all. Raises DataError for a text that is no UTF-8.
     """
     (out / "qrels").mkdir(parents=True, exist_ok=True)
-    corpus = (_json_line({"_id": id, "title": title, "text": text}) for id, title, text in documents)
-    _write(out / "corpus.jsonl", corpus)
-    _write(out / "queries.jsonl", (_json_line({"_id": id, "text": text}) for id, text in queries))
+    corpus = ({"_id": id, "title": title, "text": text} for id, title, text in documents)
+    for path, texts in (
+        (out / "corpus.jsonl", corpus),
+        (out / "queries.jsonl", ({"_id": id, "text": text} for id, text in queries)),
+    ):
+        _write(path, (_json_line(row, path) for row in texts))
     rows = (f"{query_id}\t{document_id}\t{grade}\n" for query_id, document_id, grade in qrels)
     _write(out / "qrels" / f"{split}.tsv", chain(["query-id\tcorpus-id\tscore\n"], rows))
 
 
-def _json_line(row: dict[str, str]) -> str:
+def _json_line(row: dict[str, str], path: Path) -> str:
+    for key, text in row.items():
+        _encodable(text, key, f"{path}: {row['_id']!r}")
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 

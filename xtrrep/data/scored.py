@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtrrep.console import DataError, progress, say
-from xtrrep.data import Collection, triples
+from xtrrep.data import Collection, text_fault, triples
 from xtrrep.data.folder import read_json_lines
 from xtrrep.data.triples import SUFFIXES, Corpus, need_columns, need_text
 
@@ -212,7 +212,7 @@ def _count(path: Path) -> int:
     if path.suffix == ".parquet":
         try:
             return int(pq.read_metadata(path).num_rows)
-        except pa.ArrowException:
+        except (pa.ArrowException, OSError):  # the reader says what is wrong with it
             return 0
     with path.open("rb") as file:
         return sum(1 for _ in file)
@@ -237,7 +237,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}: row {number}", row
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a damaged page is an OSError
         raise DataError(f"{path} is not a Parquet file ({error})", hint="fetch or write it again") from None
 
 
@@ -348,6 +348,8 @@ def _read_texts(files: list[Path], key: str) -> Dataset:
                 if name in seen:
                     raise DataError(f"{where}: the id {name!r} was used before", hint="every id needs one text")
                 seen.add(name)
+                if fault := text_fault(name) or (text_fault(row["text"]) if isinstance(row["text"], str) else None):
+                    raise DataError(f"{where}: {name!r} or its text {fault}", hint="write the file again as UTF-8")
                 ids.append(name)
                 texts.append(row["text"] if isinstance(row["text"], str) else None)  # refused where a list uses it
                 bar.update(1)

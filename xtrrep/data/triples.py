@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtrrep.artifacts import write_atomic
 from xtrrep.console import DataError, progress
-from xtrrep.data import Collection
+from xtrrep.data import Collection, text_fault
 from xtrrep.data.bm25 import Bm25
 from xtrrep.data.folder import read_json_lines
 
@@ -217,8 +217,9 @@ def _read_parquet(path: Path, limit: int | None) -> Any:
         need_columns(str(path), pq.read_schema(path).names, COLUMNS, COLUMNS_HINT)
         table = pq.read_table(path, columns=COLUMNS).slice(0, limit)
         table = table.select(COLUMNS).cast(pa.schema([(name, pa.large_string()) for name in COLUMNS]))
-    except pa.ArrowException as error:
-        raise DataError(f"{path} is not a Parquet file of texts ({error})") from None
+        table.validate(full=True)  # that its texts are UTF-8
+    except (pa.ArrowException, OSError) as error:  # a damaged page is an OSError
+        raise DataError(f"{path} is not a Parquet file of texts ({error})", hint="fetch or write it again") from None
     for name in COLUMNS:
         filled = pc.fill_null(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(table[name])), 0), False)
         row = pc.index(filled, False).as_py()
@@ -239,6 +240,8 @@ def need_text(where: str, name: str, value: Any) -> str:
     """`value`, where it is a text with words. Raises DataError."""
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{where}: {name!r} is not a text with words: {value!r}"[:300])
+    if fault := text_fault(value):
+        raise DataError(f"{where}: {name!r} {fault}", hint="write the file again as UTF-8")
     return value
 
 

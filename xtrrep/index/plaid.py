@@ -53,7 +53,7 @@ class Params:
         positive(self, "num_partitions", "n_samples_kmeans", "kmeans_niters", "max_points_per_centroid")
         positive(self, "nprobe", "n_full_scores", "chunk")
         if self.gpu_memory not in ("auto", "low", "medium", "high"):
-            raise UsageError(f"index.gpu_memory={self.gpu_memory!r}", hint="auto, low, medium or high")
+            raise UsageError(f"index.gpu_memory={self.gpu_memory!r} is no choice", hint="auto, low, medium or high")
 
 
 def _library() -> Any:

@@ -53,7 +53,7 @@ class Params:
         positive(self, "num_partitions", "n_samples_kmeans", "kmeans_niters", "max_points_per_centroid", "nprobe")
         positive(self, "t_prime", "bound", "max_candidates", "tuned_top_k", "tuned_tokens")
         if self.memory not in ("mmap", "ram", "vram", "vram+ram"):
-            raise UsageError(f"index.memory={self.memory!r}", hint="mmap, ram, vram or vram+ram")
+            raise UsageError(f"index.memory={self.memory!r} is no choice", hint="mmap, ram, vram or vram+ram")
         threshold = self.centroid_score_threshold
         if threshold is not None and not 0 <= threshold <= 1:
             raise UsageError(f"index.centroid_score_threshold={threshold} must lie between 0 and 1")

@@ -296,3 +296,51 @@ def loss_curve(
     axis.set_ylabel("loss")
     axis.set_title(title, loc="left", fontsize=10)
     return _save(figure, stem)
+
+
+def anisotropy_and_speed(
+    panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]], title: str, stem: Path
+) -> list[Path]:
+    """Queries a second (log axis) against what `panels` names, one panel each: one colour and marker an engine, each
+    model's name above its points.
+
+    `panels` is {what is on the x axis: {engine: {model: (x, queries a second)}}}. Returns the files written.
+    """
+    from matplotlib.ticker import LogFormatter
+
+    figure, axes = _new(5.2 * len(panels), 4.4, len(panels))
+    for axis, (name, engines) in zip(axes, panels.items(), strict=True):
+        for i, (engine, points) in enumerate(engines.items()):
+            xs, ys = zip(*points.values(), strict=True)
+            axis.plot(xs, ys, MARKERS[i], color=COLOURS[i], markersize=6, linestyle="none", label=engine)
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(LogFormatter())
+        axis.yaxis.set_minor_formatter(LogFormatter())
+        axis.locator_params(axis="x", nbins=5)
+        axis.margins(x=0.15, y=0.1)
+        axis.set_xlabel(name)
+        axis.set_ylabel("queries a second")
+        places = {model: x for points in engines.values() for model, (x, _) in points.items()}
+        apart = _apart(places, axis.get_xlim())
+        for model, x in places.items():
+            axis.axvline(x, color="#666666", linestyle=":", linewidth=0.6, zorder=0)
+            axis.annotate(
+                model,
+                (x, 1),
+                xycoords=axis.get_xaxis_transform(),
+                xytext=(apart[model], 1.04),
+                textcoords=axis.get_xaxis_transform(),
+                rotation=35,
+                rotation_mode="anchor",
+                fontsize=8,
+                arrowprops={
+                    "arrowstyle": "-",
+                    "linestyle": ":",
+                    "linewidth": 0.6,
+                    "color": "#666666",
+                    "relpos": (0, 0),
+                },
+            )
+    axes[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return _save(figure, stem)

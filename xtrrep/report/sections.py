@@ -45,6 +45,7 @@ MEASURE = re.compile(r"[A-Za-z]+@\d+")
 STATED = re.compile(r"(p <|within) \d+\.\d+( or \d+\.\d+)*")  # a threshold or a tolerance in a note
 MEASURED = re.compile(r"\d\.\d")  # any other decimal fraction there: somebody's result, or a version
 MARKED = re.compile(r".*<sup>(.*)</sup>")
+UNITS = "units.csv"  # a row for each query or document, for claims to be tested on: no page's worth
 GRID = "grid.csv"  # a table of runs in the study's shape
 
 
@@ -185,7 +186,8 @@ def _section(
     body: list[str] = []
     verdicts: list[tuple[str, str]] = []
     slug = f"{group}-{name}"
-    tables = tables or sorted(folder.glob("*.csv") if folder else ())
+    if folder and not tables:
+        tables = sorted(path for path in folder.glob("*.csv") if path.name != UNITS)
     # The best of each measure in bold, which only means something where all rows share a collection.
     bold = group == ANALYSES
     for path in tables:
