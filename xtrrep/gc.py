@@ -2,7 +2,8 @@
 
 A finished result is an artifact of a stage in RESULTS. It keeps all it was made from, through the `upstream` of the
 manifests, and the collections with its content; so does whatever a file under `results/recorded/` cites by its
-fingerprint. The rest is waste, and can be made again from its config.
+fingerprint. The rest is waste, and can be made again from its config. A trained model counts as a result too, whether
+or not anybody evaluated it, unless it is asked for by name: `xtrrep gc train`, or its label or fingerprint.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from xtrrep.locks import IN_USE, alone, is_held
 from xtrrep.verify import fingerprint_of, label_of, select
 
 RESULTS = {"evaluate", "latency", "analyze", "reproduce", "claims"}
+MODELS = {"train", "distill"}
 DAY = 86400.0  # seconds: an interrupted run younger than this may yet be continued
 GONE = ".gone-"  # a folder on its way out: it is renamed before its files go, so that none ever looks complete
 
@@ -50,7 +52,8 @@ def find(what: str | None = None) -> list[Waste]:
     """All waste, or that among the artifacts which `verify.select` names. Raises as it does."""
     roots = (configs.artifacts_root(), configs.results_root())
     chosen = set(select(what))
-    found = [waste for waste in _unneeded(roots) if waste.path in chosen]
+    finished = RESULTS | MODELS if what is None else RESULTS
+    found = [waste for waste in _unneeded(roots, finished) if waste.path in chosen]
     if what is None:
         for root in roots:
             found += [*_interrupted(root), *_bookkeeping(root)]
@@ -96,20 +99,20 @@ def _delete(path: Path) -> None:
 # --- what is needed ------------------------------------------------------------------------------------------------
 
 
-def _unneeded(roots: Sequence[Path]) -> Iterator[Waste]:
-    """Artifacts that nothing stands on."""
+def _unneeded(roots: Sequence[Path], finished: set[str]) -> Iterator[Waste]:
+    """Artifacts that nothing of the `finished` stages stands on."""
     every = [found for root in roots for found in artifacts.complete(root)]
     made = {manifest["fingerprint"]: (folder, manifest) for folder, manifest in every}
-    kept = _kept(made, cited())
+    kept = _kept(made, cited(), finished)
     for fingerprint, (folder, _) in made.items():
         if fingerprint not in kept:
             yield _waste(folder, "no finished result stands on it, and none that is recorded cites it")
 
 
-def _kept(made: Mapping[str, tuple[Path, Mapping[str, Any]]], cited: set[str]) -> set[str]:
+def _kept(made: Mapping[str, tuple[Path, Mapping[str, Any]]], cited: set[str], finished: set[str]) -> set[str]:
     """Fingerprints of finished and cited artifacts, and of all they were made from."""
     kept: set[str] = set()
-    todo = [name for name, (_, manifest) in made.items() if manifest["stage"] in RESULTS or name in cited]
+    todo = [name for name, (_, manifest) in made.items() if manifest["stage"] in finished or name in cited]
     while todo:
         name = todo.pop()
         if name in made and name not in kept:
