@@ -24,6 +24,7 @@ from typing import Any
 from xtrrep.console import DataError, say
 
 MANIFEST = "manifest.json"
+TEMPORARY = ".{}.tmp"  # what a file is called while it is written
 REQUIRED_KEYS = {"fingerprint", "label", "stage", "made", "seconds", "facts", "files", "upstream"}
 
 
@@ -81,12 +82,16 @@ def write_atomic(path: Path, write: Callable[[Any], None]) -> None:
 
     `write` receives the open binary file.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary = path.with_name(TEMPORARY.format(path.name))
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -175,7 +180,11 @@ def make(spec: Spec, root: Path, run: Callable[[Path], dict[str, Any]]) -> Path:
         partial = final.with_name(f".partial-{final.name}")
         for stale in final.parent.glob(f".partial-*-{spec.fingerprint}"):
             partial = stale
+        if (partial / MANIFEST).exists():  # killed when only its name was lacking
+            return _publish(partial, final)
         partial.mkdir(parents=True, exist_ok=True)
+        for stale in partial.rglob(TEMPORARY.format("*")):  # half-written by a killed process: the lock is ours
+            stale.unlink()
         start = time.monotonic()
         try:
             facts = run(partial)
@@ -184,7 +193,7 @@ def make(spec: Spec, root: Path, run: Callable[[Path], dict[str, Any]]) -> Path:
             raise
         seconds = time.monotonic() - start
         files = {
-            str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+            str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": _kept_hash(path)}
             for path in sorted(partial.rglob("*"))
             if path.is_file()
         }
@@ -198,10 +207,22 @@ def make(spec: Spec, root: Path, run: Callable[[Path], dict[str, Any]]) -> Path:
             **spec.identity,
         }
         write_json(partial / MANIFEST, manifest)
-        if final.exists():  # without a manifest, or we would not be here: it is not there, whatever it holds
-            shutil.rmtree(final)
-        os.replace(partial, final)
+        return _publish(partial, final)
+
+
+def _publish(partial: Path, final: Path) -> Path:
+    """Give a folder with a manifest its name."""
+    if final.exists():  # without a manifest, or we would not be here: it is not there, whatever it holds
+        shutil.rmtree(final)
+    os.replace(partial, final)
     return final
+
+
+def _kept_hash(path: Path) -> str:
+    """A file's hash, once the disk has the file: no manifest may outlive what it lists."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return hash_file(path)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from xtrrep.console import DataError
+from xtrrep.console import DataError, machine_error
 
 
 @contextmanager
@@ -37,7 +37,10 @@ def log_aside() -> Iterator[None]:
 
 @contextmanager
 def panics(engine: str, doing: str, hint: str | None = None) -> Iterator[None]:
-    """Turn an engine's failure into a DataError with its message: a Rust panic is only a BaseException."""
+    """Turn an engine's failure into a DataError with its message: a Rust panic is only a BaseException.
+
+    Where it is the machine's, a full disk say, the error is what `console.machine_error` says.
+    """
     try:
         yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
@@ -45,6 +48,8 @@ def panics(engine: str, doing: str, hint: str | None = None) -> Iterator[None]:
     except DataError:
         raise
     except BaseException as error:
+        if explained := machine_error(error):
+            raise explained from error
         lines = str(error).strip().splitlines()
         message = lines[0] if lines else type(error).__name__
         raise DataError(f"engine {engine} failed {doing}: {message}", hint=hint) from error

@@ -100,6 +100,7 @@ def fit(
         finished = same_config(out / "finished.json", identity)
         if first:
             say("  already trained")
+            shutil.rmtree(out / "checkpoints", ignore_errors=True)  # killed while they were being deleted
         return dict(finished["facts"])
     resume = resume_from(out / "checkpoints", identity)
     ranks.wait()  # all have looked before one of them writes
