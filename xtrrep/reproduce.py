@@ -11,7 +11,6 @@ import csv
 import datetime
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xtrrep import artifacts
-from xtrrep.artifacts import MANIFEST, Spec
+from xtrrep.artifacts import MANIFEST, Spec, hash_file
 
 
 def in_place(path: Path, write: Callable[[Any], None]) -> None:
@@ -24,9 +24,14 @@ def manifest_first(spec: Spec, root: Path, run: Callable[[Path], dict[str, Any]]
     folder = artifacts.folder_of(spec, root)
     if not artifacts.is_complete(spec, root):
         folder.mkdir(parents=True, exist_ok=True)
-        manifest = {"fingerprint": spec.fingerprint, "label": spec.label, "made": "", "seconds": 0, "files": {}}
-        artifacts.write_json(folder / MANIFEST, manifest | {"facts": {}, **spec.identity})
-        artifacts.write_json(folder / MANIFEST, manifest | {"facts": run(folder), **spec.identity})
+        manifest = {"fingerprint": spec.fingerprint, "label": spec.label, "made": "", "seconds": 0, **spec.identity}
+        artifacts.write_json(folder / MANIFEST, manifest | {"files": {}, "facts": {}})
+        facts = run(folder)
+        made = [path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST]
+        files = {
+            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": hash_file(path)} for path in made
+        }
+        artifacts.write_json(folder / MANIFEST, manifest | {"files": files, "facts": facts})
     return folder
 
 

@@ -64,6 +64,13 @@ def kind_of(event: Event) -> str:
     return "manifest" if publishes or MANIFEST in Path(event.path).name else event.kind
 
 
+# In which order calls are chosen, as (kind, kind of the call): a manifest is created, written, synced and named.
+TURNS = (
+    ("manifest", "write"), ("write", "write"), ("manifest", "rename"), ("rename", "rename"), ("manifest", "fsync"),
+    ("write", "write"), ("fsync", "fsync"), ("manifest", "create"), ("create", "create"), ("remove", "remove"),
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Plan:
     """How many points of a case to try: SIGKILL at calls and at moments, a full disk, Ctrl-C."""
@@ -77,16 +84,15 @@ class Plan:
 def choose(events: Sequence[Event], seconds: float, plan: Plan, rng: random.Random) -> list[Point]:
     """Calls of every kind and from everywhere in the run, and moments; more moments where the run makes fewer calls."""
     injected = plan.injected
-    by_kind: dict[str, list[int]] = {}
+    groups: dict[tuple[str, str], list[int]] = {}
     for number, event in enumerate(events):
-        by_kind.setdefault(kind_of(event), []).append(number)
-    turns = ("manifest", "write", "rename", "manifest", "write", "fsync", "create", "remove")
+        groups.setdefault((kind_of(event), event.kind), []).append(number)
+    left = {group: _spread(numbers) for group, numbers in groups.items()}
     chosen: set[int] = set()
-    left = {kind: _spread(numbers) for kind, numbers in by_kind.items()}
     while len(chosen) < min(injected, len(events)):
-        for kind in turns:
-            if left.get(kind) and len(chosen) < injected:
-                chosen.add(left[kind].pop(0))
+        for group in TURNS:
+            if left.get(group) and len(chosen) < injected:
+                chosen.add(left[group].pop(0))
     points = [Point(kind_of(events[number]), number=number) for number in sorted(chosen)]
     moments = plan.by_time + injected - len(points)
     points += [Point(TIME, seconds=seconds * (i + rng.random()) / moments * 0.9) for i in range(moments)]

@@ -179,7 +179,7 @@ def _child(main: Callable[[], int], channel: socket.socket | None, log: int) -> 
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
         os.dup2(log, 1)
         os.dup2(log, 2)
-        sys.stdout, sys.stderr = (open(fd, "w", closefd=False) for fd in (1, 2))  # not a test's capture
+        sys.stdout, sys.stderr = (os.fdopen(fd, "w", closefd=False) for fd in (1, 2))  # not a test's capture
         if channel is not None:
             socket.send_fds(channel, [b"x"], [_listen()])
         code = main()
