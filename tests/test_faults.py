@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import write_collection
@@ -18,6 +19,7 @@ from faults.matrix import FULL, INTERRUPT, Bench, Plan, contents, differences, m
 from faults.stages import Case
 from faults.syscalls import Event, Outcome, Verdict
 
+from xtrrep import artifacts, reproduce
 from xtrrep.console import DataError, machine_error
 
 REASON = syscalls.why_not()
@@ -231,6 +233,29 @@ def test_what_the_machine_lacks_in_words(error: Exception, says: str, hint: str)
 )
 def test_other_failures_are_not_explained_away(error: Exception) -> None:
     assert machine_error(error) is None
+
+
+def test_an_accepted_record_survives_a_failure_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was accepted last is never gone before its successor is there."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder, names in ((old, ("a.csv", "b.csv", "z.svg")), (new, ("a.csv", "b.csv"))):
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text(folder.name)
+    own = artifacts.write_atomic
+
+    def fails_at_b(path: Path, write: Callable[[Any], None]) -> None:
+        if path.name == "b.csv":
+            raise OSError(errno.ENOSPC, "", str(path))
+        own(path, write)
+
+    monkeypatch.setattr(artifacts, "write_atomic", fails_at_b)
+    with pytest.raises(OSError, match=r"b\.csv"):
+        reproduce.record_folder(new, old)
+    assert {path.name: path.read_text() for path in old.iterdir()} == {"a.csv": "new", "b.csv": "old", "z.svg": "old"}
+    monkeypatch.setattr(artifacts, "write_atomic", own)
+    reproduce.record_folder(new, old)
+    assert {path.name: path.read_text() for path in old.iterdir()} == {"a.csv": "new", "b.csv": "new"}
 
 
 @pytest.mark.slow
