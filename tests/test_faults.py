@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import write_collection
 from faults import broken, stages, syscalls
@@ -21,6 +22,7 @@ from faults.syscalls import Event, Outcome, Verdict
 
 from xtrrep import artifacts, reproduce
 from xtrrep.console import DataError, machine_error
+from xtrrep.index.files import check_written
 
 REASON = syscalls.why_not()
 supervised = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -41,7 +43,7 @@ def bench(tmp_path: Path) -> Bench:
 
 @supervised
 def test_killed_anywhere_the_same_command_ends_in_the_same_bytes(bench: Bench) -> None:
-    trials = matrix(bench, {CASE: Plan(injected=12, by_time=1, full=4, interrupted=3)})
+    trials = list(matrix(bench, {CASE: Plan(injected=12, by_time=1, full=4, interrupted=3)}))
     assert not [fault for trial in trials for fault in trial.faults], table(trials)
     kinds = [trial.point.kind for trial in trials]
     assert len(trials) == 20
@@ -53,7 +55,7 @@ def test_killed_anywhere_the_same_command_ends_in_the_same_bytes(bench: Bench) -
 @pytest.mark.parametrize("spoil", [broken.write_in_place, broken.write_manifest_first])
 def test_a_broken_writer_is_seen(tmp_path: Path, spoil: Callable[[], None]) -> None:
     write_collection(tmp_path / "data" / "mini")
-    trials = matrix(Bench(tmp_path, spoil), {CASE: Plan(injected=6)})
+    trials = list(matrix(Bench(tmp_path, spoil), {CASE: Plan(injected=6)}))
     failed = sum(bool(trial.faults) for trial in trials)
     assert failed
     assert f"6 {6 - failed:>9}" in table(trials).splitlines()[-1]
@@ -84,6 +86,35 @@ def test_a_supervised_write_is_cut_in_half_and_a_refused_one_raises(tmp_path: Pa
     assert not (tmp_path / "done").exists()
     assert "Read-only file system" in at(1, errno.EROFS).output
     assert "KeyboardInterrupt" in at(1, Verdict.interrupt).output
+
+
+@supervised
+def test_a_small_array_that_does_not_fit_is_no_file(tmp_path: Path) -> None:
+    """numpy by itself says nothing when the last of an array finds a full disk."""
+    path = tmp_path / "a.npy"
+
+    def write() -> int:
+        artifacts.write_atomic(path, lambda file: np.save(file, np.arange(10)))
+        return 0
+
+    events = syscalls.run(write, tmp_path, decide=lambda number, event: Verdict.go_on).events
+    path.unlink()
+    for refused in [number for number, event in enumerate(events) if event.kind == "write"]:
+        outcome = syscalls.run(
+            write, tmp_path, decide=lambda number, event, at=refused: errno.ENOSPC if number == at else Verdict.go_on
+        )
+        assert "No space left on device" in outcome.output
+        assert not list(tmp_path.iterdir())
+
+
+def test_an_array_that_was_cut_short_is_not_recorded(tmp_path: Path) -> None:
+    for shape in ((0,), (3, 2)):
+        np.save(tmp_path / "a.npy", np.zeros(shape))
+        check_written(tmp_path)
+    data = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(data[:-1])
+    with pytest.raises(DataError, match=r"a\.npy was not written whole"):
+        check_written(tmp_path)
 
 
 # --- what is lacking is said in one line -----------------------------------------------------------------------------
@@ -186,8 +217,6 @@ def test_files_above_the_size_allowed(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_out_of_memory(bench: Bench, tmp_path: Path) -> None:
-    import numpy as np
-
     from xtrrep.data import bm25
 
     def starve() -> None:

@@ -77,15 +77,24 @@ def hash_file(path: Path) -> str:
     return sha.hexdigest()
 
 
+@dataclass(frozen=True)
+class _Writer:
+    """What writes to a file, and not the file: given that, numpy writes through a buffer of C's, and does not notice
+    when the last of it finds a full disk."""
+
+    write: Callable[[Any], int]
+    writelines: Callable[[Any], None]
+
+
 def write_atomic(path: Path, write: Callable[[Any], None]) -> None:
     """Write a file through a temporary neighbour: readers see all of it or nothing.
 
-    `write` receives the open binary file.
+    `write` receives an object with the `write` and `writelines` of a binary file.
     """
     temporary = path.with_name(TEMPORARY.format(path.name))
     try:
         with temporary.open("wb") as file:
-            write(file)
+            write(_Writer(file.write, file.writelines))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -48,8 +48,10 @@ class DataError(XtrrepError):
     exit_code = MISSING
 
 
-# What a full disk is called by libraries that write by themselves: Rust's error, numpy's, torch's.
-WRITE_FAILED = re.compile(r"No space left on device|\d requested and \d+ written|PytorchStreamWriter failed")
+# What a full disk is called by libraries that write by themselves: Rust's error, numpy's, torch's, ScaNN's.
+WRITE_FAILED = re.compile(
+    r"No space left on device|\d requested and \d+ written|PytorchStreamWriter failed|[Ff]ailed to write"
+)
 # What torch says where it raises a bare RuntimeError: the CPU allocator's text (as spelt there) and two of CUDA's.
 NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 CONTINUES = "the same command then continues"

@@ -24,6 +24,8 @@ def main() -> int:
         print(f"cannot run here: {reason}", file=sys.stderr)
         return 3
     work = Path(tempfile.mkdtemp(prefix="faults "))
+    trials = []
+    stopped = False
     try:
         made = syscalls.run(lambda: stages.prepare(work), work)
         if made.code:
@@ -34,15 +36,17 @@ def main() -> int:
         for case in reversed(cases):
             if case.name in needed and case.after:
                 needed.add(case.after)
-
         plan = Plan(chosen.injected, chosen.by_time, chosen.full, chosen.interrupted)
-        trials = matrix(
-            Bench(work), {case: plan if case.name in wanted else Plan() for case in cases if case.name in needed}
-        )
+        plans = {case: plan if case.name in wanted else Plan() for case in cases if case.name in needed}
+        for trial in matrix(Bench(work), plans):
+            trials.append(trial)
+    except KeyboardInterrupt:
+        print("interrupted: this is what was tried", file=sys.stderr)
+        stopped = True
     finally:
         shutil.rmtree(work)
     print(table(trials))
-    return int(any(trial.faults for trial in trials))
+    return int(stopped or not trials or any(trial.faults for trial in trials))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import random
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,15 @@ TIMES = {"log.jsonl": rb'"time": [0-9.]+', "metadata.json": rb'"created_at": "[^
 class Point:
     """Where to stop: at a call of the unbroken run, or after some seconds.
 
-    Of CALLS the kind is the call's, and SIGKILL comes before it or half-way through a write; TIME is SIGKILL too. From
-    a call of kind FULL on, nothing can be written any more; at one of kind INTERRUPT comes SIGINT.
+    Of CALLS the kind is the call's, and SIGKILL comes before it or half-way through a write; TIME is SIGKILL too. A
+    call of kind FULL is refused for want of space, and unless it is `once` all that write after it; at one of kind
+    INTERRUPT comes SIGINT.
     """
 
     kind: str
     number: int | None = None
     seconds: float | None = None
+    once: bool = False
 
     def __str__(self) -> str:
         return f"{self.kind} at call {self.number}" if self.seconds is None else f"after {self.seconds:.2f} s"
@@ -97,7 +99,8 @@ def choose(events: Sequence[Event], seconds: float, plan: Plan, rng: random.Rand
     moments = plan.by_time + injected - len(points)
     points += [Point(TIME, seconds=seconds * (i + rng.random()) / moments * 0.9) for i in range(moments)]
     grows = [number for number, event in enumerate(events) if event.kind in ("write", "create")]
-    points += [Point(FULL, number=number) for number in sorted(rng.sample(grows, min(plan.full, len(grows))))]
+    refused = sorted(rng.sample(grows, min(plan.full, len(grows))))
+    points += [Point(FULL, number=number, once=i % 2 == 0) for i, number in enumerate(refused)]
     every = range(len(events))
     return points + [Point(INTERRUPT, number=n) for n in sorted(rng.sample(every, min(plan.interrupted, len(events))))]
 
@@ -269,7 +272,8 @@ def _stop_at(bench: Bench, case: Case, home: Path, point: Point) -> Outcome:
 
     def decide(number: int, event: Event) -> Verdict | int:
         if point.kind == FULL:
-            return errno.ENOSPC if number >= first and event.kind in ("write", "create") else Verdict.go_on
+            refused = number == first or (number > first and event.kind in ("write", "create") and not point.once)
+            return errno.ENOSPC if refused else Verdict.go_on
         if number != first:
             return Verdict.go_on
         if point.kind == INTERRUPT:
@@ -298,10 +302,9 @@ def _end(outcome: Outcome) -> str:
     return " / ".join([line for line in outcome.output.splitlines() if line.strip()][-3:])
 
 
-def matrix(bench: Bench, cases: Mapping[Case, Plan], seed: int = 0) -> list[Trial]:
+def matrix(bench: Bench, cases: Mapping[Case, Plan], seed: int = 0) -> Iterator[Trial]:
     """Try every case at the points of its plan; without any it is only run, for those after it."""
     rng = random.Random(seed)
-    trials = []
     for case, plan in cases.items():
         unbroken = record(bench, case)
         expected = contents(bench.unbroken(case.name))
@@ -319,8 +322,7 @@ def matrix(bench: Bench, cases: Mapping[Case, Plan], seed: int = 0) -> list[Tria
         survived = sum(not trial.faults for trial in found)
         counted = f"{len(unbroken.events)} calls, {unbroken.seconds:.1f} s; {survived} of {len(found)} survived"
         print(f"{case.name}: {counted}", file=sys.stderr, flush=True)
-        trials += found
-    return trials
+        yield from found
 
 
 def _at(event: Event | None) -> str:

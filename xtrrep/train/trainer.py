@@ -153,7 +153,7 @@ def fit(
 
 
 def _settle(model: MultiVectorEncoder) -> None:
-    """The same files from a process that trained and from one that found all steps done: the tokenizer keeps the padding
+    """The same files from a process that trained and from one that found all steps done: the tokenizer keeps padding
     and truncation of its last call, and the similarity is filled in when first asked for."""
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     if backend is not None:
