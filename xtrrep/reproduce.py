@@ -361,9 +361,9 @@ def record_folder(folder: Path, out: Path) -> None:
     """Copy tables and pictures (Markdown, CSV, SVG) of a result to `out`, in place of what lies there; file by file, so
     that a kill leaves none half-written and none without a successor."""
     out.mkdir(parents=True, exist_ok=True)
-    made = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".md", ".csv", ".svg")}
-    for name, data in sorted(made.items()):
-        artifacts.write_atomic(out / name, lambda file, data=data: file.write(data))
+    made = {p.name: p.read_bytes().decode() for p in folder.iterdir() if p.suffix in (".md", ".csv", ".svg")}
+    for name, text in sorted(made.items()):
+        _write(out / name, text)
     for path in out.iterdir():
         if path.name not in made:
             path.unlink()
