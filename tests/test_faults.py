@@ -6,6 +6,7 @@ Here a run of all stages without a model is stopped; `make test-faults` stops ev
 import errno
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,14 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_collection
+from conftest import unit_vectors, write_collection, write_store
 from faults import broken, stages, syscalls
 from faults.matrix import FULL, INTERRUPT, Bench, Plan, contents, differences, matrix, misrecorded, record, table
 from faults.stages import Case
 from faults.syscalls import Event, Outcome, Verdict
 
 from xtrrep import artifacts, reproduce
+from xtrrep.config import compose
 from xtrrep.console import DataError, machine_error
+from xtrrep.index import Place, engine_of
 from xtrrep.index.files import check_written
 
 REASON = syscalls.why_not()
@@ -262,6 +265,19 @@ def test_what_the_machine_lacks_in_words(error: Exception, says: str, hint: str)
 )
 def test_other_failures_are_not_explained_away(error: Exception) -> None:
     assert machine_error(error) is None
+
+
+def test_space_for_a_memory_map_is_asked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk answers such a write with a signal, not an error: PLAID's merged files are written so."""
+    store = write_store(tmp_path, unit_vectors(np.random.default_rng(0), 30, 16))
+    engine, params = engine_of(compose(["index=plaid"]).index)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match="0 MB free, and a PLAID index of") as caught:
+        engine.build(store, params, tmp_path / "out", Place())
+    assert "larger disk" in str(caught.value.hint)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_an_accepted_record_survives_a_failure_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

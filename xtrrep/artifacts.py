@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xtrrep.console import DataError, say
+from xtrrep.console import DISK_FULL, DataError, say
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".{}.tmp"  # what a file is called while it is written
@@ -107,6 +107,14 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically (UTF-8, sorted keys, no NaN)."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def need_space(folder: Path, needed: int, what: str) -> None:
+    """Raise DataError where the disk of `folder` has fewer than `needed` bytes free for `what`. To be asked before a
+    write through a memory map, which a full disk answers by killing the process."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DataError(f"{folder} has {free / 1e6:.0f} MB free, and {what} takes {needed / 1e6:.0f}", hint=DISK_FULL)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
