@@ -224,7 +224,9 @@ def test_out_of_memory(bench: Bench, tmp_path: Path) -> None:
 
     def starve() -> None:
         def search(*_: object) -> object:
-            return np.ones(1 << 46)
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28), used + (1 << 28)))
+            return np.ones(1 << 27)  # 1 GiB, and there is a quarter of it
 
         bm25.Bm25.search = search  # type: ignore[method-assign]
 
@@ -251,6 +253,7 @@ def test_out_of_memory(bench: Bench, tmp_path: Path) -> None:
             "batch",
         ),
         (MemoryError(), "out of memory: MemoryError", "more memory"),
+        (ImportError("x.so: failed to map segment from shared object"), "out of memory: x.so", "more memory"),
     ],
 )
 def test_what_the_machine_lacks_in_words(error: Exception, says: str, hint: str) -> None:
@@ -261,7 +264,8 @@ def test_what_the_machine_lacks_in_words(error: Exception, says: str, hint: str)
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("x"), OSError(errno.ENOENT, "", "x"), DataError("No space left on device")]
+    "error",
+    [ValueError("x"), ImportError("no module"), OSError(errno.ENOENT, "", "x"), DataError("No space left on device")],
 )
 def test_other_failures_are_not_explained_away(error: Exception) -> None:
     assert machine_error(error) is None

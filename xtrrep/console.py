@@ -52,8 +52,12 @@ class DataError(XtrrepError):
 WRITE_FAILED = re.compile(
     r"No space left on device|\d requested and \d+ written|PytorchStreamWriter failed|[Ff]ailed to write"
 )
-# What torch says where it raises a bare RuntimeError: the CPU allocator's text (as spelt there) and two of CUDA's.
-NO_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# What torch says where it raises a bare RuntimeError: the CPU allocator's text (as spelt there) and two of CUDA's. The
+# last is an ImportError's, of a library that found no room.
+NO_MEMORY = (
+    "DefaultCPUAllocator", "can't allocate memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+    "failed to map segment from shared object",
+)  # fmt: skip
 CONTINUES = "the same command then continues"
 DISK_FULL = f"free some space, or set XTRREP_HOME to a larger disk; {CONTINUES}"
 READ_ONLY = f"set XTRREP_HOME to a folder that you may write to; {CONTINUES}"
@@ -76,7 +80,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that memory could not be allocated, on a GPU or a CPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
+    return isinstance(error, RuntimeError | ImportError) and any(sign in str(error) for sign in NO_MEMORY)
 
 
 def machine_error(error: BaseException) -> DataError | None:

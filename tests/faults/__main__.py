@@ -13,7 +13,7 @@ from faults.matrix import Bench, Plan, matrix, table
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
     parser.add_argument("--only", default="", help="cases whose name begins so")
-    parser.add_argument("--injected", type=int, default=10, help="calls to kill each case at")
+    parser.add_argument("--injected", type=int, default=12, help="calls to kill each case at")
     parser.add_argument("--by-time", type=int, default=1, help="moments to kill each case at")
     parser.add_argument("--full", type=int, default=2, help="calls from which on the disk is full")
     parser.add_argument("--interrupted", type=int, default=1, help="calls at which Ctrl-C comes")
