@@ -26,6 +26,7 @@ from xtrrep.config import compose
 from xtrrep.console import DataError, machine_error
 from xtrrep.index import Place, engine_of
 from xtrrep.index.files import check_written
+from xtrrep.index.native import panics
 
 REASON = syscalls.why_not()
 supervised = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -108,6 +109,13 @@ def test_a_small_array_that_does_not_fit_is_no_file(tmp_path: Path) -> None:
         )
         assert "No space left on device" in outcome.output
         assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_of_an_engine_has_a_hint_and_a_full_disk_its_own() -> None:
+    for message, says in (("EOF while parsing", "xtrrep doctor"), ("No space left on device", "larger disk")):
+        with pytest.raises(DataError, match=message) as caught, panics("plaid", "while building"):
+            raise ValueError(message)
+        assert says in str(caught.value.hint)
 
 
 def test_an_array_that_was_cut_short_is_not_recorded(tmp_path: Path) -> None:
@@ -245,6 +253,7 @@ def test_out_of_memory(bench: Bench, tmp_path: Path) -> None:
         (OSError(errno.EDQUOT, "", "a/b"), "quota", "XTRREP_HOME"),
         (OSError("400 requested and 12 written"), "could not be written", "free some space"),
         (RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed"), "could not", "free some"),
+        (RuntimeError("basic_ios::clear: iostream error"), "could not be written", "free some space"),
         (ValueError("I/O error: No space left on device (os error 28)"), "could not be written", "free some space"),
         (OSError(errno.EIO, "", "x"), "error: x", "disk reports a fault"),
         (
