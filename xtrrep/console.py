@@ -6,7 +6,9 @@ stdout is data and nothing else, so that `xtrrep eval --json | jq` always works.
 from __future__ import annotations
 
 import difflib
+import errno
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -44,6 +46,58 @@ class DataError(XtrrepError):
     """Data, a model, an engine or an artifact is missing or broken: exit code 3."""
 
     exit_code = MISSING
+
+
+# What a full disk is called by libraries that write by themselves: Rust's error, numpy's, torch's, ScaNN's.
+WRITE_FAILED = re.compile(
+    r"No space left on device|\d requested and \d+ written|PytorchStreamWriter failed|[Ff]ailed to write|iostream error"
+)
+# What torch says where it raises a bare RuntimeError: the CPU allocator's text (as spelt there) and two of CUDA's. The
+# last is an ImportError's, of a library that found no room.
+NO_MEMORY = (
+    "DefaultCPUAllocator", "can't allocate memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+    "failed to map segment from shared object",
+)  # fmt: skip
+CONTINUES = "the same command then continues"
+DISK_FULL = f"free some space, or set XTRREP_HOME to a larger disk; {CONTINUES}"
+READ_ONLY = f"set XTRREP_HOME to a folder that you may write to; {CONTINUES}"
+TOO_LARGE = f"a limit or file system forbids files of this size (`ulimit -f`), or set XTRREP_HOME; {CONTINUES}"
+TOO_MANY = f"`ulimit -n 4096`; {CONTINUES}"
+MEMORY = f"smaller machine.encode_batch or machine.query_batch, a smaller retrieve.k_prime, or more memory; {CONTINUES}"
+MACHINE = {
+    errno.ENOSPC: DISK_FULL,
+    errno.EDQUOT: DISK_FULL,
+    errno.EFBIG: TOO_LARGE,
+    errno.EROFS: READ_ONLY,
+    errno.EMFILE: TOO_MANY,
+    errno.ENFILE: TOO_MANY,
+    errno.ENOMEM: MEMORY,
+    errno.EIO: f"the disk reports a fault: look at it, or set XTRREP_HOME to another; {CONTINUES}",
+}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory could not be allocated, on a GPU or a CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
+        return True
+    return isinstance(error, RuntimeError | ImportError) and any(sign in str(error) for sign in NO_MEMORY)
+
+
+def machine_error(error: BaseException) -> DataError | None:
+    """What a failure of the machine and not of the program means, with what helps: memory, a full or read-only disk,
+    open files. None for any other."""
+    if is_out_of_memory(error):
+        return DataError(f"out of memory: {_first_line(error)}", hint=MEMORY)
+    if isinstance(error, OSError) and error.errno in MACHINE:
+        where = f": {error.filename}" if error.filename else ""
+        return DataError(f"{os.strerror(error.errno)}{where}", hint=MACHINE[error.errno])
+    if not isinstance(error, XtrrepError) and WRITE_FAILED.search(str(error)):
+        return DataError(f"a file could not be written: {_first_line(error)}", hint=DISK_FULL)
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
 def suggest(word: str, known: Iterable[str]) -> str | None:

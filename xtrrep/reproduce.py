@@ -11,7 +11,6 @@ import csv
 import datetime
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -359,12 +358,15 @@ def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str]) -> Path:
 
 
 def record_folder(folder: Path, out: Path) -> None:
-    """Copy tables and pictures (Markdown, CSV, SVG) of a result to `out`, in place of what lies there."""
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".md", ".csv", ".svg"):
-            shutil.copyfile(path, out / path.name)
+    """Copy tables and pictures (Markdown, CSV, SVG) of a result to `out`, in place of what lies there; file by file, so
+    that a kill leaves none half-written and none without a successor."""
+    out.mkdir(parents=True, exist_ok=True)
+    made = {p.name: p.read_bytes().decode() for p in folder.iterdir() if p.suffix in (".md", ".csv", ".svg")}
+    for name, text in sorted(made.items()):
+        _write(out / name, text)
+    for path in out.iterdir():
+        if path.name not in made:
+            path.unlink()
 
 
 def _seconds(what: Known, extra: Sequence[str]) -> float:

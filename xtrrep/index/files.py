@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from xtrrep import artifacts
 from xtrrep.artifacts import Spec
-from xtrrep.console import DataError, UsageError
+from xtrrep.console import DISK_FULL, DataError, UsageError
 from xtrrep.encode import Store
 from xtrrep.index import Place, check_store, engine_of, split_params
 from xtrrep.index.accuracy import against_exact
@@ -32,10 +34,21 @@ def build_index(store: Store, index: Mapping[str, Any], out: Path, place: Place)
         raise UsageError(f"{index['engine']} ranks words, not vectors", hint="--index exact")
     check_store(store)
     facts = engine.build(store, params, out, place)
+    check_written(out)
     if engine.kind == "token" and any(path.is_file() for path in out.rglob("*")):  # the oracle leaves nothing
         found = against_exact(engine.load(out, store, params, place), store)
         facts["against_exact"] = {**found, **split_params(index)[1]}
     return facts
+
+
+def check_written(folder: Path) -> None:
+    """Raise DataError for an array that is shorter than its header says. Not every library notices a full disk, and
+    what it leaves would be recorded as right."""
+    for path in sorted(folder.rglob("*.npy")):
+        try:
+            np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise DataError(f"{path} was not written whole ({error})", hint=DISK_FULL) from None
 
 
 def open_index(

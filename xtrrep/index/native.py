@@ -9,7 +9,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from xtrrep.console import DataError
+from xtrrep.console import CONTINUES, DataError, machine_error
+
+# An engine that cannot write a file may only say that it cannot read it.
+UNSURE = f"`xtrrep doctor` checks disk and libraries; {CONTINUES}"
 
 
 @contextmanager
@@ -36,8 +39,11 @@ def log_aside() -> Iterator[None]:
 
 
 @contextmanager
-def panics(engine: str, doing: str, hint: str | None = None) -> Iterator[None]:
-    """Turn an engine's failure into a DataError with its message: a Rust panic is only a BaseException."""
+def panics(engine: str, doing: str, hint: str = UNSURE) -> Iterator[None]:
+    """Turn an engine's failure into a DataError with its message: a Rust panic is only a BaseException.
+
+    Where it is the machine's, a full disk say, the error is what `console.machine_error` says.
+    """
     try:
         yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
@@ -45,6 +51,8 @@ def panics(engine: str, doing: str, hint: str | None = None) -> Iterator[None]:
     except DataError:
         raise
     except BaseException as error:
+        if explained := machine_error(error):
+            raise explained from error
         lines = str(error).strip().splitlines()
         message = lines[0] if lines else type(error).__name__
         raise DataError(f"engine {engine} failed {doing}: {message}", hint=hint) from error

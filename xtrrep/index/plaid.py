@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrrep.artifacts import write_atomic
+from xtrrep.artifacts import need_space, write_atomic
 from xtrrep.console import DataError, UsageError
 from xtrrep.encode import Store
 from xtrrep.index import Engine, Place, check_queries, engines, kmeans, positive, rectangle
@@ -104,6 +104,10 @@ def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, A
     )
     if source.dim * params.nbits % 8:
         raise DataError(f"{params.nbits} bits of dimension {source.dim} do not fill bytes", hint="--index exact")
+    bytes_a_token = 8 + source.dim * params.nbits // 8  # its centroid's number and its residual
+    # Twice: by chunk, and merged, which is written through a memory map.
+    needed = 2 * source.tokens * bytes_a_token + 4 * clusters.partitions * source.dim
+    need_space(out, needed, f"a PLAID index of {source.tokens:,} tokens")
     kmeans.announce(clusters, source.dim)
     library = _library()
     with log_aside(), panics("plaid", "while building"), _partitions(library, clusters.partitions):

@@ -38,7 +38,9 @@ def index_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[st
         texts = [text for _, text in open_collection(cfg.data, folders["data"]).documents()]
         if not texts:
             raise DataError(f"{cfg.data.id} holds no documents")
-        return engine.build(texts, params, out, place)
+        facts: dict[str, Any] = engine.build(texts, params, out, place)
+        files.check_written(out)
+        return facts
     return files.build_index(Store.open(folders["documents"], specs["documents"].fingerprint), cfg.index, out, place)
 
 

@@ -6,19 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from xtrrep.config import ContrastiveLoss, Distill, Loop, Machine, Train
-from xtrrep.console import DataError
-
-# What torch says where it raises a bare RuntimeError: the CPU allocator's text (as spelt there) and two of CUDA's.
-SIGNS = ("DefaultCPUAllocator", "can't allocate memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory could not be allocated, on a GPU or a CPU."""
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+from xtrrep.console import DataError, is_out_of_memory
 
 
 @contextmanager

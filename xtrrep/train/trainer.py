@@ -100,6 +100,7 @@ def fit(
         finished = same_config(out / "finished.json", identity)
         if first:
             say("  already trained")
+            shutil.rmtree(out / "checkpoints", ignore_errors=True)  # killed while they were being deleted
         return dict(finished["facts"])
     resume = resume_from(out / "checkpoints", identity)
     ranks.wait()  # all have looked before one of them writes
@@ -125,6 +126,7 @@ def fit(
         names = sorted({name for row in evaluations for name in row["eval"]})
         write_csv(out / "eval.csv", ["step", *names], [row["eval"] | {"step": row["step"]} for row in evaluations])
     shutil.rmtree(out / "model", ignore_errors=True)
+    _settle(model)
     model.save_pretrained(str(out / "model"))
     temperature.save(loss, out / "model")
     losses = [row["loss"] for row in rows if row["loss"] is not None]
@@ -148,6 +150,16 @@ def fit(
     write_json(out / "finished.json", {"config": identity, "facts": facts})
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return facts
+
+
+def _settle(model: MultiVectorEncoder) -> None:
+    """The same files from a process that trained and from one that found all steps done: the tokenizer keeps padding
+    and truncation of its last call, and the similarity is filled in when first asked for."""
+    backend = getattr(model.tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
+    model.similarity_fn_name = model.similarity_fn_name
 
 
 def _check_dataset(dataset: Dataset | IterableDataset, loop: Loop, name: str) -> tuple[int | None, int]:
