@@ -185,7 +185,7 @@ def _watched(p: Plan, step: Step, run: Callable[[Path], dict[str, Any]]) -> Call
                     hint="the same command makes it of what is there now",
                 )
         torch = sys.modules.get("torch")
-        return facts if torch is None else {**facts, "threads": int(torch.get_num_threads())}
+        return facts if torch is None else {"threads": int(torch.get_num_threads()), **facts}
 
     return work
 
