@@ -574,13 +574,19 @@ def test_lists_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no query"):
         candidates.count(lists, write_store(tmp_path / "none", [], stage="queries"), [1])
 
-    def fill(out: Path) -> dict[str, Any]:
-        for name, array in (("centroids", np.eye(3)), ("ivf", np.arange(4)), ("ivf_lengths", np.array([2, 2]))):
-            np.save(out / f"{name}.npy", array)
-        return {}
+    def index(lengths: list[int]) -> Path:
+        def fill(out: Path) -> dict[str, Any]:
+            for name, array in (("centroids", np.eye(3)), ("ivf", np.arange(4)), ("ivf_lengths", np.array(lengths))):
+                np.save(out / f"{name}.npy", array)
+            return {}
 
-    with pytest.raises(DataError, match="not of its centroids"):
-        candidates.read_lists(artifacts.make(Spec("index", "made", 1, {}), tmp_path, fill))
+        return artifacts.make(Spec("index", "made", 1, {"lengths": lengths}), tmp_path, fill)
+
+    for lengths in ([2, 2], [2, 1, 0, 1], [2, 1, 2]):
+        with pytest.raises(DataError, match="not of its centroids"):
+            candidates.read_lists(index(lengths))
+    # What fast-plaid writes where fewer centroids were asked for than it would make by itself.
+    assert candidates.read_lists(index([2, 1, 1, 0, 0])).starts.tolist() == [0, 2, 3, 4]
 
 
 def test_analyze_imputation(make_here: Callable[..., Made]) -> None:

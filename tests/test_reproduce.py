@@ -384,6 +384,8 @@ def test_an_analysis_made_judged_and_accepted(
     assert found.values == found.runs == {}
     assert all("nothing" in reason for reason in found.reasons.values())
     assert reproduce.plans(broken, [])[1][0].startswith("analysis geometry: ")
+    with pytest.raises(DataError, match="has no value to accept"):
+        reproduce.accept(broken, judge(broken, {}, {}), [])
 
 
 # --- figures -------------------------------------------------------------------------------------------------------
@@ -430,3 +432,16 @@ def test_figure_2_needs_what_was_evaluated_before(
     assert [path.name for path in made] == [*drawn, "speed_and_quality.csv"]
     (row,) = csv.DictReader(made[-1].read_text().splitlines())
     assert (row["row"], float(row["queries/s"]), float(row["value"])) == ("BM25", 12.5, values["BM25", "mini"])
+
+
+def test_what_an_analysis_drew_lies_beside_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XTRREP_HOME", str(tmp_path / "home"))
+    picture = tmp_path / "figure4.svg"
+    picture.write_text("<svg/>")
+    what = of_analysis("demo", reading())
+    values = {cell.key: 1.0 for cell in what.cells}
+    measured = reproduce.Measured(values, {}, {}, {"analyze": "0123456789ab"}, (picture,))
+    monkeypatch.setattr(reproduce, "measure", lambda *_: measured)
+    folder, cells, _ = reproduce.reproduce(what, [])
+    assert (folder / "figure4.svg").read_text() == "<svg/>"
+    assert [cell.now for cell in cells] == [1.0]

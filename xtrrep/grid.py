@@ -39,7 +39,8 @@ def grid(what: Reproduction, means: Mapping[Key, float | None], folders: Mapping
     ps = [_p(folders[name, column], folders[baseline, column], measures[column]) for name, baseline, column in pairs]
     differing = {pair[0::2] for pair, p in zip(pairs, holm(ps), strict=True) if p < ALPHA}
     places = {(row.name, column): (r, c) for r, row in enumerate(rows) for c, column in enumerate(columns, start=1)}
-    notes = [f"{', '.join(f'{name}: {measure}' for name, measure in measures.items())}; in points, but for {QPS}."]
+    units = "queries a second" if set(measures.values()) == {QPS} else "in points"
+    notes = [f"{', '.join(f'{name}: {measure}' for name, measure in measures.items())}; {units}."]
     if pairs:
         notes.append(
             f"{MARK}: differs from {_baselines(what)}, p < {ALPHA} ({RESAMPLES:,} sign flips over queries, two-sided, "

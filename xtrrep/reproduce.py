@@ -11,6 +11,7 @@ import csv
 import datetime
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -163,6 +164,7 @@ class Measured:
     reasons: dict[Key, str]
     folders: Mapping[Key, Mapping[str, Path]]
     runs: dict[str, str]
+    pictures: tuple[Path, ...] = ()  # what an analysis drew
 
 
 def measure(what: Known, extra: Sequence[str]) -> Measured:
@@ -232,7 +234,8 @@ def _measure_analysis(what: AnalysisReproduction, extra: Sequence[str]) -> Measu
             values[cell.key] = cell.value(rows)
         except DataError as error:
             reasons[cell.key] = str(error)
-    return Measured(values, reasons, {}, {"analyze": plan.spec.fingerprint})
+    drawn = tuple(path for path in sorted(folder.iterdir()) if path.suffix in (".svg", ".png", ".pdf"))
+    return Measured(values, reasons, {}, {"analyze": plan.spec.fingerprint}, drawn)
 
 
 def judge(what: Known, values: Mapping[Key, float], accepted: Mapping[str, Mapping[str, float]]) -> list[Cell]:
@@ -330,9 +333,12 @@ def _rule(what: Known) -> str:
 def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str]) -> Path:
     """Record what came out now as what is expected at this scale; cells without a value keep theirs.
 
-    Beside the record goes its table, judged against it, with its figures. Returns the record.
+    Beside the record goes its table, judged against it, with its figures. Returns the record. Raises DataError where
+    there is no value at all.
     """
     path = recorded_path(what.name, what.scale)
+    if all(cell.now is None for cell in cells):
+        raise DataError(f"{what.name} has no value to accept", hint="the table says why each cell did not run")
     kept = recorded(what.name, what.scale)["cells"]
     for cell in cells:
         if cell.now is not None:
@@ -425,10 +431,12 @@ def reproduce(what: Known, extra: Sequence[str]) -> tuple[Path, list[Cell], Tabl
     described = {"notes": notes, "state": state, "recorded": accepted, "title": what.title}
     kept = [word for word in (what.only, *extra) if word is not None]
     label = slug("-".join([what.name, *kept, what.scale]))  # part of it, or another setting, is another result
-    spec = Spec("reproduce", label, 3, described, measured.runs)
+    spec = Spec("reproduce", label, 4, described, measured.runs)
 
     def write(out: Path) -> dict[str, Any]:
         write_table(shown, out)
+        for path in measured.pictures:
+            shutil.copyfile(path, out / path.name)
         if isinstance(what, Reproduction):
             now = {(cell.row, cell.column): cell.now for cell in cells}
             write_table(grid(what, now, measured.folders), out, "grid")
