@@ -317,7 +317,9 @@ def test_an_analysis_cell_without_a_printed_value_is_judged_by_its_record() -> N
     text = reproduce.table(of_analysis("paper", reading(paper=1.0)), [cell], []).terminal()
     assert "8.000" in text  # the difference
     assert "within 0.5" in text
-    assert "within 0.05" in reproduce.table(of_analysis("demo", reading()), [cell], []).terminal()
+    shown = reproduce.table(of_analysis("demo", reading()), [cell], []).terminal()
+    assert "within 0.05" in shown
+    assert "here pydoc/test, scale=demo" in shown  # not where the study made it
 
 
 def test_select_and_extra_of_an_analysis() -> None:

@@ -305,7 +305,9 @@ def table(what: Known, cells: Sequence[Cell], notes: Sequence[str]) -> Table:
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     footer = [f"scale={what.scale}; judged against {_rule(what)}. {said}.", *notes]
     digits = 3 if isinstance(what, AnalysisReproduction) else 2
-    return Table(f"{what.title}, scale={what.scale}", columns, rows, footer, digits=digits)
+    # A title names the study's collection; an analysis elsewhere is made on another.
+    here = "" if at_paper or isinstance(what, Reproduction) else f", here {what.data}"
+    return Table(f"{what.title}{here}, scale={what.scale}", columns, rows, footer, digits=digits)
 
 
 def _rule(what: Known) -> str:
