@@ -430,7 +430,7 @@ def reproduce(what: Known, extra: Sequence[str]) -> tuple[Path, list[Cell], Tabl
         "reasons": sorted(map(list, reasons)),
         "quality": sorted([*key, *found] for key, found in quality.items()),
     }
-    described = {"notes": notes, "state": state, "recorded": accepted, "title": what.title}
+    described = {"notes": notes, "state": state, "recorded": accepted, "title": shown.title}
     kept = [word for word in (what.only, *extra) if word is not None]
     label = slug("-".join([what.name, *kept, what.scale]))  # part of it, or another setting, is another result
     spec = Spec("reproduce", label, 4, described, measured.runs)
