@@ -136,8 +136,10 @@ def _run_stages(plans: Sequence[Plan], done: Done) -> None:
 
 
 def _carry_out(p: Plan, step: Step, folders: Folders, seen: dict[str, Path], done: Done) -> None:
-    """One stage, by the first rank; the others (xtrrep/ranks.py) wait for it, and join it where a model is trained. With
-    one process that is `_make` and no more."""
+    """One stage, by the first rank; the others (xtrrep/ranks.py) wait for it, and join it where a model is trained.
+
+    With one process that is `_make` and no more.
+    """
     joined = step.stage.name in ("train", "distill")
 
     def work(begin: Callable[[Path], None]) -> Path:
