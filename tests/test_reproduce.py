@@ -183,7 +183,7 @@ def test_unknown_names() -> None:
 
 def test_a_damaged_record_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reproduce, "recorded_path", lambda name, scale: tmp_path / f"{name}.json")
-    assert reproduce.recorded("table1", "demo") == {"cells": {}}
+    assert reproduce.recorded("table1", "demo") == {"cells": {}, "overrides": []}
     (tmp_path / "table1.json").write_text("{")
     with pytest.raises(DataError, match=r"table1\.json"):
         reproduce.recorded("table1", "demo")
@@ -381,6 +381,13 @@ def test_an_analysis_made_judged_and_accepted(
     assert "absent" not in record["cells"]
     _, cells, _ = reproduce.reproduce(what, [])
     assert [cell.verdict for cell in cells] == ["agrees", "agrees", "not run"]
+    _, cells, _ = reproduce.reproduce(what, ["machine.encode_batch=7"])  # how fast it runs is no other setting
+    assert [cell.verdict for cell in cells] == ["agrees", "agrees", "not run"]
+    folder, others, _ = reproduce.reproduce(what, ["data.max_queries=1"])
+    assert [cell.verdict for cell in others] == ["no record", "no record", "not run"]
+    assert "made with other overrides: not compared" in (folder / "table.txt").read_text()
+    with pytest.raises(DataError, match="was accepted with no overrides"):
+        reproduce.accept(what, others, ["data.max_queries=1"])
     broken = AnalysisReproduction("made", "Made", "demo", (*what.overrides, "index=nothing"), "geometry", what.cells)
     found = reproduce.measure(broken, [])
     assert found.values == found.runs == {}

@@ -433,7 +433,7 @@ def reproduce(
     wanted = study.load_all(name, chosen[-1] if chosen else "demo", only)
     if show:
         for what in wanted:
-            cells = making.judge(what, {}, making.recorded(what.name, what.scale)["cells"])
+            cells = making.judge(what, {}, making.accepted_with(what.name, what.scale, extra))
             print(making.table(what, cells, ["Nothing was run."]).terminal())
         return
     if dry_run:

@@ -144,15 +144,27 @@ def recorded_path(name: str, scale: str) -> Path:
 
 
 def recorded(name: str, scale: str) -> dict[str, Any]:
-    """What was last accepted: {"cells": {row: {column: value}}, ...}; no cells where nothing was."""
+    """What was last accepted: {"cells": {row: {column: value}}, "overrides": [...], ...}; no cells where nothing was."""
     path = recorded_path(name, scale)
     if not path.exists():
-        return {"cells": {}}
+        return {"cells": {}, "overrides": []}
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
-        return found | {"cells": dict(found["cells"])}
+        return found | {"cells": dict(found["cells"]), "overrides": list(found["overrides"])}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no record of a reproduction ({error})", hint=f"rm {path}") from None
+
+
+def accepted_with(name: str, scale: str, extra: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The values last accepted with the same overrides; what was made with others is no expectation of these."""
+    record = recorded(name, scale)
+    cells: dict[str, dict[str, float]] = record["cells"]
+    return cells if _of_meaning(record["overrides"]) == _of_meaning(extra) else {}
+
+
+def _of_meaning(words: Sequence[str]) -> set[str]:
+    """Without where and how fast things run."""
+    return {word for word in _last_wins(words) if not word.startswith("machine.")}
 
 
 @dataclass(frozen=True)
@@ -341,7 +353,12 @@ def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str]) -> Path:
     path = recorded_path(what.name, what.scale)
     if all(cell.now is None for cell in cells):
         raise DataError(f"{what.name} has no value to accept", hint="the table says why each cell did not run")
-    kept = recorded(what.name, what.scale)["cells"]
+    kept = accepted_with(what.name, what.scale, extra)
+    if not kept and path.exists():
+        raise DataError(
+            f"{path} was accepted with {' '.join(recorded(what.name, what.scale)['overrides']) or 'no overrides'}",
+            hint=f"the same overrides, or first rm {path}",
+        )
     for cell in cells:
         if cell.now is not None:
             kept.setdefault(cell.row, {})[cell.column] = round(cell.now, 4)
@@ -418,9 +435,11 @@ def reproduce(what: Known, extra: Sequence[str]) -> tuple[Path, list[Cell], Tabl
     check_extra(what, extra)
     measured = measure(what, extra)
     values, reasons = measured.values, measured.reasons
-    accepted = recorded(what.name, what.scale)["cells"]
+    accepted = accepted_with(what.name, what.scale, extra)
     cells = judge(what, values, accepted)
     notes = _not_run(reasons)
+    if not accepted and recorded_path(what.name, what.scale).exists():
+        notes.append("what was accepted at this scale was made with other overrides: not compared")
     if extra:
         notes.append(f"with {' '.join(extra)}")
     shown = table(what, cells, notes)
