@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -406,6 +407,9 @@ def reproduce(
         str | None, typer.Option("--only", help="one collection's columns, or an analysis' cells of one name")
     ] = None,
     scale: Scale = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="train under each, e.g. 42,43,44; cells are their means")
+    ] = None,
     accept: Annotated[bool, typer.Option("--accept", help="record what came out as what is expected here")] = False,
     listing: Annotated[bool, typer.Option("--list", help="list the reproductions")] = False,
     show: Annotated[bool, typer.Option("--show", help="the cells and the paper's values; run nothing")] = False,
@@ -430,10 +434,11 @@ def reproduce(
     words = _merge(overrides, scale=scale)
     chosen = [word.removeprefix("scale=") for word in words if word.startswith("scale=")]
     extra = [word for word in words if not word.startswith("scale=")]
-    wanted = study.load_all(name, chosen[-1] if chosen else "demo", only)
+    trained = study.parse_seeds(seeds) if seeds is not None else ()
+    wanted = [replace(what, seeds=trained) for what in study.load_all(name, chosen[-1] if chosen else "demo", only)]
     if show:
         for what in wanted:
-            cells = making.judge(what, {}, making.accepted_with(what.name, what.scale, extra))
+            cells = making.judge(what, {}, making.accepted_with(what, extra))
             print(making.table(what, cells, ["Nothing was run."]).terminal())
         return
     if dry_run:
