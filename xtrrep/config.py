@@ -202,7 +202,7 @@ class Data:
     n_doc: int | None = None  # overrides model.n_doc
     drop_self: bool = False
     measures: list[str] = field(default_factory=lambda: ["nDCG@10", "Recall@100", "MRR@10", "Success@5"])
-    max_queries: int | None = None  # the first n judged queries, for a quick look
+    max_queries: int | None = None  # n judged queries, evenly spread over their file
     download_mb: int | None = None  # for the plan, like `size`
     size: list[int] | None = None  # documents and judged queries
 
