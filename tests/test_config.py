@@ -17,7 +17,7 @@ def test_the_number_of_configs() -> None:
     on_disk = list(config.config_dir().rglob("*.yaml"))
     assert len(on_disk) == len(CHOICES) + len(config.options("reproductions")) + 2  # root.yaml and claims.yaml
     assert len(config.options("reproductions")) == 10
-    assert len(CHOICES) == 45
+    assert len(CHOICES) == 46
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, get_args, get_type_hints, runtime_checkable
 
@@ -89,7 +89,8 @@ class Engine:
     """What an engine module registers.
 
     kind: "token", "document" or "text". params: a dataclass of the engine's parameters, each of which its YAML gives a
-    value; `at_search` names those that only a search reads, so that changing one builds nothing.
+    value; one with a default there came later, and at that default it is no part of an index' identity. `at_search`
+    names those that only a search reads, so that changing one builds nothing.
     build(source, params, out, place): build into `out` from a Store (token, document) or the texts (text); facts for
     the manifest. load(folder, source, params, place): a searcher over what `build` left. scoring: what the scores of a
     document engine approximate, "colbert" or "xtr". speed_only: parameters that change no ranking. prefix(params):
@@ -137,7 +138,12 @@ def engine_of(index: Mapping[str, Any]) -> tuple[Engine, Any]:
 def split_params(index: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What decides an index, with `engine`, and what decides a search of it; what changes no ranking is in neither."""
     engine, _ = engine_of(index)
-    rest = {key: value for key, value in index.items() if key not in engine.speed_only}
+    later = {f.name: f.default for f in fields(engine.params) if f.default is not MISSING}
+    rest = {
+        key: value
+        for key, value in index.items()
+        if key not in engine.speed_only and not (key in later and value == later[key])
+    }
     return (
         {key: value for key, value in rest.items() if key not in engine.at_search},
         {key: value for key, value in rest.items() if key in engine.at_search},
