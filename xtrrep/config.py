@@ -184,6 +184,7 @@ class Distill(Loop):
     n_ways: int = 16  # candidates a query
     data: str | None = None  # a collection whose BM25 candidates `teacher` scores
     teacher: str = "pypi/all-mpnet-base-v2"
+    teacher_revision: str | None = None  # of a teacher on the hub
     lists: str | None = None  # or a hub id / a local .jsonl or .parquet with query, documents, scores
     revision: str | None = None  # of the hub's lists
     max_queries: int | None = None

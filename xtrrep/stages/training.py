@@ -72,7 +72,8 @@ def model_config(cfg: Config) -> dict[str, Any]:
 
 def loop_config(cfg: Config, loop: Loop) -> dict[str, Any]:
     """What of a training decides its weights: no paths, nothing that only looks, variants by what they resolve to."""
-    dropped = {"data", "triples", "lists", "teacher", "revision", "max_triples", "max_queries", "per_query"}
+    dropped = {"data", "triples", "lists", "teacher", "teacher_revision", "revision"}
+    dropped |= {"max_triples", "max_queries", "per_query"}
     dropped |= {"checkpoint_every", "eval_every", "eval_data", "objective", "temperature_colbert", "temperature_xtr"}
     config = {key: value for key, value in plain(loop).items() if key not in dropped}
     config["precision"] = resolve_precision(loop.precision, device_named(cfg.machine.device)).value
@@ -136,7 +137,7 @@ def scored_spec(cfg: Config, specs: Specs) -> Spec:
     distill = cfg.distill
     config: dict[str, Any] = {"n_ways": distill.n_ways, "max_queries": distill.max_queries, "seed": distill.seed}
     config |= {"n_doc": distill.n_doc, "precision": _teacher_precision(cfg).value}
-    content = {"teacher": digest(weights_identity(distill.teacher, None))}
+    content = {"teacher": digest(weights_identity(distill.teacher, distill.teacher_revision))}
     label = f"{slug(str(distill.data))}--{slug(distill.teacher.rsplit('/', 1)[-1])}"
     return Spec("scored", label, 1, config, {"data": specs["distill_data"].fingerprint}, content)
 
@@ -161,6 +162,7 @@ def scored_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[s
         batch_size=cfg.machine.encode_batch,
         device=device_named(cfg.machine.device),
         cache=configs.artifacts_root() / "weights",
+        revision=cfg.distill.teacher_revision,
     )
     return {"units": {"lists": facts["lists"]}, **facts}
 
