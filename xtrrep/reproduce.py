@@ -492,7 +492,10 @@ def quality_at_hand(what: Reproduction, extra: Sequence[str]) -> dict[Key, tuple
         return {}
     other = load(what.quality, what.scale)
     if not isinstance(other, Reproduction):
-        raise UsageError(f"{what.name}: quality={what.quality} is no table of runs")
+        raise UsageError(
+            f"{what.name}: quality={what.quality} is no table of runs",
+            hint="quality: NAME of one with rows and columns, such as table3",
+        )
     rows, columns = {row.name: row for row in other.rows}, {column.name: column for column in other.columns}
     found = {}
     for row in what.rows:
