@@ -256,7 +256,7 @@ FAULTY = {
     "claims: [": "not YAML",
     "cells: {}\nclaims: []": "no 'numbers'",
     f"{HEAD}claims: []\nclames: []": "unknown key 'clames'",
-    f"{HEAD}claims: [{SOUND}, {SOUND}]": "one claim twice",
+    f"{HEAD}claims: [{SOUND}, {SOUND}]": "claim 'c' stands there twice",
     HEAD.replace("{k}", "{depth}") + "claims: []": "cell a names 'depth'",
     HEAD.replace("{demo: {k: 1}, ", "{") + "claims: []": "no 'demo'",
     "numbers: {demo: {}, paper: {}}\ncells: []\nclaims: []": "cells is not a mapping",

@@ -350,7 +350,7 @@ def test_a_dimension_that_cannot_be_packed_is_refused(tmp_path: Path) -> None:
         ("plaid", {"num_partitions": -1}, "num_partitions"),
         ("scann", {"score": "int8"}, "int8"),
         ("scann", {"reorder": 0}, "reorder"),
-        ("scann/bf16", {"reorder": 100}, "nothing to mend"),
+        ("scann/bf16", {"reorder": 100}, "refines the scores"),
         ("voyager", {"m": 0}, "index.m"),
         ("warp", {"num_partitions": "many"}, "int or null"),
         ("warp", {"nbits": 2.5}, "not of type int"),
@@ -376,7 +376,7 @@ def test_bad_queries_are_refused(world: World, built: Any, choice: str) -> None:
         with pytest.raises(DataError, match=says):
             searcher.search([bad] if document else bad, 5)
     for depth in (0, -1):
-        with pytest.raises(UsageError, match="cannot be asked"):
+        with pytest.raises(UsageError, match="cannot be searched for"):
             searcher.search([world.tokens[0]] if document else world.tokens[0], depth)
 
 

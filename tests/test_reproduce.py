@@ -98,7 +98,7 @@ FAULTY = {
     "title: x\ntolerance: 1\ncolumns: {a: {data: pydoc/test, measure: nDCGG@10}}\nrows: []": "nDCGG@10",
     "title: x\ntolerance: 1\ncolumns: {a: {measure: nDCG@10}}\nrows: []": "no 'data'",
     "title: x\ntolerance: 1\ncolumns: {}\nrows: [{name: r, paper: {b: 1}}]": "quotes 'b'",
-    "title: x\ntolerance: 1\ncolumns: {}\nrows: [{name: r}, {name: r}]": "one row twice",
+    "title: x\ntolerance: 1\ncolumns: {}\nrows: [{name: r}, {name: r}]": "row 'r' stands there twice",
     "title: x\ntolerance: 1\ncolumns: {}\nmeans: {m: [z]}\nrows: []": "over 'z'",
     "title: x\ntolerance: 1\ncolumns: {}\nrows: []\nfigure: pie": "no figure 'pie'",
     "title: x\ntolerance: 1\ncolumns: {}\nrows: []\nquality: table3": "go together",
@@ -116,7 +116,7 @@ FAULTY = {
     f"{OF_ANALYSIS}cells: [{{name: a, where: b, column: c}}]": "cell a: where is not a mapping",
     f"{OF_ANALYSIS}cells: [{{name: a, where: {{b: c}}, column: c, paper: 2 %}}]": "paper is not a number: '2 %'",
     f"{OF_ANALYSIS}cells: [{{name: a, where: {{model: b}}, column: c, scale_by: null}}]": "scale_by is not a number",
-    f"{OF_ANALYSIS}cells: [{CELL}, {CELL}]": "one cell twice",
+    f"{OF_ANALYSIS}cells: [{CELL}, {CELL}]": "cell 'a, c' stands there twice",
 }
 
 

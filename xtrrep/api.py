@@ -126,7 +126,7 @@ def encode_texts(
     if task not in ("document", "query"):
         raise UsageError(f"task={task!r} is no task", hint='"document" or "query"')
     if not texts:
-        raise DataError("there are no texts to encode")
+        raise DataError("there are no texts to encode", hint="texts is {id: text}, with one text at least")
     device = str(model.device)
     cfg = Encode(precision=resolve_precision(Precision(precision), device), pool_factor=pool_factor)
     config = {"precision": cfg.precision.value, "pool_factor": pool_factor, "model": _state(model)}
@@ -214,7 +214,9 @@ def search(
     """
     for name, value in (("top_k", top_k), ("k_prime", k_prime), ("rerank", rerank), ("batch", batch)):
         if value is not None and value < 1:
-            raise UsageError(f"{name} must be at least 1, got {value}")
+            raise UsageError(
+                f"{name} must be at least 1, got {value}", hint=f"{name}=1 or more; left out, it has its default"
+            )
     if index.engine.kind == "token":
         if scoring not in ("xtr", "colbert"):
             raise UsageError(f"scoring={scoring!r} is no way to score", hint='"xtr" or "colbert"')
@@ -223,7 +225,10 @@ def search(
         setting = Setting(scoring, k_prime, imputation if scoring == "xtr" else "none", top_k, rerank=rerank)
     else:
         if k_prime is not None or imputation != "min":
-            raise UsageError("this engine retrieves no tokens for us: k_prime and imputation mean nothing")
+            raise UsageError(
+                "this engine ranks documents by itself: k_prime and imputation mean nothing to it",
+                hint="leave both out, or build_index(store, 'exact')",
+            )
         setting = Setting(index.engine.scoring, None, "none", top_k, rerank=rerank)
     if isinstance(queries, Store):
         if setting.k_prime is None:

@@ -430,7 +430,7 @@ def reproduce(
             print(f"{known:<12} {study.load(known, 'paper').title}")
         return
     if name is None or "=" in name:
-        raise UsageError("reproduce what?", hint=f"all, or one of: {', '.join(study.names())}")
+        raise UsageError("`xtrrep reproduce` needs a name", hint=f"all, or one of: {', '.join(study.names())}")
     words = _merge(overrides, scale=scale)
     chosen = [word.removeprefix("scale=") for word in words if word.startswith("scale=")]
     extra = [word for word in words if not word.startswith("scale=")]

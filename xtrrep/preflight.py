@@ -303,4 +303,4 @@ def _attempt(what: str, probe: Any) -> tuple[str, bool | None, str, str]:
     try:
         return (what, True, probe(), "")
     except XtrrepError as error:
-        return (what, False, str(error), error.hint or "")
+        return (what, False, str(error), error.hint)

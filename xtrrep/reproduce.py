@@ -103,7 +103,7 @@ def trainings(what: Known, extra: Sequence[str]) -> list[list[str]]:
 def check_extra(what: Known, extra: Sequence[str]) -> None:
     """Refuse an override of what a row, column or cell names: the table would say one thing and hold another."""
     if what.seeds and {word.partition("=")[0] for word in extra} & {word.partition("=")[0] for word in seed_words(0)}:
-        raise UsageError(f"{' '.join(extra)}: --seeds says under which seeds to train")
+        raise UsageError(f"{' '.join(extra)}: --seeds says under which seeds to train", hint="one or the other")
     if isinstance(what, AnalysisReproduction):
         fixed = {"scale", "analyze.name", "analyze.models", "data"}
     else:
@@ -582,7 +582,10 @@ def quality_at_hand(what: Reproduction, extra: Sequence[str]) -> dict[Key, tuple
         return {}
     other = load(what.quality, what.scale)
     if not isinstance(other, Reproduction):
-        raise UsageError(f"{what.name}: quality={what.quality} is no table of runs")
+        raise UsageError(
+            f"{what.name}: quality={what.quality} is no table of runs",
+            hint="quality: NAME of one with rows and columns, such as table3",
+        )
     rows, columns = {row.name: row for row in other.rows}, {column.name: column for column in other.columns}
     found = {}
     for row in what.rows:

@@ -108,7 +108,10 @@ def rates(
     """
     text = ~expansion_tokens(queries)
     if not text.any():
-        raise DataError(f"{queries.folder} holds no token that is not expansion")
+        raise DataError(
+            f"{queries.folder} holds expansion tokens alone: no query has a word",
+            hint="data=ID of a collection whose queries have words",
+        )
     numbers = {name: number for number, name in enumerate(documents.ids)}
     relevant = [
         [numbers[name] for name, grade in qrels.get(query, {}).items() if grade > 0 and name in numbers]

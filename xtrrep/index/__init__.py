@@ -123,7 +123,10 @@ def engine_of(index: Mapping[str, Any]) -> tuple[Engine, Any]:
             raise UsageError(f"engine {index['engine']} has no parameter {key!r}", hint=suggest(key, known))
     for key in known:
         if key not in given:
-            raise UsageError(f"engine {index['engine']}: index.{key} has no value", hint="its YAML must give one")
+            raise UsageError(
+                f"engine {index['engine']}: index.{key} has no value",
+                hint=f"index.{key}=VALUE, or a line in configs/index/{index['engine']}.yaml",
+            )
     kinds = get_type_hints(engine.params)
     for key, value in given.items():
         allowed = get_args(kinds[key]) or (kinds[key],)
@@ -173,13 +176,18 @@ def check_queries(queries: NDArray[np.float32], store: Store, depth: int) -> Non
     """Refuse, before any engine sees them, queries of another dimension, that are zero or not finite, and a depth
     (k' or top_k) below 1. Raises DataError and UsageError."""
     if depth < 1:
-        raise UsageError(f"{depth} best of anything cannot be asked for", hint="k_prime and top_k are at least 1")
+        raise UsageError(f"the best {depth} cannot be searched for", hint="k_prime and top_k are at least 1")
     if queries.ndim != 2 or queries.shape[1] != store.dim:
-        raise DataError(f"queries have shape {queries.shape}, the index holds vectors of dimension {store.dim}")
+        raise DataError(
+            f"queries have shape {queries.shape}, the index holds vectors of dimension {store.dim}",
+            hint="queries and documents are encoded by one model",
+        )
     if not np.isfinite(queries).all():
-        raise DataError("the queries hold values that are not finite")
+        raise DataError("the queries hold values that are not finite", hint="another model, or encode.precision=fp32")
     if not queries.any(axis=1).all():
-        raise DataError("the queries hold a vector that is zero: it has no direction to compare")
+        raise DataError(
+            "the queries hold a vector that is zero: it has no direction to compare", hint="leave that vector out"
+        )
 
 
 def rectangle(

@@ -46,7 +46,10 @@ class Params:
         if self.score not in ("ah", "bf16", "fp32"):
             raise UsageError(f"index.score={self.score!r} is no choice", hint="ah, bf16 or fp32")
         if self.reorder is not None and self.score != "ah":
-            raise UsageError(f"index.reorder={self.reorder} has nothing to mend under index.score={self.score}")
+            raise UsageError(
+                f"index.reorder={self.reorder} refines the scores of index.score=ah, and index.score={self.score}",
+                hint="index.reorder=null",
+            )
         if self.num_leaves_to_search > self.num_leaves:
             raise UsageError(
                 f"index.num_leaves_to_search={self.num_leaves_to_search} is above index.num_leaves={self.num_leaves}",

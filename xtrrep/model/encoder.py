@@ -111,7 +111,10 @@ def _keep_layers(transformer: Any, count: int) -> None:
     if layers is None:
         raise DataError(f"cannot cut layers of a {type(backbone).__name__}", hint="model.layers=null")
     if not 1 <= count <= len(layers):
-        raise DataError(f"model.layers={count} but {type(backbone).__name__} has {len(layers)}")
+        raise DataError(
+            f"model.layers={count}, but the layers of {type(backbone).__name__} are {len(layers)}",
+            hint=f"from 1 to {len(layers)}, or null for all",
+        )
     del layers[count:]
     backbone.config.num_hidden_layers = count
 
