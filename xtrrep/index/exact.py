@@ -1,4 +1,7 @@
-"""Exact token search: a blocked matrix product over the memory-mapped store. The oracle of every other engine."""
+"""Exact token search: a blocked matrix product over the memory-mapped store. The oracle of every other engine.
+
+With numpy on a processor; on a GPU `exact_device.py` gives the same answers.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xtrrep.encode import Store
-from xtrrep.index import Engine, Hits, Maxima, Place, check_queries, engines
+from xtrrep.index import Engine, ExhaustiveSearcher, Hits, Maxima, Place, check_queries, engines, exact_device
 from xtrrep.scoring.maxsim import document_maxima
 
 # Similarities held at a time, in float32 values (128 MiB): bounds memory whatever the collection's size.
@@ -70,11 +73,16 @@ def _tail(scores: NDArray[np.float32], k: int) -> NDArray[np.float32]:
 
 
 def _largest(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Columns (ascending) and values of the k largest of each row."""
+    """Columns (ascending) and values of the k largest of each row, the first of those that tie for the last place."""
     width = scores.shape[1]
     if width <= k:
         return np.broadcast_to(np.arange(width), scores.shape), scores
-    columns = np.sort(np.argpartition(scores, width - k, axis=1)[:, width - k :], axis=1)
+    columns = np.argpartition(scores, width - k, axis=1)[:, width - k :]
+    least = np.take_along_axis(scores, columns[:, :1], axis=1)
+    for row in np.flatnonzero((scores >= least).sum(axis=1) > k):  # a partition keeps any of them
+        above, tied = np.flatnonzero(scores[row] > least[row]), np.flatnonzero(scores[row] == least[row])
+        columns[row] = np.append(above, tied[: k - len(above)])
+    columns = np.sort(columns, axis=1)
     return columns, np.take_along_axis(scores, columns, axis=1)
 
 
@@ -83,8 +91,8 @@ def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, A
     return {"units": {"tokens": source.tokens}}
 
 
-def load(folder: Path, source: Store, params: Params, place: Place) -> Searcher:
-    return Searcher(source)
+def load(folder: Path, source: Store, params: Params, place: Place) -> ExhaustiveSearcher:
+    return exact_device.Searcher(source, place.device) if place.device.startswith("cuda") else Searcher(source)
 
 
 engines.register("exact", "every token compared, in blocks: the oracle")(Engine("token", Params, build, load))
