@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from xtrrep.console import DataError
 from xtrrep.encode import RESIDENT_BYTES, Store
 from xtrrep.index import Hits, Maxima, check_queries
 
@@ -48,11 +49,17 @@ class Searcher:
         self, queries: Sequence[NDArray[np.float32]], k_prime: int, *, maxsim: bool = False
     ) -> tuple[list[Tensor], list[Tensor]]:
         """(T, k') keys of the best tokens of each of (T, H) queries, best first, on the device: `scoring.device.unpack`
-        tells positions and scores. With `maxsim` also its MaxSim (N,) with every document, else nothing."""
+        tells positions and scores. With `maxsim` also its MaxSim (N,) with every document, else nothing. Raises
+        DataError for a store of more tokens than a key holds."""
         import torch
 
-        from xtrrep.scoring.device import document_maxima, keys, largest
+        from xtrrep.scoring.device import LARGEST, document_maxima, keys, largest
 
+        if self.store.tokens > LARGEST:
+            raise DataError(
+                f"{self.store.folder} holds {self.store.tokens:,} vectors, more than one search tells apart",
+                hint="machine.device=cpu, or a smaller collection",
+            )
         chunks = self._chunks(queries, k_prime)
         found = [torch.empty((len(rows), 0), dtype=torch.int64, device=self.device) for rows, _ in chunks]
         sums = torch.zeros((len(queries) if maxsim else 0, len(self.store)), device=self.device)
