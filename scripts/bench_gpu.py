@@ -135,6 +135,7 @@ def encoding(args: argparse.Namespace) -> tuple[Table, bool]:
                 )
                 rate = len(part) / (time.perf_counter() - start)
             found = np.load(Path(folder) / "all" / "vectors" / "00000.npy").astype(np.float32)
+            found /= np.linalg.norm(found, axis=1, keepdims=True)  # float16 rounds a length by as much as a cosine
         if not len(reference):
             reference, base = found, rate
         cosines = (reference * found[: len(reference)]).sum(axis=1)
