@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -132,7 +132,7 @@ def _read_shards(
             yield _Shard(number, ids, tokenise(model, [text for _, text in chunk], task))
 
 
-def _ahead(items: Iterator[Item]) -> Iterator[Item]:
+def _ahead(items: Iterator[Item]) -> Generator[Item]:
     """The same items, each made in a thread while the caller is at work on the one before."""
     end = object()
     with ThreadPoolExecutor(1, "read") as pool:

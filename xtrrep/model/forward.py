@@ -159,7 +159,7 @@ def launch(model: MultiVectorEncoder, tokens: Tokens, rows: NDArray[np.int64], t
 
 
 def _recorded(device: torch.device) -> Callable[[], None]:
-    event = torch.cuda.Event()
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(device))
     return event.synchronize
 
