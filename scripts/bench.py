@@ -145,7 +145,7 @@ def main() -> int:
     out.mkdir(parents=True)
     limits(out, words.threads)
     peer, place = ["--pylate", words.pylate], ["--folder", str(words.folder)]
-    few = ["--count", "300", "--leaves", "200", "--k-prime", "1000"] if words.quick else ["--rounds", "3"]
+    few = ["--count", "300", "--k-prime", "1000"] if words.quick else ["--rounds", "3"]
     model = ["--model", str(words.model)] if words.model else []
     run = partial(call, words.threads)
     run("eval", *peer, *place, *few, *model, *threads, "--out", str(out))

