@@ -165,7 +165,7 @@ def fingerprints(*words: str) -> dict[str, str]:
     ("word", "first_changed"),
     [
         ("machine.query_batch=8", None),
-        ("machine.encode_batch=8", None),
+        ("machine.encode_tokens=512", None),
         ("train.checkpoint_every=7", None),
         ("train.learning_rate=1e-4", "train"),
         ("train.seed=7", "triples"),

@@ -274,7 +274,7 @@ class Machine:
 
     device: str = "auto"
     threads: int | None = None  # null: torch's default, and one a core for an engine's search
-    encode_batch: int = 32  # texts a forward pass
+    encode_tokens: int | None = None  # a batch's, padding included; null: 2,048 on a CPU, 32,768 on a GPU
     query_batch: int = 16  # queries a token search
     gradient_checkpointing: bool = False  # less memory, one more forward pass
     compile: bool = False  # torch.compile of the encoder in training
@@ -635,7 +635,7 @@ def _check_meaning(cfg: Config) -> None:
         "latency.repeats": cfg.latency.repeats,
         "latency.max_queries": cfg.latency.max_queries,
         "encode.shard_documents": cfg.encode.shard_documents,
-        "machine.encode_batch": cfg.machine.encode_batch,
+        "machine.encode_tokens": cfg.machine.encode_tokens,
         "machine.query_batch": cfg.machine.query_batch,
         "machine.threads": cfg.machine.threads,
     }

@@ -147,8 +147,10 @@ def _teacher_precision(cfg: Config) -> Precision:
 
 
 def scored_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
+    from xtrrep.model.forward import default_budget
     from xtrrep.train.teacher import score
 
+    device = device_named(cfg.machine.device)
     data = training_collection(cfg.distill.data, "distill.data")
     facts = score(
         open_collection(data, folders["distill_data"]),
@@ -159,8 +161,8 @@ def scored_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[s
         seed=cfg.distill.seed,
         n_doc=cfg.distill.n_doc,
         precision=_teacher_precision(cfg),
-        batch_size=cfg.machine.encode_batch,
-        device=device_named(cfg.machine.device),
+        batch_size=max(1, (cfg.machine.encode_tokens or default_budget(device)) // cfg.distill.n_doc),
+        device=device,
         cache=configs.artifacts_root() / "weights",
         revision=cfg.distill.teacher_revision,
     )
@@ -237,12 +239,12 @@ def _evaluator(cfg: Config, folders: Folders) -> Callable[[MultiVectorEncoder], 
     scoring = Scoring.model if cfg.retrieve.scoring is Scoring.run else cfg.retrieve.scoring
     asked = replace(cfg.retrieve, from_run=None, rerank=None, scoring=scoring)
     cfg = replace(cfg, index={"engine": "exact"}, retrieve=asked)  # whatever engine the run itself ends with
-    setting, batch_size = setting_of(cfg), cfg.machine.encode_batch
+    setting, batch_tokens = setting_of(cfg), cfg.machine.encode_tokens
     engine, params = engine_of(cfg.index)
 
     def store(model: MultiVectorEncoder, task: str, texts: Any, count: int, scratch: Path) -> Store:
         def run(out: Path) -> dict[str, Any]:
-            return encode(model, texts, count, out, cfg.encode, task=task, device=device, batch_size=batch_size)
+            return encode(model, texts, count, out, cfg.encode, task=task, device=device, batch_tokens=batch_tokens)
 
         return Store.open(artifacts.make(Spec("eval", task, 1, {}), scratch / task, run))
 
