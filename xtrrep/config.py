@@ -272,7 +272,7 @@ class Machine:
     """Never part of a result's identity."""
 
     device: str = "auto"
-    threads: int | None = None  # null: torch's default, and one a core for an engine's search
+    threads: int | None = None  # null: torch's and numpy's defaults, and one a core for an engine's search
     encode_batch: int = 32  # texts a forward pass
     query_batch: int = 16  # queries a token search
     gradient_checkpointing: bool = False  # less memory, one more forward pass
