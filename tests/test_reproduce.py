@@ -439,7 +439,7 @@ def test_an_analysis_made_judged_and_accepted(
     assert "absent" not in record["cells"]
     _, cells, _ = reproduce.reproduce(what, [])
     assert [cell.verdict for cell in cells] == ["agrees", "agrees", "not run"]
-    _, cells, _ = reproduce.reproduce(what, ["machine.encode_batch=7"])  # how fast it runs is no other setting
+    _, cells, _ = reproduce.reproduce(what, ["machine.encode_tokens=512"])  # how fast it runs is no other setting
     assert [cell.verdict for cell in cells] == ["agrees", "agrees", "not run"]
     folder, others, _ = reproduce.reproduce(what, ["data.max_queries=1"])
     assert [cell.verdict for cell in others] == ["no record", "no record", "not run"]

@@ -87,11 +87,13 @@ def run_config(*overrides: str, until: str = "evaluate") -> Result:
 
 
 def set_threads(count: int | None) -> None:
-    """torch's threads; None leaves them."""
+    """torch's threads and those of numpy's products; None leaves them."""
     if count is not None:
         import torch
+        from threadpoolctl import threadpool_limits
 
         torch.set_num_threads(count)
+        threadpool_limits(count, user_api="blas")
 
 
 def load_model(name: str, *, revision: str | None = None, device: str = "auto") -> MultiVectorEncoder:

@@ -273,7 +273,7 @@ class Machine:
     """Never part of a result's identity."""
 
     device: str = "auto"
-    threads: int | None = None  # null: torch's default, and one a core for an engine's search
+    threads: int | None = None  # null: torch's and numpy's defaults, and one a core for an engine's search
     encode_tokens: int | None = None  # a batch's, padding included; null: 2,048 on a CPU, 32,768 on a GPU
     query_batch: int = 16  # queries a token search
     gradient_checkpointing: bool = False  # less memory, one more forward pass

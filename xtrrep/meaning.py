@@ -105,8 +105,8 @@ def _check_fit(cfg: Config, kind: str) -> None:
         return
     name = engine_label(cfg)
     if asked.k_prime is not None:
-        token = "--index scann, or --index exact"
-        hint = "index.nprobe says how far PLAID and WARP look" if kind == "document" else token
+        far = "index.nprobe says how far PLAID and WARP look"
+        hint = far if kind == "document" else "leave it out, or --index exact"
         raise UsageError(
             f"{name} retrieves no tokens for us: retrieve.k_prime={asked.k_prime} means nothing", hint=hint
         )

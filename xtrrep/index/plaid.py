@@ -20,7 +20,8 @@ from xtrrep.artifacts import need_space, write_atomic
 from xtrrep.console import DataError, UsageError
 from xtrrep.encode import Store
 from xtrrep.index import Engine, Place, check_queries, engines, kmeans, positive, rectangle
-from xtrrep.index.native import log_aside, panics, torch_threads
+from xtrrep.index.native import log_aside, panics
+from xtrrep.model.encoder import torch_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
