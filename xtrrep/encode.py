@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrrep.artifacts import check, write_atomic, write_json
+from xtrrep.artifacts import TEMPORARY, check, write_atomic, write_json
 from xtrrep.config import Encode, Precision
 from xtrrep.console import DataError, progress
 from xtrrep.data import text_fault
+from xtrrep.locks import alone
 from xtrrep.model.encoder import resolve_precision
 
 if TYPE_CHECKING:
@@ -46,11 +47,15 @@ def encode(
     task: str,
     device: str,
     batch_size: int,
+    together: bool = False,
 ) -> dict[str, Any]:
     """Encode (id, text) pairs as `task` ("document" or "query") into a store at `out`.
 
     Shards that an interrupted run completed are kept. Returns facts for the manifest. Raises DataError when the model
     produces a vector that is not finite, naming the text.
+
+    together: other processes do the same at `out`. Each takes the shards that are neither whole nor another's, and
+    none finishes the store: a call without it does, and encodes what one that was killed has left.
     """
     (out / "vectors").mkdir(exist_ok=True)
     (out / "tokens").mkdir(exist_ok=True)
@@ -60,7 +65,7 @@ def encode(
     tokens = kept = 0
     stream = iter(texts)
     shards = -(-count // cfg.shard_documents)
-    for surplus in (out / "vectors").glob("*.npy"):  # of an interrupted run with other shard sizes
+    for surplus in () if together else (out / "vectors").glob("*.npy"):  # of an interrupted run with other shard sizes
         if int(surplus.name[:5]) >= shards:
             surplus.unlink()
             (out / "tokens" / f"{surplus.name[:5]}.npy").unlink(missing_ok=True)
@@ -69,15 +74,19 @@ def encode(
             chunk = list(islice(stream, cfg.shard_documents))
             ids.extend(name for name, _ in chunk)
             lengths = out / "vectors" / f"{number:05d}.doclens.npy"
-            if lengths.exists() and len(np.load(lengths)) == len(chunk):
-                kept += 1
-                bar.update(len(chunk))
-            else:
-                _encode_shard(model, chunk, out, number, precision, task, device, batch_size, pool_factor, bar)
-            tokens += int(np.load(lengths).sum())
+            # A name that `artifacts.make` removes: when it holds the folder alone, nobody claims a shard any more.
+            claim = alone(out / TEMPORARY.format(f"{number:05d}")) if together else nullcontext(True)
+            with claim as ours:
+                if not ours or (lengths.exists() and len(np.load(lengths)) == len(chunk)):
+                    kept += 1
+                    bar.update(len(chunk))
+                else:
+                    _encode_shard(model, chunk, out, number, precision, task, device, batch_size, pool_factor, bar)
+            tokens += int(np.load(lengths).sum()) if ours else 0
     if len(ids) != count:
         raise DataError(f"{count} {task} texts were announced and {len(ids)} came", hint="has the collection changed?")
-    write_json(out / "ids.json", ids)
+    if not together:
+        write_json(out / "ids.json", ids)
     return {
         "units": {"texts": count},
         "tokens": tokens,
