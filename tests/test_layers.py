@@ -49,6 +49,7 @@ ORDER = [
     "grid",
     "reproduce",
     "claims",
+    "sweep",
     "cli",
 ]
 

@@ -67,7 +67,8 @@ class Cell:
 # --- plans ---------------------------------------------------------------------------------------------------------
 
 
-def _last_wins(words: Iterable[str]) -> list[str]:
+def last_wins(words: Iterable[str]) -> list[str]:
+    """Of overrides of one key the last, in the place of the first."""
     chosen: dict[str, str] = {}
     for word in words:
         chosen[word.partition("=")[0]] = word
@@ -78,7 +79,7 @@ def words_of(what: Reproduction, row: Row, column: Column, extra: Sequence[str])
     """The overrides of one cell; what stands later wins."""
     measure = [] if column.measure == QPS else [f"data.measures=[{column.measure}]"]
     own = [*what.overrides, *(row.overrides or ()), *column.overrides, *measure, f"scale={what.scale}", *extra]
-    chosen = _last_wins(own)
+    chosen = last_wins(own)
     engine = next((word.removeprefix("index=") for word in chosen if word.startswith("index=")), "")
     if engine in ("exact", "bm25"):  # what bounds k-means means nothing to them
         chosen = [word for word in chosen if not word.startswith("index.")]
@@ -89,7 +90,7 @@ def words_of(what: Reproduction, row: Row, column: Column, extra: Sequence[str])
 
 def words_of_analysis(what: AnalysisReproduction, extra: Sequence[str]) -> list[str]:
     """The overrides of an analysis; what stands later wins."""
-    return _last_wins([f"analyze.name={what.analysis}", *what.overrides, f"scale={what.scale}", *extra])
+    return last_wins([f"analyze.name={what.analysis}", *what.overrides, f"scale={what.scale}", *extra])
 
 
 def check_extra(what: Known, extra: Sequence[str]) -> None:
@@ -115,19 +116,30 @@ def plan_cell(what: Reproduction, row: Row, column: Column, extra: Sequence[str]
 
 def plans(what: Known, extra: Sequence[str]) -> tuple[list[pipeline.Plan], list[str]]:
     """Every cell's plan, and in words what stands in the way of the others. Raises as `check_extra`."""
+    found, lacking = named_plans(what, extra)
+    return list(found.values()), [f"{name}: {reason}" for name, reason in lacking.items()]
+
+
+def named_plans(what: Known, extra: Sequence[str]) -> tuple[dict[str, pipeline.Plan], dict[str, str]]:
+    """As `plans`, both by the cell's name. Those of an analysis are its runs."""
     check_extra(what, extra)
+    found: dict[str, pipeline.Plan] = {}
+    lacking: dict[str, str] = {}
     if isinstance(what, AnalysisReproduction):
         try:
-            return list(pipeline.plan_analysis(words_of_analysis(what, extra)).plans), []
+            made = pipeline.plan_analysis(words_of_analysis(what, extra))
+            found = {
+                f"{what.analysis}: {' '.join(c.overrides)}": p for c, p in zip(made.cells, made.plans, strict=True)
+            }
         except XtrrepError as error:
-            return [], [f"analysis {what.analysis}: {error}"]
-    found, lacking = [], []
+            lacking[f"analysis {what.analysis}"] = str(error)
+        return found, lacking
     for row in what.rows:
         for column in what.columns if row.overrides is not None else ():
             try:
-                found.append(plan_cell(what, row, column, extra))
+                found[f"{row.name}, {column.name}"] = plan_cell(what, row, column, extra)
             except XtrrepError as error:
-                lacking.append(f"{row.name}, {column.name}: {error}")
+                lacking[f"{row.name}, {column.name}"] = str(error)
     return found, lacking
 
 
