@@ -510,7 +510,7 @@ def sweep(
             say(f"missing: {cell}: {reason}")
         return
     if watch and json:
-        _print_json(watching.standing(list(plans.values()), watching.expected(list(plans.values()))).as_json())
+        _print_json(watching.standing(list(plans.values()), watching.foreseen(list(plans.values()))).as_json())
         return
     if watch:
         raise typer.Exit(watching.follow(name, list(plans.values()), every))

@@ -82,6 +82,8 @@ def parse_sweep(path: Path) -> Sweep:
     memory = need_mapping(path, "memory", text.get("memory", {}))
     for stage, number in memory.items():
         need_number(path, f"memory of {_stage(path, 'memory', stage)}", number)
+        if number <= 0:
+            raise UsageError(f"{path}: memory of {stage} is not above 0 GB")
     encoders = text.get("encoders", 1)
     if isinstance(encoders, bool) or not isinstance(encoders, int) or encoders < 1:
         raise UsageError(f"{path}: encoders is no number of processes: {encoders!r}")

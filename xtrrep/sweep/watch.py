@@ -7,18 +7,21 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from xtrrep import artifacts
 from xtrrep.console import MISSING, OK
 from xtrrep.evaluate import canonical
-from xtrrep.pipeline import Plan
+from xtrrep.pipeline import Plan, Step
 from xtrrep.preflight import duration, forecast
 from xtrrep.report.table import Table
 from xtrrep.stages.table import STAGES
 from xtrrep.sweep.units import Unit, finished, lacking, leaves, steps_of
 
+SEARCHING = ("index", "retrieve", "evaluate", "latency")
 WINDOW = 3600.0  # seconds over which the pace is taken
 DONE, RUNNING, FAILED, WAITING = STATES = ("done", "running", "failed", "waiting")
 
@@ -61,58 +64,78 @@ class Standing:
         }
 
 
-def expected(plans: Sequence[Plan]) -> dict[Path, float | None]:
+@dataclass(frozen=True)
+class Times:
+    """Of a finished artifact, in seconds: since the epoch, when it was made, and how long that took."""
+
+    made: float
+    took: float
+
+
+@cache
+def _times(folder: Path) -> Times:
+    manifest = artifacts.read_manifest(folder)
+    made = calendar.timegm(time.strptime(manifest["made"], "%Y-%m-%dT%H:%M:%SZ"))
+    return Times(made, manifest["seconds"] + manifest["facts"].get("shared_search_seconds", 0.0))
+
+
+def foreseen(plans: Sequence[Plan]) -> dict[Path, float | None]:
     """What `preflight.forecast` says of each step that was missing, by its folder: seconds, None where nothing is
     known."""
     return {line.folder: line.seconds for line in forecast(plans) if line.action == "run"}
 
 
 def standing(plans: Sequence[Plan], seconds: Mapping[Path, float | None]) -> Standing:
-    """Look at the artifacts, the locks and the logs. seconds: as `expected`."""
+    """Look at the artifacts, the locks and the logs. seconds: as `foreseen`, for stages of which the sweep has finished
+    none yet; of the others it is the mean of what they took."""
     have = finished()
     units = {target.spec.fingerprint: unit for unit in lacking(plans, have) for target in unit.targets}
     states = {unit.key: _state(unit) for unit in units.values()}
+    steps = steps_of(plans)
+    took = {
+        fingerprint: _times(artifacts.folder_of(step.spec, step.stage.root()))
+        for fingerprint, step in steps.items()
+        if fingerprint in have
+    }
+    alike: dict[tuple[str, str], list[float]] = {}
+    for fingerprint, times in took.items():
+        alike.setdefault(_kind(steps[fingerprint]), []).append(times.took)
     stages: dict[str, dict[str, int]] = {stage.name: dict.fromkeys(STATES, 0) for stage in STAGES}
     left, unknown = 0.0, 0
-    for fingerprint, step in steps_of(plans).items():
-        state = DONE
+    for fingerprint, step in steps.items():
         if fingerprint in units:
-            state = states[units[fingerprint].key]
-            known = seconds.get(step.folder)
+            known = fmean(alike[_kind(step)]) if _kind(step) in alike else seconds.get(step.folder)
             left, unknown = left + (known or 0.0), unknown + (known is None)
-        elif fingerprint not in have:
-            continue  # of a finished cell, and removed since: nobody misses it
-        stages[step.stage.name][state] += 1
-    done = sum(all(leaf.spec.fingerprint in have for leaf in leaves(plan)) for plan in plans)
-    failed = {f"{u.stage} {u.label}": str(u.error) for u in units.values() if states[u.key] == FAILED}
+            stages[step.stage.name][states[units[fingerprint].key]] += 1
+        elif fingerprint in have:  # or else of a finished cell, and removed since: nobody misses it
+            stages[step.stage.name][DONE] += 1
     return Standing(
         {name: counts for name, counts in stages.items() if any(counts.values())},
-        (done, len(plans)),
-        failed,
-        _pace(plans, have),
+        (sum(all(leaf.spec.fingerprint in have for leaf in leaves(plan)) for plan in plans), len(plans)),
+        {f"{u.stage} {u.label}": str(u.error) for u in units.values() if states[u.key] == FAILED},
+        _pace(list(took.values()), time.time()),
         left,
         unknown,
     )
+
+
+def _kind(step: Step) -> tuple[str, str]:
+    """Steps that take about as long: of a stage, and where a label begins with its engine, of that."""
+    return step.stage.name, step.spec.label.partition("--")[0] if step.stage.name in SEARCHING else ""
+
+
+def _pace(finished: Sequence[Times], now: float) -> float | None:
+    """Seconds of work in each second, since the first of what was finished in the last hour began."""
+    recent = [times for times in finished if now - times.made < WINDOW]
+    begun = min((times.made - min(times.took, WINDOW) for times in recent), default=now)
+    total = sum(min(times.took, WINDOW) for times in recent)
+    return total / (now - begun) if total and now > begun else None
 
 
 def _state(unit: Unit) -> str:
     if unit.held:
         return RUNNING
     return FAILED if unit.error is not None else WAITING
-
-
-def _pace(plans: Sequence[Plan], have: set[str]) -> float | None:
-    """Seconds of work that finished in each second since the first of what finished in the last hour began."""
-    now, begun, total = time.time(), time.time(), 0.0
-    for fingerprint, step in steps_of(plans).items():
-        folder = artifacts.folder_of(step.spec, step.stage.root()) if fingerprint in have else step.folder
-        manifest = folder / artifacts.MANIFEST
-        if fingerprint in have and now - manifest.stat().st_mtime < WINDOW:
-            found = artifacts.read_manifest(folder)
-            made, took = calendar.timegm(time.strptime(found["made"], "%Y-%m-%dT%H:%M:%SZ")), float(found["seconds"])
-            took = min(took, WINDOW)
-            begun, total = min(begun, made - took), total + took
-    return total / (now - begun) if total and now > begun else None
 
 
 def table(name: str, now: Standing) -> Table:
@@ -131,7 +154,7 @@ def table(name: str, now: Standing) -> Table:
 
 def follow(name: str, plans: Sequence[Plan], every: float) -> int:
     """Show how a sweep stands, again and again until it is complete; the exit code then."""
-    seconds = expected(plans)
+    seconds = foreseen(plans)
     terminal = sys.stdout.isatty()
     last = ""
     while True:

@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from multiprocessing import parent_process
 from pathlib import Path
@@ -109,17 +109,16 @@ def _said_to(path: Path) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
-    with path.open("wb") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for number, old in enumerate(kept, start=1):
-            os.dup2(old, number)
-            os.close(old)
+        try:
+            with redirect_stdout(file), redirect_stderr(file):
+                yield
+        finally:
+            for number, old in enumerate(kept, start=1):
+                os.dup2(old, number)
+                os.close(old)
 
 
 def main(task: Task) -> None:
