@@ -1,5 +1,6 @@
 """Sweeps: the cells of a file, units of work, the order of doing them, workers that fail or are killed, both hands."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -375,7 +376,8 @@ def test_a_unit_that_another_process_is_at_is_left_alone(home: Path) -> None:
 
 
 def test_without_submitit_it_says_how_to_install_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "submitit", None)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "submitit" else found(name))
     with pytest.raises(DataError, match="submitit is not installed") as caught:
         hands.Jobs("local", "x", home, {"": {}})
     assert "xtrrep[cluster]" in str(caught.value.hint)
@@ -384,6 +386,14 @@ def test_without_submitit_it_says_how_to_install_it(home: Path, monkeypatch: pyt
 def test_a_parameter_that_submitit_does_not_know_is_refused_before_anything_runs(home: Path) -> None:
     with pytest.raises(UsageError, match="cluster, for train: Unknown argument 'partitoin'"):
         hands.Jobs("local", "x", home, {"": {}, "train": {"slurm_partitoin": "gpu"}})
+
+
+def test_a_stage_asks_for_what_it_needs_and_not_for_what_the_last_one_did(home: Path) -> None:
+    jobs = hands.Jobs("local", "x", home, {"": {"timeout_min": 9}, "train": {"gpus_per_node": 2}})
+    assert jobs.executor("train").parameters["gpus_per_node"] == 2
+    after = jobs.executor("queries").parameters
+    assert "gpus_per_node" not in after
+    assert after["timeout_min"] == 9
 
 
 def test_a_job_is_queued_again_as_it_was(home: Path) -> None:
@@ -554,34 +564,78 @@ def test_a_sweep_stopped_half_way_does_nothing_twice(collections: Path, cli: Cli
     begun = [line for line in again.stderr.splitlines() if line.startswith("start ")]
     assert len(begun) == len(set(begun)) < 23
     assert {path.parent.name for path in home.rglob("manifest.json")} == {path.parent.name for path in after}
-    jobs_done = cli("sweep", "demo", *TINY, "--executor", "local", "--jobs", "2", home=jobs)
-    assert "12 complete" in jobs_done.stdout
+    out, _ = start(jobs, collections, *TINY, "--executor", "local", "--jobs", "2").communicate(timeout=1800)
+    assert "12 complete" in out
     assert made(jobs) == made(home)
 
 
+OWN = """
+import sys
+from pathlib import Path
+from xtrrep.sweep import cells, control
+sweep = cells.parse_sweep(Path(sys.argv[1]))
+plans, _ = cells.plans(sweep, sys.argv[2:])
+print(control.carry_out(sweep, list(plans.values()), "local", jobs=3))
+"""
+
+
+def start_own(home: Path, collections: Path, text: str, *words: str) -> subprocess.Popen[str]:
+    """A sweep of a file of its own, through submitit."""
+    home.mkdir(exist_ok=True)
+    (home / "mine.yaml").write_text(text)
+    settings = os.environ | {"XTRREP_HOME": str(home), "XTRREP_DATA": str(collections)}
+    command = [sys.executable, "-c", OWN, str(home / "mine.yaml"), *words]
+    return subprocess.Popen(command, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
 @pytest.mark.slow
-def test_jobs_outlive_a_killed_controller_and_the_next_one_leaves_them_to_it(
-    collections: Path, cli: Cli, tmp_path: Path
-) -> None:
-    """Through submitit: its controller killed while a job trains, one job pre-empted, one killed."""
+def test_an_array_of_encoders_leaves_the_store_that_one_leaves(collections: Path, cli: Cli, tmp_path: Path) -> None:
+    one, several = tmp_path / "one", tmp_path / "several"
+    cli("encode", *CHEAP, "encode.shard_documents=10", home=one)
+    text = "title: x\nuntil: documents\nencoders: 3\ncells: [[encode.shard_documents=10]]"
+    out, said = start_own(several, collections, text, *CHEAP).communicate(timeout=600)
+    assert out == "{}\n", said
+    assert ", 3 encoders" in said
+    assert made(several) == made(one)
+    (store,) = several.glob("documents/[!.]*")
+    assert artifacts.read_manifest(store)["facts"]["shards_kept"] == 4
+    assert not [path for path in several.rglob("*") if path.name.endswith((".tmp", ".log"))]
+
+
+@pytest.mark.slow
+def test_jobs_outlive_a_killed_controller_and_the_next_one_leaves_them_to_it(collections: Path, tmp_path: Path) -> None:
+    """Through submitit, whose word counts for nothing: the controller killed while a job trains, that job pre-empted,
+    and another killed, of which submitit says that it finished."""
     home = tmp_path / "home"
-    words = (*TINY, "train.steps=30", "train.checkpoint_every=1", "--executor", "local", "--jobs", "2")
-    process = start(home, collections, *words)
-    wait_for(lambda: list(home.glob("train/.partial-*/checkpoints/checkpoint-*")), process)
-    tasks = [p for p in psutil.Process(process.pid).children(recursive=True) if "submitit.core._submit" in p.cmdline()]
-    process.kill()
-    process.wait()
-    os.kill(tasks[0].pid, signal.SIGUSR2)  # as SLURM does before it takes the machine: it is queued again
-    again = start(home, collections, *words)
-    wait_for(lambda: complete(home, "train") >= 1, again)
+    sweep = (
+        home,
+        collections,
+        "title: x\nuntil: documents\ncells: [[train.checkpoint_every=1]]",
+        *TINY,
+        "train.steps=30",
+    )
+    first = start_own(*sweep)
+    wait_for(lambda: list(home.glob("train/.partial-*/checkpoints/checkpoint-*/xtrrep_state.json")), first)
+    (task,) = tasks_of(first)
+    first.kill()
+    first.wait()
+    assert task.is_running()
+    second = start_own(*sweep)
+    task.send_signal(signal.SIGUSR2)  # as SLURM does before it takes a machine away: the job is queued again
+    wait_for(lambda: complete(home, "train"), second)
     trained = manifests(home)
-    wait_for(lambda: list(home.glob("documents/.partial-*")) or complete(home, "documents"), again)
-    own = [p for p in psutil.Process(again.pid).children(recursive=True) if "submitit.core._submit" in p.cmdline()]
-    if own:
-        own[0].kill()  # submitit will say that it finished
-    out, _ = again.communicate(timeout=600)
-    assert again.returncode == 0, out
-    assert "12 complete" in out
-    after = manifests(home)
-    assert {path: after[path] for path in trained} == trained
+    (task,) = wait_for(lambda: tasks_of(second), second)
+    task.kill()
+    out, said = second.communicate(timeout=600)
+    assert out == "{}\n", said
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("start ")] == ["documents"] * 2
+    assert "killed documents I-xtr_k128-demo--beir-mini-test: once more, alone" in said
+    assert {path: manifests(home)[path] for path in trained} == trained
+    assert complete(home, "documents") == 1
     assert list(home.glob("*/.partial-*")) == []
+
+
+def tasks_of(controller: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that do the work of its jobs."""
+    found = psutil.Process(controller.pid).children(recursive=True)
+    return [process for process in found if "submitit.core._submit" in process.cmdline()]

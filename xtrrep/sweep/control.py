@@ -57,7 +57,7 @@ class Running:
 
 
 class Control:
-    """The state of one run. It knows nothing that a later one could not read from the artifacts again."""
+    """One run. What it has done is in the artifacts, from which the next one begins."""
 
     def __init__(self, units: Sequence[Unit], hands: Hands, room: Room) -> None:
         self.hands, self.room, self.total = hands, room, len(units)
@@ -204,9 +204,12 @@ def carry_out(
     if not units:
         say("nothing is left to do")
         return {}
-    room = Room(encoders=asked.encoders, said=asked.memory) if executor == "slurm" else room_here(jobs, memory, asked)
-    if room.threads is not None:
-        fix_threads(room.threads)
+    if executor == "slurm":
+        room = Room(encoders=asked.encoders, said=asked.memory)
+        say(f"{len(units)} units")
+    else:
+        room = room_here(jobs, memory, asked)
+        fix_threads(room.threads or 1)
         say(f"{len(units)} units, {room.jobs} at a time of {room.threads} threads, {room.memory:.1f} GB together")
     jobs_folder = logs() / f"jobs-{asked.name}"
     with at_work(configs.artifacts_root()), at_work(configs.results_root()):

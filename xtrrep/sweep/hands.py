@@ -6,6 +6,7 @@ done is for the artifacts to say.
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
@@ -92,37 +93,38 @@ class Jobs:
     """
 
     def __init__(self, cluster: str, name: str, folder: Path, asked: Mapping[str, Mapping[str, Any]]) -> None:
-        try:
-            import submitit
-        except ImportError:
-            raise DataError("submitit is not installed", hint="pip install 'xtrrep[cluster]'") from None
-        self.cluster, self.name, self.asked = cluster, name, asked
+        if importlib.util.find_spec("submitit") is None:
+            raise DataError("submitit is not installed", hint="pip install 'xtrrep[cluster]'")
+        self.cluster, self.name, self.folder, self.asked = cluster, name, folder, asked
         self.elsewhere = cluster != "local"
         self.pause = 10.0 if self.elsewhere else 0.5
-        try:
-            self.executor = submitit.AutoExecutor(folder, cluster=cluster, slurm_max_num_timeout=TIMEOUTS)
-        except RuntimeError as error:
-            raise DataError(f"submitit cannot use {cluster}: {error}", hint="xtrrep sweep --executor process") from None
-        for stage in asked:
-            self._ask(stage)
+        for stage in asked:  # refused now, and not when hours have gone into what comes before
+            self.executor(stage)
 
-    def _ask(self, stage: str) -> None:
+    def executor(self, stage: str) -> Any:
+        """What submits the jobs of a stage: a new one each time, for it would keep what the last was asked for."""
+        import submitit
+
         wanted = {"timeout_min": A_DAY, "name": f"xtrrep-{self.name}", **self.asked[""], **self.asked.get(stage, {})}
         try:
-            self.executor.update_parameters(**wanted)
+            executor = submitit.AutoExecutor(self.folder, cluster=self.cluster, slurm_max_num_timeout=TIMEOUTS)
+        except RuntimeError as error:
+            hint = "xtrrep sweep --executor process"
+            raise DataError(f"submitit cannot use {self.cluster}: {error}", hint=hint) from None
+        try:
+            executor.update_parameters(**wanted)
         except (NameError, ValueError, TypeError, AssertionError) as error:
             raise UsageError(f"the sweep's cluster, for {stage or 'any stage'}: {error}") from None
+        return executor
 
     def start(self, tasks: Sequence[Task]) -> list[Any]:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        self._ask(tasks[0].unit.stage)
         try:
-            return list(self.executor.map_array(Job(), tasks))
+            return list(self.executor(tasks[0].unit.stage).map_array(Job(), tasks))
         except (FailedJobError, FailedSubmissionError) as error:
-            raise DataError(
-                f"no job could be started: {error}", hint="the sweep's `cluster` says what is asked for"
-            ) from None
+            hint = "the sweep's `cluster` says what is asked for"
+            raise DataError(f"no job could be started: {error}", hint=hint) from None
 
     def ended(self, handle: Any) -> bool:
         return bool(handle.done())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -45,8 +46,10 @@ def carry_out(task: Task) -> int:
             return OK
         with _said_to(task.log):
             code = _explained(task)
-        if code == OK:
-            task.log.unlink()
+        if code == OK:  # nor are the logs of others who had a share in it of use any more
+            shares = task.log.parent.glob(f"{task.log.stem}.share-*.log") if task.share is None else ()
+            for log in (task.log, *shares):
+                log.unlink(missing_ok=True)
         return code
 
 
@@ -124,6 +127,7 @@ def _said_to(path: Path) -> Iterator[None]:
 def main(task: Task) -> None:
     """A worker process of this machine. It ends when whoever started it does, so that a killed sweep leaves nothing
     behind; the artifacts keep what it has done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started us
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.join,), daemon=True).start()
