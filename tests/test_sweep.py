@@ -480,7 +480,11 @@ def made(home: Path) -> dict[str, Any]:
     for root in (home, home / "results" / "runs"):
         for folder, manifest in artifacts.complete(root):
             timed = {"log.jsonl", "latency.json", "latency.csv"}
-            files = {name: entry["sha256"] for name, entry in manifest["files"].items() if name not in timed}
+            files = {
+                name: entry["sha256"]
+                for name, entry in manifest["files"].items()
+                if name not in timed and not name.startswith("tensorboard/")
+            }
             kept = {key: value for key, value in manifest.items() if key not in TIMES | {"facts"}}
             found[f"{folder.parent.name}/{folder.name}"] = kept | {"files": files}
     return found
@@ -527,11 +531,12 @@ def start(home: Path, collections: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
-def wait_for(there: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 300) -> Any:
+def wait_for(there: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 300) -> Any:
+    """What `there` finds; it must come in time, and before `process` ends."""
     deadline = time.monotonic() + seconds
     while not (found := there()):
         assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[0]
+        assert process is None or process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     return found
 
@@ -620,8 +625,11 @@ def test_jobs_outlive_a_killed_controller_and_the_next_one_leaves_them_to_it(col
     first.kill()
     first.wait()
     assert task.is_running()
-    second = start_own(*sweep)
+    (log,) = home.glob(".sweeps/train-*.log")
     task.send_signal(signal.SIGUSR2)  # as SLURM does before it takes a machine away: the job is queued again
+    psutil.wait_procs([task], timeout=60)
+    wait_for(lambda: locks.is_held(log) or complete(home, "train"))
+    second = start_own(*sweep)
     wait_for(lambda: complete(home, "train"), second)
     trained = manifests(home)
     (task,) = wait_for(lambda: tasks_of(second), second)
