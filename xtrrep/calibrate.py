@@ -135,7 +135,7 @@ def _encode(cfg: Config, model: MultiVectorEncoder, size: Size, out: Path, devic
     lengths = np.random.default_rng(SEED).integers(20, longest + 1, size.documents).tolist()
     texts = [(f"d{i}", text) for i, text in enumerate(texts_of(model, lengths))]
     taken = 0.0
-    for name, part in (("first", texts[: cfg.machine.encode_batch]), ("all", texts)):
+    for name, part in (("first", texts[:32]), ("all", texts)):
         (out / name).mkdir(parents=True)
         start = time.perf_counter()
         encode(
@@ -146,7 +146,7 @@ def _encode(cfg: Config, model: MultiVectorEncoder, size: Size, out: Path, devic
             cfg.encode,
             task="document",
             device=device,
-            batch_size=cfg.machine.encode_batch,
+            batch_tokens=cfg.machine.encode_tokens,
         )
         taken = time.perf_counter() - start
     work = sum(forward_operations(cfg.model.backbone, length, length) or 0.0 for length in lengths)

@@ -486,6 +486,67 @@ def reproduce(
 
 
 @app.command()
+def sweep(
+    name: Annotated[str | None, typer.Argument(help="a file of configs/sweeps; --list names them")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="KEY=VALUE for every cell, e.g. scale=lab")] = None,
+    scale: Scale = None,
+    executor: Annotated[
+        str,
+        typer.Option("--executor", help="process: workers here; slurm: arrays through submitit; local: its jobs here"),
+    ] = "process",
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="workers here at a time (a fourth of the cores)")
+    ] = None,
+    memory: Annotated[
+        float | None, typer.Option("--memory", min=0.1, help="GB that they may take together (80 % of what is free)")
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="show how it stands until it is complete; run nothing")
+    ] = False,
+    every: Annotated[float, typer.Option("--every", min=0.2, help="seconds between two looks of --watch")] = 5.0,
+    listing: Annotated[bool, typer.Option("--list", help="list the sweeps")] = False,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Run many cells, here or on SLURM: what they share once, what exists not at all.
+
+    Stopped, it goes on when run again. Exit 0 all complete, 3 not. --watch --json says once how it stands.
+
+    Examples: xtrrep sweep demo --jobs 2 | xtrrep sweep table3 scale=paper --executor slurm | xtrrep sweep demo --watch
+    """
+    from xtrrep.sweep import cells, control, units
+    from xtrrep.sweep import watch as watching
+
+    if listing:
+        for known in cells.names():
+            print(f"{known:<12} {cells.load(known).title}")
+        return
+    if name is None or "=" in name:
+        raise UsageError("sweep what?", hint=f"one of: {', '.join(cells.names())}")
+    asked = cells.load(name)
+    plans, lacking = cells.plans(asked, _merge(overrides, scale=scale))
+    if dry_run:
+        _print_plan(list(plans.values()), json)
+        for number, wave in enumerate(units.waves_of(plans.values()), start=1):
+            say(f"wave {number}: {', '.join(f'{count} x {stage}' for stage, count in wave.items())}")
+        for cell, reason in lacking.items():
+            say(f"missing: {cell}: {reason}")
+        return
+    if watch and json:
+        _print_json(watching.standing(list(plans.values()), watching.foreseen(list(plans.values()))).as_json())
+        return
+    if watch:
+        raise typer.Exit(watching.follow(name, list(plans.values()), every))
+    failed = control.carry_out(asked, list(plans.values()), executor, jobs, memory)
+    found = watching.cells(plans, lacking, failed)
+    if json:
+        _print_json([{**row, "folder": row["folder"] and str(row["folder"])} for row in found])
+    else:
+        print(watching.cells_table(asked.title, found).terminal())
+    raise typer.Exit(watching.status(found))
+
+
+@app.command()
 def claims(
     overrides: Overrides = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="a claim's id; may be given again")] = None,

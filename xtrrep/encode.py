@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrrep.artifacts import check, write_atomic, write_json
+from xtrrep.artifacts import TEMPORARY, check, write_atomic, write_json
 from xtrrep.config import Encode, Precision
 from xtrrep.console import DataError, progress
 from xtrrep.data import text_fault
+from xtrrep.locks import alone
 from xtrrep.model.encoder import resolve_precision
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def encode(
     task: str,
     device: str,
     batch_tokens: int | None = None,
+    together: bool = False,
 ) -> dict[str, Any]:
     """Encode (id, text) pairs as `task` ("document" or "query") into a store at `out`.
 
@@ -60,6 +62,9 @@ def encode(
     settled by its shard alone, so that shards which an interrupted run completed are kept, and the others come out
     the same. Returns facts for the manifest. Raises DataError when the model produces a vector that is not finite,
     naming the text.
+
+    together: other processes do the same at `out`. Each takes the shards that are neither whole nor another's, and
+    none finishes the store: a call without it does, and encodes what one that was killed has left.
     """
     (out / "vectors").mkdir(exist_ok=True)
     (out / "tokens").mkdir(exist_ok=True)
@@ -68,15 +73,21 @@ def encode(
     ids: list[str] = []
     kept = 0
     shards = -(-count // cfg.shard_documents)
-    for surplus in (out / "vectors").glob("*.npy"):  # of an interrupted run with other shard sizes
+    for surplus in () if together else (out / "vectors").glob("*.npy"):  # of an interrupted run with other shard sizes
         if int(surplus.name[:5]) >= shards:
             surplus.unlink()
             (out / "tokens" / f"{surplus.name[:5]}.npy").unlink(missing_ok=True)
-    read = _read_shards(model, iter(texts), range(shards), out, cfg.shard_documents, task)
     with (
+        ExitStack() as claims,  # left last, when no thread makes another
         progress(count, f"encode {task}", "text") as bar,
         ThreadPoolExecutor(1, "write") as writer,
-        closing(_ahead(read)) as coming,
+        closing(
+            _ahead(
+                _read_shards(
+                    model, iter(texts), range(shards), out, cfg.shard_documents, task, claims if together else None
+                )
+            )
+        ) as coming,
     ):
         writing: Future[None] | None = None
         for shard in coming:
@@ -90,12 +101,13 @@ def encode(
             )
             if writing is not None:
                 writing.result()  # one shard at most waits to be written
-            writing = writer.submit(_write_shard, out, shard.number, rows)
+            writing = writer.submit(_write_shard, out, shard, rows)
         if writing is not None:
             writing.result()
     if len(ids) != count:
         raise DataError(f"{count} {task} texts were announced and {len(ids)} came", hint="has the collection changed?")
-    write_json(out / "ids.json", ids)
+    if not together:
+        write_json(out / "ids.json", ids)
     return {
         "units": {"texts": count},
         "tokens": sum(int(np.load(path).sum()) for path in (out / "vectors").glob("*.doclens.npy")),
@@ -107,16 +119,25 @@ def encode(
 
 
 class _Shard(NamedTuple):
-    """Texts of one shard; `tokens` is None where an interrupted run has encoded them."""
+    """Texts of one shard; `tokens` is None where an interrupted run has encoded them, or another process does.
+    claim: what keeps other processes from it, until it is written."""
 
     number: int
     ids: list[str]
     tokens: Tokens | None
+    claim: ExitStack
 
 
 def _read_shards(
-    model: MultiVectorEncoder, texts: Iterator[tuple[str, str]], numbers: Iterable[int], out: Path, size: int, task: str
+    model: MultiVectorEncoder,
+    texts: Iterator[tuple[str, str]],
+    numbers: Iterable[int],
+    out: Path,
+    size: int,
+    task: str,
+    claims: ExitStack | None,
 ) -> Iterator[_Shard]:
+    """The shards in order; with `claims`, each that is encoded is claimed there first."""
     from xtrrep.model.forward import tokenise
 
     for number in numbers:
@@ -125,11 +146,15 @@ def _read_shards(
             return  # fewer came than were announced
         ids = [name for name, _ in chunk]
         lengths = out / "vectors" / f"{number:05d}.doclens.npy"
-        if lengths.exists() and len(np.load(lengths)) == len(chunk):
-            yield _Shard(number, ids, None)
+        claim = ExitStack() if claims is None else claims.enter_context(ExitStack())
+        # A name that `artifacts.make` removes: when it holds the folder alone, nobody claims a shard any more.
+        ours = claims is None or claim.enter_context(alone(out / TEMPORARY.format(f"{number:05d}")))
+        if not ours or (lengths.exists() and len(np.load(lengths)) == len(chunk)):
+            claim.close()
+            yield _Shard(number, ids, None, claim)
         else:
             _check_texts(chunk, task)
-            yield _Shard(number, ids, tokenise(model, [text for _, text in chunk], task))
+            yield _Shard(number, ids, tokenise(model, [text for _, text in chunk], task), claim)
 
 
 def _ahead(items: Iterator[Item]) -> Generator[Item]:
@@ -193,12 +218,13 @@ def _vectors(
     return found
 
 
-def _write_shard(out: Path, number: int, rows: Rows) -> None:
-    name = f"{number:05d}.npy"
-    write_atomic(out / "vectors" / name, lambda file: _save([vectors for vectors, _ in rows], file))
-    write_atomic(out / "tokens" / name, lambda file: _save([ids for _, ids in rows], file))
-    lengths = np.array([len(vectors) for vectors, _ in rows], np.int32)
-    write_atomic(out / "vectors" / f"{number:05d}.doclens.npy", lambda file: np.save(file, lengths))
+def _write_shard(out: Path, shard: _Shard, rows: Rows) -> None:
+    name = f"{shard.number:05d}"
+    with shard.claim:
+        write_atomic(out / "vectors" / f"{name}.npy", lambda file: _save([vectors for vectors, _ in rows], file))
+        write_atomic(out / "tokens" / f"{name}.npy", lambda file: _save([ids for _, ids in rows], file))
+        lengths = np.array([len(vectors) for vectors, _ in rows], np.int32)
+        write_atomic(out / "vectors" / f"{name}.doclens.npy", lambda file: np.save(file, lengths))
 
 
 def _save(parts: Sequence[NDArray[Any]], file: Any) -> None:

@@ -70,7 +70,8 @@ class Cell:
 # --- plans ---------------------------------------------------------------------------------------------------------
 
 
-def _last_wins(words: Iterable[str]) -> list[str]:
+def last_wins(words: Iterable[str]) -> list[str]:
+    """Of overrides of one key the last, in the place of the first."""
     chosen: dict[str, str] = {}
     for word in words:
         chosen[word.partition("=")[0]] = word
@@ -81,7 +82,7 @@ def words_of(what: Reproduction, row: Row, column: Column, extra: Sequence[str])
     """The overrides of one cell; what stands later wins."""
     measure = [] if column.measure == QPS else [f"data.measures=[{column.measure}]"]
     own = [*what.overrides, *(row.overrides or ()), *column.overrides, *measure, f"scale={what.scale}", *extra]
-    chosen = _last_wins(own)
+    chosen = last_wins(own)
     engine = next((word.removeprefix("index=") for word in chosen if word.startswith("index=")), "")
     if engine in ("exact", "bm25"):  # what bounds k-means means nothing to them
         chosen = [word for word in chosen if not word.startswith("index.")]
@@ -92,7 +93,7 @@ def words_of(what: Reproduction, row: Row, column: Column, extra: Sequence[str])
 
 def words_of_analysis(what: AnalysisReproduction, extra: Sequence[str]) -> list[str]:
     """The overrides of an analysis; what stands later wins."""
-    return _last_wins([f"analyze.name={what.analysis}", *what.overrides, f"scale={what.scale}", *extra])
+    return last_wins([f"analyze.name={what.analysis}", *what.overrides, f"scale={what.scale}", *extra])
 
 
 def trainings(what: Known, extra: Sequence[str]) -> list[list[str]]:
@@ -125,23 +126,32 @@ def plan_cell(what: Reproduction, row: Row, column: Column, extra: Sequence[str]
 
 def plans(what: Known, extra: Sequence[str]) -> tuple[list[pipeline.Plan], list[str]]:
     """Every cell's plan, and in words what stands in the way of the others. Raises as `check_extra`."""
+    found, lacking = named_plans(what, extra)
+    return list(found.values()), [f"{name}: {reason}" for name, reason in lacking.items()]
+
+
+def named_plans(what: Known, extra: Sequence[str]) -> tuple[dict[str, pipeline.Plan], dict[str, str]]:
+    """As `plans`, both by the cell's name. Those of an analysis are its runs."""
     check_extra(what, extra)
-    found: list[pipeline.Plan] = []
-    lacking: list[str] = []
-    for words in trainings(what, extra):
+    found: dict[str, pipeline.Plan] = {}
+    lacking: dict[str, str] = {}
+    for number, words in enumerate(trainings(what, extra)):
+        seed = f", seed {what.seeds[number]}" if what.seeds else ""
         if isinstance(what, AnalysisReproduction):
             try:
-                found += pipeline.plan_analysis(words_of_analysis(what, words)).plans
+                made = pipeline.plan_analysis(words_of_analysis(what, words))
+                named = (f"{what.analysis}: {' '.join(cell.overrides)}{seed}" for cell in made.cells)
+                found |= dict(zip(named, made.plans, strict=True))
             except XtrrepError as error:
-                lacking.append(f"analysis {what.analysis}: {error}")
+                lacking[f"analysis {what.analysis}"] = str(error)
             continue
         for row in what.rows:
             for column in what.columns if row.overrides is not None else ():
                 try:
-                    found.append(plan_cell(what, row, column, words))
+                    found[f"{row.name}, {column.name}{seed}"] = plan_cell(what, row, column, words)
                 except XtrrepError as error:
-                    lacking.append(f"{row.name}, {column.name}: {error}")
-    return found, list(dict.fromkeys(lacking))
+                    lacking[f"{row.name}, {column.name}"] = str(error)
+    return found, lacking
 
 
 # --- run, compare, show --------------------------------------------------------------------------------------------
