@@ -109,7 +109,7 @@ def rates(
     text = ~expansion_tokens(queries)
     if not text.any():
         raise DataError(f"{queries.folder} holds no token that is not expansion")
-    numbers = {name: number for number, name in enumerate(documents.ids)}
+    numbers = documents.numbers({name for grades in qrels.values() for name in grades})
     relevant = [
         [numbers[name] for name, grade in qrels.get(query, {}).items() if grade > 0 and name in numbers]
         for query in queries.ids
