@@ -68,14 +68,14 @@ WORK = (
     Work("exact search", "retrieve", EXACT),
     Work("evaluate", "evaluate", EXACT, follows=False),
     Work("geometry", "analyze", (*EXACT, "analyze.name=geometry"), follows=False),
-    Work("warp build", "index", ("index=warp", *WARP)),
-    Work("warp search", "retrieve", ("index=warp", *WARP)),
-    Work("warp evaluate", "evaluate", ("index=warp", *WARP), follows=False),
     Work("sample documents", "documents", collection="sample"),
     Work("scann build", "index", SCANN, "sample"),
     Work("scann search", "retrieve", SCANN, "sample"),
     Work("scann evaluate", "evaluate", SCANN, "sample", follows=False),
     Work("distribution", "analyze", (*EXACT, "analyze.name=distribution")),
+    Work("warp build", "index", ("index=warp", *WARP)),
+    Work("warp search", "retrieve", ("index=warp", *WARP)),
+    Work("warp evaluate", "evaluate", ("index=warp", *WARP), follows=False),
 )
 
 
