@@ -37,6 +37,7 @@ from typing import Any
 
 # The measuring process imports nothing heavy: a child's peak begins with its parent's.
 ROOT = Path(__file__).resolve().parent.parent
+MEASURED = "measured.jsonl"
 SIZES = (100_000, 300_000, 1_000_000)
 MSMARCO = 8_841_823  # passages
 LIMIT = 6e9  # bytes a stage may hold
@@ -268,11 +269,16 @@ def watched(command: Sequence[str], environment: Mapping[str, str], log: Path) -
     return json.loads(said.splitlines()[-1]), largest
 
 
+def measured(home: Path) -> list[Row]:
+    """What a size's folder says was measured, in that order."""
+    path = home / MEASURED
+    return [Row(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def measure(home: Path, size: int, threads: int, keep: bool) -> Iterator[Row]:
     """A size's rows, those measured before first. Nothing where there is too little disk, which is said."""
     home.mkdir(parents=True, exist_ok=True)
-    measured = home / "measured.jsonl"
-    rows = [Row(**json.loads(line)) for line in measured.read_text().splitlines()] if measured.exists() else []
+    rows = measured(home)
     yield from rows
     todo = [work for work in WORK if work.name not in {row.stage for row in rows}]
     if not todo:
@@ -299,7 +305,7 @@ def measure(home: Path, size: int, threads: int, keep: bool) -> Iterator[Row]:
         said, anonymous = start(work.name)
         passages = size // SAMPLE if work.collection == "sample" else size
         row = Row(size=size, stage=work.name, passages=passages, anonymous=anonymous, threads=threads, **said)
-        with measured.open("a") as file:
+        with (home / MEASURED).open("a") as file:
             file.write(json.dumps(asdict(row)) + "\n")
         yield row
     if not keep:
@@ -434,6 +440,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "runs" / "scale")
     parser.add_argument("--page", type=Path, help="a page whose tables and figure are to be renewed, docs/SCALE.md")
     parser.add_argument("--keep", action="store_true", help="leave the artifacts of a size that is measured")
+    parser.add_argument("--report", action="store_true", help="measure nothing: write what was measured so far")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     home = options.home.resolve()
@@ -445,7 +452,10 @@ def main() -> int:
         else:
             print(json.dumps(worker(home / str(size), options.worker, options.threads)))
         return 0
-    rows = [r for size in sorted(options.sizes) for r in measure(home / str(size), size, options.threads, options.keep)]
+    rows: list[Row] = []
+    for size in sorted(options.sizes):
+        folder = home / str(size)
+        rows += measured(folder) if options.report else measure(folder, size, options.threads, options.keep)
     if not rows:
         return 3
     write(rows, options.out, options.page)
