@@ -11,7 +11,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import mmap
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 # A store no larger than this in float32 is widened once and kept in memory.
 RESIDENT_BYTES = 1 << 30
+# Rows of a store looked at in one piece (32 MiB of float16 at dimension 128).
+PIECE = 1 << 17
 
 Item = TypeVar("Item")
 Rows = list[tuple[NDArray[np.float16], NDArray[np.int32]]]  # (tokens, dim) vectors and (tokens,) ids of each text
@@ -264,6 +267,13 @@ def _pooled(vectors: Tensor, pool_factor: float) -> Tensor:
     return pooled
 
 
+def _give_back(shard: NDArray[Any]) -> None:
+    """Unmap the pages of a memory-mapped array that were read; what they held stays in the file."""
+    base: Any = shard.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
 @dataclass(frozen=True)
 class Store:
     """An embedding store, memory-mapped."""
@@ -295,6 +305,10 @@ class Store:
     @property
     def tokens(self) -> int:
         return int(self.offsets[-1])
+
+    def numbers(self, names: Container[str]) -> dict[str, int]:
+        """The numbers of those documents that `names` holds, by id; ids of no document are left out."""
+        return {name: number for number, name in enumerate(self.ids) if name in names}
 
     @cached_property
     def document_of(self) -> NDArray[np.int32]:
@@ -328,16 +342,40 @@ class Store:
         """All vectors in float32, where they fit RESIDENT_BYTES: widening float16 anew costs more than the product."""
         if self.tokens * self.dim * 4 > RESIDENT_BYTES:
             return None
-        return np.concatenate([shard.astype(np.float32) for shard in self.shards])
+        return self.widened()
+
+    def pieces(self, size: int) -> Iterator[tuple[int, NDArray[np.float16]]]:
+        """(first token, at most `size` rows as stored) over the whole store, to be used before the next is asked for.
+
+        What was read does not stay resident: a pass over the store holds one shard at most.
+        """
+        for first, shard in zip(self._starts.tolist(), self.shards, strict=False):
+            for begin in range(0, len(shard), size):
+                yield first + begin, shard[begin : begin + size]
+            _give_back(shard)
 
     def blocks(self, size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """(first token, at most `size` rows in float32) over the whole store."""
-        parts = self.shards if self._resident is None else [self._resident]
-        start = 0
-        for part in parts:
-            for begin in range(0, len(part), size):
-                yield start + begin, np.asarray(part[begin : begin + size], np.float32)
-            start += len(part)
+        if self._resident is not None:
+            for begin in range(0, len(self._resident), size):
+                yield begin, self._resident[begin : begin + size]
+        else:
+            for start, rows in self.pieces(size):
+                yield start, rows.astype(np.float32)
+
+    def widened(self) -> NDArray[np.float32]:
+        """All vectors in float32, (tokens, dim), with no second copy on the way: for what cannot do with less."""
+        out = np.empty((self.tokens, self.dim), np.float32)
+        for start, rows in self.pieces(PIECE):
+            out[start : start + len(rows)] = rows
+        return out
+
+    def release(self) -> None:
+        """Give back the pages that looks at single documents and tokens have mapped. They are read again when asked
+        for, from the system's own cache as a rule; without this a long run ends with the whole store resident."""
+        for name in ("shards", "_id_shards"):
+            for shard in self.__dict__.get(name, ()):
+                _give_back(shard)
 
     def document_blocks(self, size: int) -> Iterator[tuple[int, int]]:
         """(first, one past the last) document of runs that hold about `size` tokens, at least one document each."""
@@ -352,28 +390,33 @@ class Store:
         """The vectors of tokens `start` to `stop`, (stop - start, dim)."""
         if start >= stop:
             return np.empty((0, self.dim), np.float16)
+        begin, end = np.searchsorted(self._starts, [start, stop - 1], side="right") - 1
         parts = [
-            shard[max(0, start - first) : max(0, stop - first)]
-            for first, shard in zip(self._starts, self.shards, strict=False)
-            if first < stop and first + len(shard) > start
+            self.shards[i][max(0, start - self._starts[i]) : stop - self._starts[i]] for i in range(begin, end + 1)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _by_shard(self, tokens: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """(shard, positions in (n,) `tokens` of those that lie in it) for each shard that holds any."""
+        owner = np.searchsorted(self._starts, tokens, side="right") - 1
+        order = np.argsort(owner, kind="stable")
+        shards, begins = np.unique(owner[order], return_index=True)
+        yield from zip(shards.tolist(), np.split(order, begins[1:]), strict=False)
 
     def take(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """The vectors of any tokens, in the order given, (len(tokens), dim)."""
         out = np.empty((len(tokens), self.dim), np.float32)
-        for first, shard in zip(self._starts, self.shards, strict=False):
-            inside = np.flatnonzero((tokens >= first) & (tokens < first + len(shard)))
-            out[inside] = shard[tokens[inside] - first]
+        for shard, inside in self._by_shard(tokens):
+            out[inside] = self.shards[shard][tokens[inside] - self._starts[shard]]
         return out
 
     def vocabulary_ids(self, tokens: NDArray[np.int64]) -> NDArray[np.int32]:
         """The vocabulary ids of any tokens, of the shape given; -1 where vectors were imported or pooled."""
-        out = np.empty(tokens.shape, np.int32)
-        for first, ids in zip(self._starts, self._id_shards, strict=False):
-            inside = (tokens >= first) & (tokens < first + len(ids))
-            out[inside] = ids[tokens[inside] - first]
-        return out
+        flat = tokens.ravel()
+        out = np.empty(len(flat), np.int32)
+        for shard, inside in self._by_shard(flat):
+            out[inside] = self._id_shards[shard][flat[inside] - self._starts[shard]]
+        return out.reshape(tokens.shape)
 
     def vectors(self, document: int) -> NDArray[np.float16]:
         """One document's vectors, (tokens, dim)."""

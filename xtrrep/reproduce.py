@@ -192,7 +192,7 @@ def accepted_with(what: Known, extra: Sequence[str]) -> dict[str, dict[str, floa
 
 def _of_meaning(words: Sequence[str]) -> set[str]:
     """Without where and how fast things run."""
-    return {word for word in _last_wins(words) if not word.startswith("machine.")}
+    return {word for word in last_wins(words) if not word.startswith("machine.")}
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def retrieve(
 ) -> dict[Setting, Outcome]:
     """Rank `documents` for every query under each setting, with one token search at the largest `k_prime`."""
     outcomes = {setting: _outcome(documents) for setting in settings}
-    own = {name: number for number, name in enumerate(documents.ids)}
+    own = documents.numbers(set(queries.ids))
     if isinstance(searcher, exact_device.Searcher):
         longest = int(queries.lengths.max(initial=0))
         batch = searcher.at_once(batch, longest, max(setting.k_prime or 0 for setting in settings))
@@ -133,6 +133,7 @@ def retrieve(
                     ranking, outcome.counts[name] = rank(i, setting)
                     outcome.slots += len(tokens[i]) * (setting.k_prime or 0)
                     outcome.run[name] = _finish(ranking, documents, tokens[i], own.get(name), setting)
+            documents.release()
             bar.update(len(tokens))
     return outcomes
 
@@ -406,7 +407,7 @@ def retrieve_documents(
     """Rank with an engine that scores documents itself."""
     outcome = _outcome(documents)
     outcome.search = dict(getattr(searcher, "settings", {}))
-    own = {name: number for number, name in enumerate(documents.ids)}
+    own = documents.numbers(set(queries.ids))
     depth = min(setting.depth, len(documents))
     with progress(len(queries), "retrieve", "query") as bar:
         for begin in range(0, len(queries), batch):
@@ -417,6 +418,7 @@ def retrieve_documents(
                 name = queries.ids[number]
                 outcome.counts[name] = Counts(len(ranking[0]))
                 outcome.run[name] = _finish(ranking, documents, vectors, own.get(name), setting)
+            documents.release()
             bar.update(len(tokens))
     return outcome
 
@@ -439,7 +441,7 @@ def retrieve_run(run: Run, documents: Store, queries: Store, setting: Setting, w
     Raises DataError where the run names a document that the collection does not hold.
     """
     outcome = _outcome(documents)
-    numbers = {name: number for number, name in enumerate(documents.ids)}
+    numbers = documents.numbers({name for ranking in run.values() for name, _ in ranking})
     with progress(len(queries), "re-rank", "query") as bar:
         for number, name in enumerate(queries.ids):
             ranking = _own_dropped(run.get(name, []), name, setting)
@@ -455,6 +457,7 @@ def retrieve_run(run: Run, documents: Store, queries: Store, setting: Setting, w
             whole = replace(setting, rerank=(setting.rerank or len(found)) if len(tokens) else None)
             outcome.counts[name] = Counts(len(found), len(found))
             outcome.run[name] = _finish((found, scores), documents, tokens, None, whole)
+            documents.release()
             bar.update(1)
     return outcome
 

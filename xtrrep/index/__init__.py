@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from xtrrep.config import config_dir, options
 from xtrrep.console import DataError, UsageError, suggest
-from xtrrep.encode import Store
+from xtrrep.encode import PIECE, Store
 from xtrrep.registry import Registry
 
 
@@ -202,10 +202,6 @@ def rectangle(
     return numbers, scores
 
 
-# Rows looked at in one piece while a store is checked (32 MiB of float16 at dimension 128).
-ROWS = 1 << 17
-
-
 def check_store(store: Store) -> None:
     """Refuse, before native code sees it, a store that is empty or holds a vector that is zero or not finite.
 
@@ -213,8 +209,7 @@ def check_store(store: Store) -> None:
     """
     if not store.tokens:
         raise DataError(f"{store.folder} holds no vectors at all", hint="is the collection empty?")
-    for start in range(0, store.tokens, ROWS):
-        rows = store.rows(start, min(start + ROWS, store.tokens))
+    for start, rows in store.pieces(PIECE):
         finite = np.asarray(np.isfinite(rows).all(axis=1))
         fine = finite & rows.any(axis=1)
         if not fine.all():

@@ -5,6 +5,7 @@ With numpy on a processor; on a GPU `exact_device.py` gives the same answers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from xtrrep.scoring.maxsim import document_maxima
 
 # Similarities held at a time, in float32 values (128 MiB): bounds memory whatever the collection's size.
 BLOCK_VALUES = 1 << 25
+# One entry in so many is too many to be picked out one by one.
+MANY = 8
+
+Part = tuple[NDArray[np.int64], NDArray[np.float32]]  # (R, C) token positions and similarities
 
 
 @dataclass(frozen=True)
@@ -36,18 +41,18 @@ class Searcher:
         """
         check_queries(queries, self.store, k_prime)
         count = len(queries)
-        best_tokens = np.empty((count, 0), np.int64)
-        best_scores = np.empty((count, 0), np.float32)
+        parts: list[Part] = [(np.empty((count, 0), np.int64), np.empty((count, 0), np.float32))]
+        floor = np.full((count, 1), -np.inf, np.float32)
         for start, block in self.store.blocks(max(1, BLOCK_VALUES // max(1, count))):
-            tokens, scores = _largest(queries @ block.T, k_prime)
-            best_tokens = np.concatenate([best_tokens, tokens + start], axis=1)
-            best_scores = np.concatenate([best_scores, scores], axis=1)
-            if best_scores.shape[1] > k_prime:
-                kept, best_scores = _largest(best_scores, k_prime)
-                best_tokens = np.take_along_axis(best_tokens, kept, axis=1)
+            columns, values = _above(queries @ block.T, floor, k_prime)
+            parts.append((columns + start, values))
+            if sum(values.shape[1] for _, values in parts) >= 2 * k_prime:
+                parts = [_merged(parts, k_prime)]
+                floor = parts[0][1].min(axis=1, keepdims=True)  # what ties with it comes later, and so is not kept
+        tokens, scores = _merged(parts, k_prime)
         # Positions ascend within every part so far, so a stable sort leaves ties in token order.
-        order = np.argsort(-best_scores, axis=1, kind="stable")
-        return Hits(np.take_along_axis(best_tokens, order, axis=1), np.take_along_axis(best_scores, order, axis=1))
+        order = np.argsort(-scores, axis=1, kind="stable")
+        return Hits(np.take_along_axis(tokens, order, axis=1), np.take_along_axis(scores, order, axis=1))
 
     def maxima(self, queries: NDArray[np.float32], k_prime: int) -> Maxima:
         """Document maxima and the `k_prime` best similarities of (T, H) queries: cheaper than `search`."""
@@ -70,6 +75,34 @@ def _tail(scores: NDArray[np.float32], k: int) -> NDArray[np.float32]:
         return scores
     scores.partition(width - k, axis=1)
     return scores[:, width - k :]
+
+
+def _merged(parts: Sequence[Part], k: int) -> Part:
+    """The k largest of each row over all parts, positions ascending."""
+    tokens, scores = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
+    columns, scores = _largest(scores, k)
+    return np.take_along_axis(tokens, columns, axis=1), scores
+
+
+def _above(scores: NDArray[np.float32], floor: NDArray[np.float32], k: int) -> Part:
+    """Columns (ascending) and values of each row's entries above its (R, 1) floor, or of its k largest where they are
+    many. Shorter rows end in minus infinity.
+
+    Behind the first blocks hardly any entry is above the k-th best so far, and finding those few costs a tenth of a
+    partition.
+    """
+    higher = scores > floor
+    counts = np.count_nonzero(higher, axis=1)
+    widest = int(counts.max(initial=0))
+    if widest > min(k, scores.shape[1] // MANY):
+        return _largest(scores, k)
+    places = np.flatnonzero(higher)
+    rows, found = np.divmod(places, scores.shape[1])
+    order = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
+    columns = np.zeros((len(scores), widest), np.int64)
+    values = np.full((len(scores), widest), -np.inf, np.float32)
+    columns[rows, order], values[rows, order] = found, scores.ravel()[places]
+    return columns, values
 
 
 def _largest(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
