@@ -16,7 +16,7 @@ def test_the_number_of_configs() -> None:
     """A file that is added or lost shows up here."""
     on_disk = list(config.config_dir().rglob("*.yaml"))
     defined = len(config.options("reproductions")) + len(config.options("sweeps"))
-    assert len(on_disk) == len(CHOICES) + defined + 2  # root.yaml and claims.yaml
+    assert len(on_disk) == len(CHOICES) + defined + 3  # root.yaml, claims.yaml and costs.yaml
     assert len(config.options("reproductions")) == 10
     assert len(config.options("sweeps")) == 4
     assert len(CHOICES) == 46

@@ -319,7 +319,7 @@ def test_a_shard_is_written_as_numpy_writes_it(tmp_path: Path) -> None:
 def test_what_is_read_ahead_comes_in_order_and_fails_in_its_place() -> None:
     def items() -> Iterator[int]:
         yield from (1, 2, 3)
-        raise DataError("no fourth")
+        raise DataError("no fourth", hint="a third")
 
     coming = read_ahead(items())
     assert [next(coming) for _ in range(3)] == [1, 2, 3]
