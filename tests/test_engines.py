@@ -19,7 +19,7 @@ from xtrrep import artifacts, config
 from xtrrep.console import DataError, UsageError
 from xtrrep.encode import Store
 from xtrrep.hashes import hash_file
-from xtrrep.index import Place, engine_of, kmeans, split_params
+from xtrrep.index import Place, choice_of, engine_of, kmeans, split_params
 from xtrrep.index.files import build_index, index_spec, open_index
 from xtrrep.model.encoder import torch_threads
 from xtrrep.retrieve import Setting, rank_documents, retrieve, retrieve_documents
@@ -181,6 +181,23 @@ def test_plaid_is_the_library_called_directly(world: World, built: Any, tmp_path
     )
     for ours, expected in zip(rank_documents(searcher, world.tokens, 100), theirs, strict=True):
         same(ours, expected)
+
+
+def test_plaid_clusters_the_first_documents_alone_when_told(world: World, tmp_path: Path) -> None:
+    """The centroids are those of the library over these documents; the index holds all; without it nothing is new."""
+    from fast_plaid.search import FastPlaid
+
+    folder = make(world.documents, index_config("plaid", centroids_from=150), tmp_path / "ours")
+    library = FastPlaid(str(tmp_path / "direct"), device="cpu")
+    vectors = [torch.from_numpy(np.array(world.documents.vectors(i))) for i in range(150)]
+    library.create(vectors, nbits=2, kmeans_niters=4, max_points_per_centroid=256, seed=42)
+    ours, theirs = (np.load(path / "centroids.npy") for path in (folder, tmp_path / "direct"))
+    np.testing.assert_array_equal(ours, theirs)
+    assert json.loads((folder / "metadata.json").read_text())["num_embeddings"] == world.documents.tokens
+    default = index_config("plaid")
+    assert "centroids_from" not in split_params(default)[0]
+    assert split_params(default | {"centroids_from": 150})[0] == split_params(default)[0] | {"centroids_from": 150}
+    assert [choice_of(index_config(name)) for name in ("plaid", "plaid/harness")] == ["plaid", "plaid/harness"]
 
 
 @pytest.mark.parametrize("choice", ["scann", "scann/library", "scann/bf16"])

@@ -47,8 +47,11 @@ ORDER = [
     "api",
     "study",
     "grid",
+    "cost",
+    "calibrate",
     "reproduce",
     "claims",
+    "sweep",
     "cli",
 ]
 

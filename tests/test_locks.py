@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 from xtrrep import artifacts, locks
@@ -137,3 +139,33 @@ def test_work_is_shared_and_deleting_is_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with locks.at_work(tmp_path / "file"):  # no folder to be had there: what fails says so better
         pass
+
+
+def test_a_share_and_another_are_at_work_together_and_who_finishes_waits_for_both(tmp_path: Path) -> None:
+    spec, said = Spec("stage", "label", 1, {"name": "same"}), []
+
+    def finish() -> None:
+        artifacts.make(spec, tmp_path, lambda out: {"found": sorted(path.name for path in out.iterdir())})
+        said.append("finished")
+
+    finisher = threading.Thread(target=finish)
+
+    def outer(out: Path) -> None:
+        artifacts.share(spec, tmp_path, lambda same: (same / "inner").write_text(str(same == out)))
+        finisher.start()
+        while "finished" not in said and not waits(artifacts.lock_of(spec, tmp_path)):
+            time.sleep(0.01)
+        (out / "outer").write_text("")
+        said.append("shared")
+
+    artifacts.share(spec, tmp_path, outer)
+    finisher.join(timeout=60)
+    assert said == ["shared", "finished"]
+    assert artifacts.check(artifacts.folder_of(spec, tmp_path))["facts"] == {"found": ["inner", "outer"]}
+    assert (artifacts.folder_of(spec, tmp_path) / "inner").read_text() == "True"
+
+
+def waits(path: Path) -> bool:
+    """Whether somebody waits for a lock file, as the kernel lists it."""
+    inode = f":{path.stat().st_ino} "
+    return any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())

@@ -116,10 +116,11 @@ def encode_texts(
     task: str = "document",
     precision: str = "auto",
     pool_factor: float = 1.0,
-    batch_size: int = 32,
+    batch_tokens: int | None = None,
 ) -> Store:
     """Token vectors of {id: text} as an embedding store under `root`. task: "document" or "query".
 
+    A forward pass holds at most `batch_tokens` tokens, padding included; None: what suits the device.
     Raises DataError for no texts, or a text without a finite vector.
     """
     from xtrrep.encode import encode
@@ -136,7 +137,7 @@ def encode_texts(
     spec = Spec(stage, "python", 2, config, content={"texts": digest(list(texts.items()))})
 
     def make(out: Path) -> dict[str, Any]:
-        return encode(model, texts.items(), len(texts), out, cfg, task=task, device=device, batch_size=batch_size)
+        return encode(model, texts.items(), len(texts), out, cfg, task=task, device=device, batch_tokens=batch_tokens)
 
     return Store.open(artifacts.make(spec, Path(root), make), spec.fingerprint)
 

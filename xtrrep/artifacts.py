@@ -195,20 +195,45 @@ def faults(
             yield f"{folder / name} is not as it was written: its hash differs from its manifest's"
 
 
+def lock_of(spec: Spec, root: Path) -> Path:
+    """The lock file that whoever makes an artifact holds."""
+    return root / spec.stage / f".{spec.fingerprint}.lock"
+
+
+def partial_of(spec: Spec, root: Path) -> Path:
+    """The folder in which an artifact is being made, or will be."""
+    final = folder_of(spec, root)
+    partial = final.with_name(PARTIAL + final.name)
+    for begun in final.parent.glob(f"{PARTIAL}*-{spec.fingerprint}"):  # perhaps under another label
+        partial = begun
+    return partial
+
+
+def share(spec: Spec, root: Path, run: Callable[[Path], object]) -> None:
+    """Work at an artifact beside other processes that do the same, in the unfinished folder that `make` then finishes.
+
+    `run` gets that folder and leaves alone what others write there. Nothing to do where the artifact is finished.
+    """
+    with lock(lock_of(spec, root), f"{spec.stage}/{folder_of(spec, root).name}", shared=True):
+        partial = partial_of(spec, root)
+        if is_complete(spec, root) or (partial / MANIFEST).exists():
+            return
+        partial.mkdir(parents=True, exist_ok=True)
+        run(partial)
+
+
 def make(spec: Spec, root: Path, run: Callable[[Path], dict[str, Any]]) -> Path:
     """Run a stage into its folder, unless a concurrent process just did. Returns the finished folder.
 
     `run` gets the partial folder (which may hold an interrupted run's files) and returns facts for the manifest.
     """
     final = folder_of(spec, root)
-    with lock(final.parent / f".{spec.fingerprint}.lock", f"{spec.stage}/{final.name}"):
+    with lock(lock_of(spec, root), f"{spec.stage}/{final.name}"):
         final = folder_of(spec, root)
         if (final / MANIFEST).exists():
             check(final, spec.fingerprint)
             return final
-        partial = final.with_name(PARTIAL + final.name)
-        for stale in final.parent.glob(f"{PARTIAL}*-{spec.fingerprint}"):
-            partial = stale
+        partial = partial_of(spec, root)
         if (partial / MANIFEST).exists():  # killed when only its name was lacking
             return _publish(partial, final)
         partial.mkdir(parents=True, exist_ok=True)

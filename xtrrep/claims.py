@@ -41,6 +41,7 @@ from xtrrep.evaluate import parse, read_by_query
 from xtrrep.report.table import Table
 from xtrrep.reproduce import carry_out, record_folder, recorded_root, write_table
 from xtrrep.significance import Difference, holm, paired_over_seeds, ratio_over_seeds
+from xtrrep.study import seed_words
 from xtrrep.yamlfile import check_keys, need_different, need_list, need_mapping, read_yaml, words_in
 
 if TYPE_CHECKING:
@@ -297,8 +298,7 @@ def blocked(claim: Claim, base: Config) -> str | None:
 
 
 def _common(family: Family, seed: int, extra: Sequence[str]) -> list[str]:
-    seeds = [f"{section}.seed={seed}" for section in ("train", "model", "distill")]
-    return [f"scale={family.scale}", *seeds, *extra]
+    return [f"scale={family.scale}", *seed_words(seed), *extra]
 
 
 def words_of(family: Family, cell: str, seed: int, extra: Sequence[str]) -> list[str]:

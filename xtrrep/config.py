@@ -184,6 +184,7 @@ class Distill(Loop):
     n_ways: int = 16  # candidates a query
     data: str | None = None  # a collection whose BM25 candidates `teacher` scores
     teacher: str = "pypi/all-mpnet-base-v2"
+    teacher_revision: str | None = None  # of a teacher on the hub
     lists: str | None = None  # or a hub id / a local .jsonl or .parquet with query, documents, scores
     revision: str | None = None  # of the hub's lists
     max_queries: int | None = None
@@ -202,7 +203,7 @@ class Data:
     n_doc: int | None = None  # overrides model.n_doc
     drop_self: bool = False
     measures: list[str] = field(default_factory=lambda: ["nDCG@10", "Recall@100", "MRR@10", "Success@5"])
-    max_queries: int | None = None  # the first n judged queries, for a quick look
+    max_queries: int | None = None  # n judged queries, evenly spread over their file
     download_mb: int | None = None  # for the plan, like `size`
     size: list[int] | None = None  # documents and judged queries
 
@@ -273,7 +274,7 @@ class Machine:
 
     device: str = "auto"
     threads: int | None = None  # null: torch's and numpy's defaults, and one a core for an engine's search
-    encode_batch: int = 32  # texts a forward pass
+    encode_tokens: int | None = None  # a batch's, padding included; null: 2,048 on a CPU, 32,768 on a GPU
     query_batch: int = 16  # queries a token search
     gradient_checkpointing: bool = False  # less memory, one more forward pass
     compile: bool = False  # torch.compile of the encoder in training
@@ -634,7 +635,7 @@ def _check_meaning(cfg: Config) -> None:
         "latency.repeats": cfg.latency.repeats,
         "latency.max_queries": cfg.latency.max_queries,
         "encode.shard_documents": cfg.encode.shard_documents,
-        "machine.encode_batch": cfg.machine.encode_batch,
+        "machine.encode_tokens": cfg.machine.encode_tokens,
         "machine.query_batch": cfg.machine.query_batch,
         "machine.threads": cfg.machine.threads,
     }

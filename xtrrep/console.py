@@ -63,7 +63,9 @@ DISK_FULL = f"free some space, or set XTRREP_HOME to a larger disk; {CONTINUES}"
 READ_ONLY = f"set XTRREP_HOME to a folder that you may write to; {CONTINUES}"
 TOO_LARGE = f"a limit or file system forbids files of this size (`ulimit -f`), or set XTRREP_HOME; {CONTINUES}"
 TOO_MANY = f"`ulimit -n 4096`; {CONTINUES}"
-MEMORY = f"smaller machine.encode_batch or machine.query_batch, a smaller retrieve.k_prime, or more memory; {CONTINUES}"
+MEMORY = (
+    f"smaller machine.encode_tokens or machine.query_batch, a smaller retrieve.k_prime, or more memory; {CONTINUES}"
+)
 MACHINE = {
     errno.ENOSPC: DISK_FULL,
     errno.EDQUOT: DISK_FULL,

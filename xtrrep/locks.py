@@ -19,16 +19,17 @@ IN_USE = ".in-use"  # of a root: shared by whoever works below it, taken alone b
 
 
 @contextmanager
-def lock(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file alone; while another process has it, say so and wait."""
+def lock(path: Path, what: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock file, alone or `shared` with others that share it; while another process has it, say so and wait."""
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with path.open("ab") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 say(f"waiting: another process is making {what}")
-                fcntl.flock(file, fcntl.LOCK_EX)
+                fcntl.flock(file, kind)
             if _is_at(file, path):
                 yield
                 return

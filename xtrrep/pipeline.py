@@ -93,6 +93,11 @@ def plan(cfg: Config, until: str, *also: str) -> Plan:
         )
     if until == "train":
         until = model_needs(cfg)[0] if model_needs(cfg) else "train"
+    return plan_stages(cfg, (until, *also))
+
+
+def plan_stages(cfg: Config, names: Sequence[str]) -> Plan:
+    """As `plan`, to stages of the table by their own names: `train` is the contrastive one."""
     wanted: set[str] = set()
 
     def visit(name: str) -> None:
@@ -101,7 +106,7 @@ def plan(cfg: Config, until: str, *also: str) -> Plan:
                 visit(need)
             wanted.add(name)
 
-    for name in (until, *also):
+    for name in names:
         visit(name)
     specs: dict[str, Spec] = {}
     steps = []
@@ -121,6 +126,28 @@ def run(plans: Sequence[Plan]) -> Done:
     with at_work(configs.artifacts_root()), at_work(configs.results_root()):
         _run_stages(plans, done)
     return done
+
+
+def run_share(p: Plan) -> None:
+    """Do part of a plan's last stage, beside other processes that do the same; `run` then finishes it.
+
+    Raises DataError where what the stage needs has not been made.
+    """
+    *before, last = p.steps
+    if last.stage.share is None:
+        raise ValueError(f"the stage {last.stage.name} cannot be shared")
+    share = last.stage.share
+    with at_work(configs.artifacts_root()), at_work(configs.results_root()):
+        for step in before:
+            artifacts.check(step.folder, step.spec.fingerprint)
+        folders = {step.stage.name: step.folder for step in before}
+
+        def work(out: Path) -> dict[str, Any]:
+            share(p.cfg, folders, out)
+            return {}
+
+        say(f"share  {last.stage.name:<10} {_short(last.folder)}")
+        artifacts.share(last.spec, last.stage.root(), _watched(p, last, work))
 
 
 def _run_stages(plans: Sequence[Plan], done: Done) -> None:

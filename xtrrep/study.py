@@ -87,6 +87,7 @@ class Reproduction:
     figure: str | None = None
     quality: str | None = None
     only: str | None = None  # what `select` was told to keep of it
+    seeds: tuple[int, ...] = ()  # of training; each cell is then the mean over them
 
     @property
     def keys(self) -> list[Key]:
@@ -140,6 +141,7 @@ class AnalysisReproduction:
     analysis: str
     cells: tuple[Reading, ...]
     only: str | None = None  # as above
+    seeds: tuple[int, ...] = ()  # as above
 
     @property
     def keys(self) -> list[Key]:
@@ -167,6 +169,22 @@ def load(name: str, scale: str) -> Known:
         raise DataError(f"no reproduction named {name!r}", hint=suggest(name, names()))
     path = configs.config_dir() / "reproductions" / f"{name}.yaml"
     return parse_reproduction(path, scale)
+
+
+def seed_words(seed: int) -> list[str]:
+    """The overrides that train every model anew under another seed."""
+    return [f"{section}.seed={seed}" for section in ("train", "model", "distill")]
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds from "42,43,44". Raises UsageError where one is no whole number, or there twice."""
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{text!r} are no seeds", hint="whole numbers, e.g. 42,43,44") from None
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UsageError(f"{text!r} names a seed twice, or one below 0", hint="e.g. 42,43,44")
+    return seeds
 
 
 def load_all(name: str, scale: str, only: str | None) -> list[Known]:

@@ -112,7 +112,7 @@ def rates(
             f"{queries.folder} holds expansion tokens alone: no query has a word",
             hint="data=ID of a collection whose queries have words",
         )
-    numbers = {name: number for number, name in enumerate(documents.ids)}
+    numbers = documents.numbers({name for grades in qrels.values() for name in grades})
     relevant = [
         [numbers[name] for name, grade in qrels.get(query, {}).items() if grade > 0 and name in numbers]
         for query in queries.ids

@@ -100,7 +100,7 @@ def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, A
             f"engine scann cannot make {params.num_leaves} leaves of {source.tokens} tokens",
             hint=f"--index exact, or index.num_leaves={max(1, source.tokens // 100)}",
         )
-    vectors = source.rows(0, source.tokens).astype(np.float32)
+    vectors = source.widened()
     scann = _library()
     builder = scann.scann_ops_pybind.builder(vectors, 10, "dot_product").tree(
         num_leaves=params.num_leaves,

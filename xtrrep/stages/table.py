@@ -24,12 +24,12 @@ from xtrrep.stages.training import (
     triples_run,
     triples_spec,
 )
-from xtrrep.stages.vectors import encode_run, encode_spec
+from xtrrep.stages.vectors import encode_run, encode_share, encode_spec
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One kind of work: what it needs, what it leaves, and where."""
+    """One kind of work: what it needs, what it leaves, and where; `share` does part of it, beside other processes."""
 
     name: str
     leaves: str
@@ -37,6 +37,7 @@ class Stage:
     root: Callable[[], Path]
     spec: Callable[[Config, Specs], Spec]
     run: Callable[[Config, Specs, Folders, Path], dict[str, Any]]
+    share: Callable[[Config, Folders, Path], None] | None = None
 
 
 def _collection_stage(name: str, leaves: str, data: Callable[[Config], Data]) -> Stage:
@@ -90,6 +91,7 @@ STAGES: tuple[Stage, ...] = (
         configs.artifacts_root,
         lambda cfg, specs: encode_spec("documents", cfg, specs),
         lambda cfg, specs, folders, out: encode_run("documents", cfg, folders, out),
+        encode_share,
     ),
     Stage(
         "queries",

@@ -64,7 +64,13 @@ def encoder_of(cfg: Config, folders: Folders) -> MultiVectorEncoder:
     return get(replace(cfg.model, n_query=n_query, n_doc=n_doc), trained, device_named(cfg.machine.device))
 
 
-def encode_run(stage: str, cfg: Config, folders: Folders, out: Path) -> dict[str, Any]:
+def encode_share(cfg: Config, folders: Folders, out: Path) -> None:
+    """A share of the documents' shards, beside other processes. Vectors from outside are copied by one."""
+    if cfg.model.source is not Source.vectors:
+        encode_run("documents", cfg, folders, out, together=True)
+
+
+def encode_run(stage: str, cfg: Config, folders: Folders, out: Path, *, together: bool = False) -> dict[str, Any]:
     from xtrrep.encode import encode
 
     collection = open_collection(cfg.data, folders["data"])
@@ -80,7 +86,8 @@ def encode_run(stage: str, cfg: Config, folders: Folders, out: Path) -> dict[str
         cfg.encode,
         task=stage.removesuffix("s") if stage == "documents" else "query",
         device=device_named(cfg.machine.device),
-        batch_size=cfg.machine.encode_batch,
+        batch_tokens=cfg.machine.encode_tokens,
+        together=together,
     )
 
 

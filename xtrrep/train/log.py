@@ -65,7 +65,7 @@ class Log:
     def step(self, step: int, logs: dict[str, float]) -> None:
         """Write a step's row. Raises Diverged."""
         values = {key: float(logs[key]) for key in COLUMNS[1:4]} | {"temperature": temperature.value_of(self.loss)}
-        self.left_out = 0 if math.isfinite(values["grad_norm"]) else self.left_out + 1
+        self.left_out = 0 if math.isfinite(float(logs["grad_norm"])) else self.left_out + 1
         reason = self._why(values)
         self._write(step, _finite(values) | ({"diverged": reason} if reason else {}))
         if reason:

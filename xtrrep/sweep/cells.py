@@ -1,0 +1,162 @@
+"""A sweep as data: the cells it asks for, crossed or listed, or those of a reproduction.
+
+`configs/sweeps/NAME.yaml`:
+
+    title           words
+    overrides       of every cell
+    axes            a list of axes, each a list of choices, each an override or a list of them: every choice of one axis
+                    is crossed with every choice of the others
+    cells           a list of lists of overrides: single cells beside those
+    until           the stage that a cell ends with (evaluate)
+    reproductions   names of tables and figures, or `all`: their cells too
+    encoders        at most so many processes encode one collection's documents together (1)
+    memory          {stage: GB that one such unit of work takes}, where the rough figures of units.py do not fit
+    cluster         what a job asks for, by submitit's names (timeout_min, mem_gb, cpus_per_task, gpus_per_node,
+                    slurm_partition, ...), and `stages`: {stage: the same, for jobs that do this}
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtrrep import config as configs
+from xtrrep import pipeline, reproduce, study
+from xtrrep.console import DataError, UsageError, XtrrepError, say, suggest
+from xtrrep.pipeline import Plan
+from xtrrep.stages.table import BY_NAME
+from xtrrep.yamlfile import check_keys, need_list, need_mapping, need_number, read_yaml, words_in
+
+KEYS = {"title", "overrides", "axes", "cells", "until", "reproductions", "encoders", "memory", "cluster"}
+Words = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's file. `cells` are what its own cells add to `overrides`; `cluster` is by stage, "" for any."""
+
+    name: str
+    title: str
+    overrides: Words
+    cells: tuple[Words, ...]
+    until: str
+    reproductions: Words
+    encoders: int
+    memory: Mapping[str, float]
+    cluster: Mapping[str, Mapping[str, Any]]
+
+
+def names() -> list[str]:
+    """Every sweep there is."""
+    return configs.options("sweeps")
+
+
+def load(name: str) -> Sweep:
+    """Read and check a sweep. Raises DataError for an unknown name, UsageError naming file and fault."""
+    if name not in names():
+        raise DataError(f"no sweep named {name!r}", hint=suggest(name, names()))
+    return parse_sweep(configs.config_dir() / "sweeps" / f"{name}.yaml")
+
+
+def parse_sweep(path: Path) -> Sweep:
+    """As `load`, from any file."""
+    text = read_yaml(path)
+    check_keys(path, "it", text, KEYS, {"title"})
+    axes = [
+        [_choice(path, value) for value in need_list(path, "an axis", axis)]
+        for axis in need_list(path, "axes", text.get("axes", []))
+    ]
+    if any(not axis for axis in axes):
+        raise UsageError(f"{path}: an axis has no choices", hint="a list of overrides, or no axis")
+    crossed = [tuple(itertools.chain(*chosen)) for chosen in itertools.product(*axes)] if axes else []
+    cells = [*crossed, *(words_in(path, "a cell", value) for value in need_list(path, "cells", text.get("cells", [])))]
+    reproductions = words_in(path, "reproductions", text.get("reproductions", []))
+    if not cells and not reproductions:
+        raise UsageError(f"{path} asks for no cell", hint="axes, cells or reproductions")
+    for twice in {cell for cell in cells if cells.count(cell) > 1}:
+        raise UsageError(f"{path} names one cell twice: {' '.join(twice)}", hint="name it once")
+    until = _stage(path, "until", text.get("until", "evaluate"))
+    memory = need_mapping(path, "memory", text.get("memory", {}))
+    for stage, number in memory.items():
+        need_number(path, f"memory of {_stage(path, 'memory', stage)}", number)
+        if number <= 0:
+            raise UsageError(f"{path}: memory of {stage} is not above 0 GB", hint="gigabytes, e.g. 4")
+    encoders = text.get("encoders", 1)
+    if isinstance(encoders, bool) or not isinstance(encoders, int) or encoders < 1:
+        raise UsageError(f"{path}: encoders is no number of processes: {encoders!r}", hint="a whole number from 1")
+    return Sweep(
+        path.stem,
+        str(text["title"]),
+        words_in(path, "overrides", text.get("overrides", [])),
+        tuple(cells),
+        until,
+        reproductions,
+        encoders,
+        {stage: float(number) for stage, number in memory.items()},
+        _cluster(path, text.get("cluster", {})),
+    )
+
+
+def _choice(path: Path, value: Any) -> Words:
+    return (value,) if isinstance(value, str) else words_in(path, "a choice of an axis", value)
+
+
+def _stage(path: Path, what: str, value: Any) -> str:
+    if value not in BY_NAME:
+        raise UsageError(f"{path}: {what} names no stage: {value!r}", hint=suggest(str(value), BY_NAME))
+    return str(value)
+
+
+def _cluster(path: Path, value: Any) -> dict[str, dict[str, Any]]:
+    every = dict(need_mapping(path, "cluster", value))
+    stages = need_mapping(path, "stages of cluster", every.pop("stages", {}))
+    own = {
+        _stage(path, "cluster", stage): need_mapping(path, f"cluster of {stage}", found)
+        for stage, found in stages.items()
+    }
+    return {"": every, **own}
+
+
+def plans(sweep: Sweep, extra: Sequence[str]) -> tuple[dict[str, Plan], dict[str, str]]:
+    """Every cell's plan by its name, and why the others have none. `extra`: overrides of all cells, `scale=` too.
+
+    Raises UsageError for an override of what the cells say themselves.
+    """
+    fixed = {word.partition("=")[0] for cell in sweep.cells for word in cell}
+    for word in extra:
+        if word.partition("=")[0] in fixed:
+            raise UsageError(
+                f"{word!r}: the cells of {sweep.name} say that themselves",
+                hint=f"another file beside configs/sweeps/{sweep.name}.yaml",
+            )
+    found: dict[str, Plan] = {}
+    lacking: dict[str, str] = {}
+    for cell in sweep.cells:
+        name = " ".join(cell) or "the defaults"
+        try:
+            words = reproduce.last_wins([*sweep.overrides, *cell, *extra])
+            found[name] = pipeline.plan(configs.compose(words), sweep.until)
+        except XtrrepError as error:
+            lacking[name] = str(error)
+    for what in _reproductions(sweep, extra):
+        rest = [word for word in (*sweep.overrides, *extra) if not word.startswith("scale=")]
+        made, refused = reproduce.named_plans(what, reproduce.last_wins(rest))
+        found |= {f"{what.name}: {name}": plan for name, plan in made.items()}
+        lacking |= {f"{what.name}: {name}": reason for name, reason in refused.items()}
+    return found, lacking
+
+
+def _reproductions(sweep: Sweep, extra: Sequence[str]) -> list[study.Known]:
+    """The reproductions a sweep names, as far as their collections are at hand."""
+    scales = [word.removeprefix("scale=") for word in (*sweep.overrides, *extra) if word.startswith("scale=")]
+    scale = scales[-1] if scales else "demo"
+    found: dict[str, study.Known] = {}
+    for name in sweep.reproductions:
+        for what in study.load_all(name, scale, None):
+            found[what.name] = what
+    if found:
+        say(f"reproductions: {', '.join(found)}, scale={scale}")
+    return list(found.values())
