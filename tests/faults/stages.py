@@ -34,12 +34,14 @@ HOME = "HOME"  # in a word: the folder that the case works in
 
 @dataclass(frozen=True)
 class Case:
-    """A command to kill. It starts from what the unbroken run of `after` left, or from an empty home."""
+    """A command to kill. It starts from what the unbroken run of `after` left, or from an empty home. `once`: when
+    it is done it refuses to be run again."""
 
     stage: str
     engine: str
     words: tuple[str, ...]
     after: str | None = None
+    once: bool = False
 
     @property
     def name(self) -> str:
@@ -70,7 +72,7 @@ def cases(backbone: Path) -> list[Case]:
     table = ("reproduce", "table2", "--only", "nfcorpus", *words[1:], *ENGINES["scann"])
     made.append(Case("reproduce", "scann", table))
     made += [
-        Case("export", "", ("export", f"{HOME}/shared/mine", *model, *training), "train"),
+        Case("export", "", ("export", f"{HOME}/shared/mine", *model, *training), "train", once=True),
         Case("latency", "exact", ("latency", *words, "index=exact"), "index exact"),
         Case("explain", "exact", ("explain", "node edge", "--doc", "d1", *words, "--index", "exact"), "index exact"),
         Case(
