@@ -120,7 +120,7 @@ def calibration(path: Path | None = None) -> Calibration | None:
         if not all(math.isfinite(rate) and rate > 0 for rate in rates.values()):
             raise ValueError("a rate that is not positive")
         return Calibration(str(found["hardware"]), str(found["backbone"]), rates, bool(found.get("assumed", False)))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path} is no calibration ({error})", hint="xtrrep calibrate makes one") from None
 
 
