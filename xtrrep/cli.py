@@ -98,7 +98,8 @@ def _print_plan(
         )
         return
     for line in lines if len(lines) <= PLAN_LINES or costs is None else ():
-        time = "" if line.action == "reuse" else f"{preflight.duration(line.seconds)} {line.source}".strip()
+        told = line.action == "reuse" or (costs and line.seconds is None)  # by the tables below
+        time = "" if told else f"{preflight.duration(line.seconds)} {line.source}".strip()
         print(f"{line.action:<6} {line.stage:<10} {line.units:<24} {time:<26} {_relative(line.folder)}")
     counted = f"{len(todo)} to run, {len(lines) - len(todo)} re-used"
     if costs:
