@@ -141,7 +141,9 @@ class Searcher:
     def _copied(self, first: int, last: int) -> Tensor:
         import torch
 
-        return torch.from_numpy(np.array(self.store.rows(first, last))).to(self.device)
+        rows = torch.from_numpy(np.array(self.store.rows(first, last)))
+        self.store.release()  # or a pass would end with all of the store mapped
+        return rows.to(self.device)
 
     @cached_property
     def _offsets(self) -> Tensor:
