@@ -59,7 +59,7 @@ piece doctor 30 $(xtrrep doctor)
 piece tests 70 "$python" -m pytest -m gpu -rs tests/test_exact_device.py tests/test_gpu.py
 if [ -n "$tiny" ]; then
   objective="--batch 4 --length 24 --rounds 1"
-  encode="--documents 12 --processor-documents 4 --batch 4 --tokens 24"
+  encode="--documents 12 --processor-documents 4 --tokens 24"
   search="--passages 300 --tokens 6 --queries 3 --cpu-queries 2 --k-prime 20 --rounds 1"
   run="train.steps=2 train.batch_size=2 train.n_doc=16 model.layers=1 data.max_queries=4"
 else

@@ -201,3 +201,30 @@ def test_every_collection_of_the_study_has_its_figures() -> None:
             assert any(column.data.startswith(a["serves"]) for a in cost.figures()["archives"])
             if name == "table3":
                 assert cost.printed_qps()["plaid", column.data] < cost.printed_qps()["warp", column.data]
+
+
+def test_the_command_prints_the_plan(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from xtrrep.cli import _run
+
+    theirs = home / "theirs.json"
+    theirs.write_text(json.dumps({"hardware": "one H100", "backbone": BGE, "rates": RATES.rates, "assumed": True}))
+    words = ["reproduce", "table1", "--only", "nfcorpus", "scale=paper", "--dry-run"]
+    assert _run([*words, "--calibration", str(theirs), "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["cost"]["calibration"]["hardware"] == "one H100"
+    assert len(plan["cost"]["steps"]) == plan["run"]
+    assert {array["array"] for array in plan["cost"]["arrays"]} >= {"0-train", "1-documents", "3-retrieve", "all"}
+    assert _run(words) == 0
+    shown = capsys.readouterr().out
+    assert "By stage" in shown
+    assert "2,448,432" in shown  # nfcorpus.zip
+    assert "not calibrated" in shown
+    assert f"{plan['run']} to run, 0 re-used" in shown
+
+
+@pytest.mark.parametrize("words", [["--only", "nfcorpus", "scale=paper"], ["--only", "pydoc", "--dry-run"]])
+def test_a_calibration_that_means_nothing_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    from xtrrep.cli import _run
+
+    assert _run(["reproduce", "table1", *words, "--calibration", "some.json"]) == 2
+    assert "hint:" in capsys.readouterr().err

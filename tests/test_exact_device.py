@@ -53,6 +53,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks smaller than a collection, a batch and k', and no room to keep the store."""
     monkeypatch.setattr(exact_device, "TOKENS", 7)
     monkeypatch.setattr(exact_device, "ROWS", 4)
+    monkeypatch.setattr(scoring, "MANY", 1)
     monkeypatch.setattr(exact_device, "room", lambda device: 0)
 
 
@@ -104,14 +105,20 @@ def test_every_setting_ranks_as_numpy_does(
         if cut:
             patch.setattr(exact_device, "TOKENS", 7)
             patch.setattr(exact_device, "ROWS", 4)
+            patch.setattr(scoring, "MANY", 1)
             patch.setattr(exact_device, "room", lambda device: 0)
         same(documents, queries, asked, batch)
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), k_prime=st.integers(1, 120), block=st.sampled_from([5, 1 << 25]))
+@given(
+    seed=st.integers(0, 10**6),
+    k_prime=st.integers(1, 120),
+    block=st.sampled_from([5, 20, 1 << 25]),
+    many=st.sampled_from([1, 2, 8]),
+)
 def test_hits_and_maxima_are_those_of_numpy(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, k_prime: int, block: int
+    tmp_path_factory: pytest.TempPathFactory, seed: int, k_prime: int, block: int, many: int
 ) -> None:
     """Position by position: what analyses and explanations read, ties kept by token position on both."""
     rng, home = np.random.default_rng(seed), tmp_path_factory.mktemp("hits")
@@ -120,6 +127,7 @@ def test_hits_and_maxima_are_those_of_numpy(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xtrrep.index.exact.BLOCK_VALUES", block)
         patch.setattr(exact_device, "TOKENS", block)
+        patch.setattr(scoring, "MANY", many)
         ours, theirs = exact_device.Searcher(documents, "cpu"), Searcher(documents)
         mine, other = ours.search(query, k_prime), theirs.search(query, k_prime)
         np.testing.assert_array_equal(mine.tokens, other.tokens)
@@ -166,6 +174,18 @@ def test_blocks_and_batches_change_nothing(tmp_path: Path, small_blocks: None) -
         same(documents, queries, [replace(s, k_prime=40) for s in EVERY], batch)
 
 
+def test_entries_above_a_floor_are_picked_out_or_the_largest_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    similarities = torch.tensor([[1.0, 5, 2, 5, 0], [3.0, 3, 3, 3, 3], [0.0, -1, 9, 8, 7]])
+    positions, floor = torch.arange(10, 15), torch.tensor([[2.0], [3.0], [7.5]])
+    whole = scoring.keys(similarities, positions)
+    monkeypatch.setattr(scoring, "MANY", 2)
+    picked = scoring.above(similarities, positions, floor, 4)
+    assert picked.tolist() == [whole[0, [1, 3]].tolist(), [scoring.NEVER] * 2, whole[2, [2, 3]].tolist()]
+    monkeypatch.setattr(scoring, "MANY", 8)
+    taken = scoring.above(similarities, positions, floor, 4).sort(descending=True).values
+    assert taken.tolist() == whole.sort(descending=True).values[:, :4].tolist()
+
+
 def test_what_comes_as_close_as_rounding_is_a_tie(tmp_path: Path) -> None:
     """Within retrieve.TIE of the k'-th: both are retrieved where all maxima are known, as by the numpy engine."""
     documents = plain_store(tmp_path, [np.array([[0.5, 0]]), np.array([[0.5, 1]]), np.array([[0.4, 0]])], 3)
@@ -190,7 +210,7 @@ def test_what_does_not_fit_is_searched_in_larger_batches(tmp_path: Path, monkeyp
     monkeypatch.setattr(exact_device, "room", lambda device: 0)
     assert searcher._resident is None
     monkeypatch.setattr(exact_device, "room", lambda device: 10**9)
-    assert searcher.at_once(16, 32, 1000) == 10**9 // (32 * (8000 + 40) + 40)
+    assert searcher.at_once(16, 32, 1000) == 10**9 // (32 * (24000 + 40) + 40)
 
 
 def test_the_device_of_the_machine_chooses(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""What needs a CUDA GPU beside exact search (test_exact_device.py): the objective, encoding and training on one.
+"""The objective, encoding and training on a GPU beside the processor; exact search has test_exact_device.py.
 
-Skipped, with the reason, where there is none; scripts/gpu_check.sh runs them where there is.
+Those marked `gpu` are skipped, with the reason, where there is none; scripts/gpu_check.sh runs them where there is. The
+same code runs on the processor everywhere, so that it cannot rot unseen.
 """
 
 from dataclasses import replace
@@ -16,14 +17,15 @@ from xtrrep.model.encoder import build
 from xtrrep.scoring.maxsim import maxsim_scores
 from xtrrep.scoring.xtr import xtr_scores
 
-pytestmark = pytest.mark.gpu
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 TEXTS = [(f"d{i}", " ".join(["a graph of nodes and edges"] * (1 + i % 5))) for i in range(23)]
 
 
+@pytest.mark.parametrize("where", DEVICES)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("scorer", ["xtr", "maxsim"])
-def test_the_objective_is_that_of_the_processor(scorer: str, masked: bool) -> None:
+def test_the_objective_is_that_of_the_processor(scorer: str, masked: bool, where: str) -> None:
     generator = torch.Generator().manual_seed(1)
     queries = torch.nn.functional.normalize(torch.randn((6, 8, 32), generator=generator), dim=-1)
     documents = torch.nn.functional.normalize(torch.randn((6, 2, 20, 32), generator=generator), dim=-1)
@@ -31,7 +33,7 @@ def test_the_objective_is_that_of_the_processor(scorer: str, masked: bool) -> No
     if masked:
         mask[:, 1, 13:] = False
     found = []
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", where):
         q, d = (x.to(device).detach().requires_grad_() for x in (queries, documents))
         kept = mask.to(device)
         scores = xtr_scores(q, d, None, kept, k_train=16) if scorer == "xtr" else maxsim_scores(q, d, None, kept)
@@ -44,23 +46,23 @@ def test_the_objective_is_that_of_the_processor(scorer: str, masked: bool) -> No
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("where", DEVICES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_text_has_the_vectors_that_the_processor_gives_it(tmp_path: Path, precision: str) -> None:
+def test_a_text_has_the_vectors_that_the_processor_gives_it(tmp_path: Path, precision: str, where: str) -> None:
     cfg = compose([]).model
-    for device, wanted in (("cpu", "fp32"), ("cuda", precision)):
-        (tmp_path / device).mkdir()
+    for name, device, wanted in (("theirs", "cpu", "fp32"), ("ours", where, precision)):
+        (tmp_path / name).mkdir()
         how = Encode(precision=Precision(wanted))
-        encode(
-            build(cfg, device), TEXTS, len(TEXTS), tmp_path / device, how, task="document", device=device, batch_size=8
-        )
-    ours, theirs = (np.load(tmp_path / d / "vectors" / "00000.npy").astype(np.float32) for d in ("cuda", "cpu"))
+        encode(build(cfg, device), TEXTS, len(TEXTS), tmp_path / name, how, task="document", device=device)
+    ours, theirs = (np.load(tmp_path / n / "vectors" / "00000.npy").astype(np.float32) for n in ("ours", "theirs"))
     lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)  # float16 rounds them off 1
     assert ((ours * theirs).sum(axis=1) / lengths).min() > {"fp32": 0.9999, "bf16": 0.98, "fp16": 0.999}[precision]
-    ids = [np.load(tmp_path / d / "tokens" / "00000.npy") for d in ("cuda", "cpu")]
+    ids = [np.load(tmp_path / name / "tokens" / "00000.npy") for name in ("ours", "theirs")]
     np.testing.assert_array_equal(*ids)
 
 
-def test_a_training_on_the_gpu_ends_with_finite_losses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", DEVICES)
+def test_a_training_ends_with_finite_losses(tmp_path: Path, where: str) -> None:
     from datasets import Dataset
 
     from xtrrep.train.losses import contrastive
@@ -69,12 +71,10 @@ def test_a_training_on_the_gpu_ends_with_finite_losses(tmp_path: Path) -> None:
     cfg = compose(["model.layers=2", "train.n_doc=32", "model.n_query=16"])
     train = replace(cfg.train, steps=6, batch_size=4, checkpoint_every=3, eval_data=None, precision=Precision.bf16)
     rows = {name: [f"{name} {i} of a graph" for i in range(24)] for name in ("query", "positive", "negative")}
-    model = build(cfg.model, "cuda")
+    model = build(cfg.model, where)
     machine = Machine(tensorboard=False)
-    facts = fit(
-        model, Dataset.from_dict(rows), train, tmp_path, "cuda", loss=contrastive(model, train), machine=machine
-    )
+    facts = fit(model, Dataset.from_dict(rows), train, tmp_path, where, loss=contrastive(model, train), machine=machine)
     assert facts["units"] == {"steps": 6}
-    assert facts["device"] == "cuda"
+    assert facts["device"] == where
     assert facts["diverged_at"] is None
     assert np.isfinite([facts["loss_first"], facts["loss_last"]]).all()

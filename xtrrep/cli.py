@@ -77,6 +77,8 @@ def _print_plan(
     fetch = preflight.downloads(plans)
     problems = preflight.missing(plans)
     paper = any(plan.cfg.scale == "paper" for plan in plans)
+    if calibration is not None and not paper:
+        raise UsageError("only plans at scale=paper reckon with a calibration", hint="scale=paper")
     costs = cost.cost(plans, cost.calibration(calibration)) if paper else None
     todo = [line for line in lines if line.action == "run"]
     known = sum(line.seconds or 0.0 for line in todo)
@@ -96,7 +98,8 @@ def _print_plan(
         )
         return
     for line in lines if len(lines) <= PLAN_LINES or costs is None else ():
-        time = "" if line.action == "reuse" else f"{preflight.duration(line.seconds)} {line.source}".strip()
+        told = line.action == "reuse" or (costs and line.seconds is None)  # by the tables below
+        time = "" if told else f"{preflight.duration(line.seconds)} {line.source}".strip()
         print(f"{line.action:<6} {line.stage:<10} {line.units:<24} {time:<26} {_relative(line.folder)}")
     counted = f"{len(todo)} to run, {len(lines) - len(todo)} re-used"
     if costs:
@@ -449,6 +452,8 @@ def reproduce(
         return
     if name is None or "=" in name:
         raise UsageError("`xtrrep reproduce` needs a name", hint=f"all, or one of: {', '.join(study.names())}")
+    if calibration is not None and not dry_run:
+        raise UsageError("--calibration is what a plan reckons with", hint="--dry-run")
     words = _merge(overrides, scale=scale)
     chosen = [word.removeprefix("scale=") for word in words if word.startswith("scale=")]
     extra = [word for word in words if not word.startswith("scale=")]

@@ -120,7 +120,7 @@ def calibration(path: Path | None = None) -> Calibration | None:
         if not all(math.isfinite(rate) and rate > 0 for rate in rates.values()):
             raise ValueError("a rate that is not positive")
         return Calibration(str(found["hardware"]), str(found["backbone"]), rates, bool(found.get("assumed", False)))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path} is no calibration ({error})", hint="xtrrep calibrate makes one") from None
 
 
@@ -273,7 +273,7 @@ def _count_retrieve(cfg: Config, step: Step) -> Counted:
     if not size:
         return None, "queries", None, None, 0.0
     disk = float(_queries(cfg) * QUERY_BYTES)
-    if cfg.index["engine"] == "exact" and kept is not None:
+    if cfg.retrieve.from_run is None and cfg.index["engine"] == "exact" and kept is not None:
         pairs = _queries(cfg) * lengths_of(cfg)[0] * size[0] * kept
         return 2.0 * cfg.model.dim * pairs, "operations", "search", disk, 0.0
     return float(_queries(cfg)), "queries", None, disk, 0.0
@@ -310,7 +310,8 @@ def _seconds(
     if step.stage.name == "evaluate" and work is not None:
         return work * preflight.ROUGH["evaluate"], "a processor's, at scale=demo"
     if step.stage.name in ("retrieve", "latency") and kind is None:
-        qps = printed_qps().get((str(cfg.index["engine"]), cfg.data.id))
+        engine = None if cfg.retrieve.from_run is not None else str(cfg.index["engine"])
+        qps = printed_qps().get((engine, cfg.data.id))
         return (None, "") if work is None or qps is None else (work / qps, "the study's queries a second")
     if kind is None or work is None:
         return None, ""
@@ -325,10 +326,10 @@ def _seconds(
 
 
 @cache
-def printed_qps() -> dict[tuple[str, str], float]:
+def printed_qps() -> dict[tuple[str | None, str], float]:
     """The study's queries a second by (engine, collection): the harmonic mean over its models."""
     known = study.load("figure2", "paper")
-    found: dict[tuple[str, str], list[float]] = {}
+    found: dict[tuple[str | None, str], list[float]] = {}
     for row in known.rows if isinstance(known, study.Reproduction) else ():
         engine = next((word.removeprefix("index=") for word in row.overrides or () if word.startswith("index=")), "")
         for column in known.columns if isinstance(known, study.Reproduction) else ():
@@ -371,7 +372,16 @@ class Cost:
                 rows[-1] += [_hours(mine), _lacking([s.seconds for s in mine]), _gigabytes(mine), held]
                 rows[-1].append("; ".join(dict.fromkeys(step.source for step in mine if step.source)) or None)
         rows.append(["all", len(self.steps), "", "", _hours(self.steps), "", _gigabytes(self.steps), None, None])
-        columns = ["stage", "steps", "work", "not counted", "hours", "without hours", "disk, GB", "more while one runs"]
+        columns = [
+            "stage",
+            "steps",
+            "work",
+            "not counted",
+            "hours",
+            "without hours",
+            "disk, GB",
+            "GB more while one runs",
+        ]
         return Table("By stage", [*columns, "hours are"], rows, self.notes(), digits=1)
 
     def fetched(self) -> Table:
@@ -439,7 +449,7 @@ def _said(value: float, unit: str) -> str:
     """`3.2e+18 operations`, `8,841,823 documents`; empty for nothing."""
     if not value:
         return ""
-    return f"{value:.1e} {unit}" if value >= 1e12 else f"{value:,.0f} {unit}"
+    return f"{value:.1e} {unit}" if value >= 1e9 else f"{value:,.0f} {unit}"
 
 
 def _lacking(values: Sequence[float | None]) -> str:

@@ -53,7 +53,7 @@ class Searcher:
         DataError for a store of more tokens than a key holds."""
         import torch
 
-        from xtrrep.scoring.device import LARGEST, document_maxima, keys, largest
+        from xtrrep.scoring.device import LARGEST, above, document_maxima, largest, unpack
 
         if self.store.tokens > LARGEST:
             raise DataError(
@@ -61,20 +61,26 @@ class Searcher:
                 hint="machine.device=cpu, or a smaller collection",
             )
         chunks = self._chunks(queries, k_prime)
-        found = [torch.empty((len(rows), 0), dtype=torch.int64, device=self.device) for rows, _ in chunks]
-        sums = torch.zeros((len(queries) if maxsim else 0, len(self.store)), device=self.device)
+        parts = [[torch.empty((len(rows), 0), dtype=torch.int64, device=self.device)] for rows, _ in chunks]
+        floors = [torch.full((len(rows), 1), -torch.inf, device=self.device) for rows, _ in chunks]
+        sums = torch.full((len(queries) if maxsim else 0, len(self.store)), -torch.inf, device=self.device)
         for first, documents, offsets, vectors in self._blocks():
+            if not len(vectors):
+                continue
             positions = torch.arange(first, first + len(vectors), device=self.device)
             done = 0
             for i, (rows, lengths) in enumerate(chunks):
                 similarities = rows @ vectors.T
-                block = largest(keys(similarities, positions), k_prime)
-                found[i] = largest(torch.cat([found[i], block], dim=1), k_prime)
+                parts[i].append(above(similarities, positions, floors[i], k_prime))
+                if sum(part.shape[1] for part in parts[i]) >= 2 * k_prime:
+                    parts[i] = [largest(torch.cat(parts[i], dim=1), k_prime)]
+                    # What ties with the last of them comes later, and so is not kept.
+                    floors[i] = unpack(parts[i][0].amin(dim=1, keepdim=True))[1]
                 if maxsim:
                     for own in torch.split(document_maxima(similarities, offsets), lengths):
                         sums[done, documents] = own.sum(dim=0, dtype=torch.float64).to(torch.float32)
                         done += 1
-        ordered = [part.sort(dim=1, descending=True).values for part in found]
+        ordered = [largest(torch.cat(own, dim=1), k_prime).sort(dim=1, descending=True).values for own in parts]
         split = [own for part, (_, lengths) in zip(ordered, chunks, strict=True) for own in torch.split(part, lengths)]
         return split, list(sums)
 
@@ -110,7 +116,7 @@ class Searcher:
         store anew as many as there is room for."""
         if self._resident is not None:
             return batch
-        each = longest * (8 * k_prime + 4 * len(self.store)) + 4 * len(self.store)
+        each = longest * (24 * k_prime + 4 * len(self.store)) + 4 * len(self.store)
         return max(batch, room(self.device) // max(1, each))
 
     def _chunks(self, queries: Sequence[NDArray[np.float32]], k_prime: int) -> list[tuple[Tensor, list[int]]]:
@@ -141,7 +147,9 @@ class Searcher:
     def _copied(self, first: int, last: int) -> Tensor:
         import torch
 
-        return torch.from_numpy(np.array(self.store.rows(first, last))).to(self.device)
+        rows = torch.from_numpy(np.array(self.store.rows(first, last)))
+        self.store.release()  # or a pass would end with all of the store mapped
+        return rows.to(self.device)
 
     @cached_property
     def _offsets(self) -> Tensor:

@@ -21,6 +21,7 @@ from xtrrep.scoring.imputation import imputations
 LARGEST = (1 << 32) - 1  # the largest number that a key holds
 NEVER = torch.iinfo(torch.int64).min  # below the key of any score
 MAGNITUDE = 0x7FFFFFFF  # all bits of a float32 but its sign
+MANY = 8  # one entry in so many is too many to be picked out one by one
 
 
 @contextmanager
@@ -51,6 +52,25 @@ def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
 def largest(values: Tensor, k: int) -> Tensor:
     """The k largest of each row, in no order; all of them where there are no more."""
     return values if values.shape[1] <= k else values.topk(k, dim=1, sorted=False).values
+
+
+def above(similarities: Tensor, positions: Tensor, floor: Tensor, k: int) -> Tensor:
+    """Keys of each row's entries above its (R, 1) floor, or of its k largest where they are many; NEVER fills the
+    shorter rows. similarities: (R, b); positions: (b,).
+
+    Behind the first blocks hardly any entry is above the k-th best so far: those few are found by one comparison, and
+    only they become keys.
+    """
+    higher = similarities > floor
+    counts = higher.sum(dim=1)
+    widest = int(counts.max()) if len(counts) else 0
+    if widest > min(k, similarities.shape[1] // MANY):
+        return largest(keys(similarities, positions), k)
+    rows, columns = higher.nonzero(as_tuple=True)  # row by row
+    order = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    found = positions.new_full((len(similarities), widest), NEVER)
+    found[rows, order] = keys(similarities[rows, columns], positions[columns])
+    return found
 
 
 def document_maxima(similarities: Tensor, offsets: Tensor) -> Tensor:
