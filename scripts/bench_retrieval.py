@@ -21,7 +21,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,8 +28,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from contestant import ROOT, Contestant, rotated, started, tell
+
 # A worker runs in PyLate's environment too: at the top nothing but the standard library.
-ROOT = Path(__file__).resolve().parent.parent
 K_PRIMES = (1000, 10000, 40000)
 BATCH, TOP_K = 16, 100
 LIMIT, OURS, PYLATE_1, PYLATE_16 = "limit", "ours", "PyLate, 1 a call", f"PyLate, {BATCH} a call"
@@ -137,10 +137,6 @@ def prepare(name: str, folder: Path) -> Callable[[int], Callable[[], list[Rankin
     return pylate
 
 
-def tell(answer: Any) -> None:
-    print("@" + json.dumps(answer), flush=True)  # the mark sets it apart from what libraries print
-
-
 def worker(name: str, folder: Path) -> int:
     prepared = prepare(name, folder)
     ready: dict[int, Callable[[], list[Ranking]]] = {}
@@ -161,36 +157,12 @@ def worker(name: str, folder: Path) -> int:
 # The conductor
 
 
-class Contestant:
-    def __init__(self, name: str, python: str, folder: Path) -> None:
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        command = [python, __file__, "--worker", name, "--folder", str(folder)]
-        self.name = name
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        self.rankings: dict[int, list[Ranking]] = {}
-        self.answer()
-
-    def answer(self) -> Any:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith("@"):
-                return json.loads(line[1:])
-        raise SystemExit(f"error: {self.name} ended without an answer\nhint: run its command by hand: --worker")
-
-    def seconds(self, k_prime: int) -> float:
-        assert self.process.stdin is not None
-        print(k_prime, file=self.process.stdin, flush=True)
-        if k_prime not in self.rankings:
-            self.rankings[k_prime] = self.answer()
-        return float(self.answer())
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+def seconds(contestant: Contestant, k_prime: int, rankings: dict[str, dict[int, list[Ranking]]]) -> float:
+    """A round of one contestant; what it ranked the first time is kept."""
+    if k_prime not in rankings.setdefault(contestant.name, {}):
+        rankings[contestant.name][k_prime] = contestant.ask(str(k_prime))
+        return float(contestant.answer())
+    return float(contestant.ask(str(k_prime)))
 
 
 def agreement(ours: list[Ranking], theirs: list[Ranking]) -> tuple[float, float]:
@@ -269,29 +241,34 @@ def main() -> int:
         folder = Path(scratch)
         count = build(words.documents, words.queries, words.count, words.leaves, folder)
         names = [name for name in CONTESTANTS if words.pylate or name not in THEIRS]
-        contestants = [Contestant(name, words.pylate if name in THEIRS else sys.executable, folder) for name in names]
-        report(contestants, words, count, json.loads((folder / "bench.json").read_text()))
-        for contestant in contestants:
-            contestant.close()
+        commands = {
+            name: [words.pylate if name in THEIRS else sys.executable, __file__, "--worker", name, "--folder", folder]
+            for name in names
+        }
+        with started(commands, os.cpu_count() or 1) as contestants:
+            for contestant in contestants.values():
+                contestant.answer()
+            report(contestants, words, count, json.loads((folder / "bench.json").read_text()))
     return 0
 
 
-def report(contestants: list[Contestant], words: argparse.Namespace, count: int, spec: dict[str, Any]) -> None:
+def report(contestants: dict[str, Contestant], words: argparse.Namespace, count: int, spec: dict[str, Any]) -> None:
     from xtrrep.artifacts import write_atomic
     from xtrrep.console import progress
     from xtrrep.latency import processor
     from xtrrep.report.table import Table
 
     rows: list[list[object]] = []
+    rankings: dict[str, dict[int, list[Ranking]]] = {}
     with progress(len(words.k_prime) * words.rounds, "bench-retrieval", "round") as bar:
         for k_prime in words.k_prime:
             rounds = []
             for turn in range(words.rounds):
-                order = contestants[turn % len(contestants) :] + contestants[: turn % len(contestants)]
-                rounds.append({contestant.name: contestant.seconds(k_prime) for contestant in order})
+                order = rotated(list(contestants), turn)
+                rounds.append({name: seconds(contestants[name], k_prime, rankings) for name in order})
                 bar.update(1)
-            rankings = {contestant.name: contestant.rankings[k_prime] for contestant in contestants}
-            rows.append(_row(k_prime, rounds, rankings, count))
+            found = {name: by_k_prime[k_prime] for name, by_k_prime in rankings.items()}
+            rows.append(_row(k_prime, rounds, found, count))
     columns = ["k'", "limit, ms/query", "ours / limit", "PyLate / ours", "PyLate a / our a", "our a, ms/query"]
     columns += ["same top 100", "score difference"]
     table = Table(

@@ -37,24 +37,19 @@ import json
 import os
 import platform
 import resource
-import select
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from contestant import BUSY, ROOT, rotated, started, tell
+
 # A worker runs in PyLate's environment too: at the top nothing but the standard library.
-ROOT = Path(__file__).resolve().parent.parent
 QUERY_TOKENS, WAYS, DIMENSIONS = 32, 2, 128
 PASS_SECONDS = 0.5  # a round repeats its pass within this
-PATIENCE = 900.0  # seconds until a contestant that does not answer is given up
-BUSY = 0.7  # load average above which the table says that others were at work
 MB = 1e6
 
 Loss = Callable[[Any, Any, Any], Any]
@@ -253,10 +248,6 @@ def limit_rounds(folder: Path) -> Callable[[], dict[str, Any]]:
     return a_round
 
 
-def tell(answer: dict[str, Any]) -> None:
-    print("@" + json.dumps(answer), flush=True)  # the mark sets it apart from what libraries print
-
-
 def worker(contestant: str, folder: Path, threads: int) -> int:
     """Make the contestant, say so, and run a round for every line on stdin."""
     from importlib.metadata import PackageNotFoundError, version
@@ -423,63 +414,6 @@ def reason_to_skip(case: Case, contestant: str, pylate: Path | None, everything:
     return None
 
 
-class Contestant:
-    """A worker process: started, asked for rounds, ended."""
-
-    def __init__(self, name: str, python: Path, folder: Path, threads: int) -> None:
-        self.name = name
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - and no pipe, which fills up
-        words = ["--worker", name, "--inputs", str(folder), "--threads", str(threads)]
-        settings = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(
-            [str(python), str(Path(__file__).resolve()), *words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            bufsize=0,  # select() does not see a line that lies in a buffer
-            env=os.environ | settings,
-        )
-
-    def answer(self) -> dict[str, Any]:
-        """The next answer. Raises RuntimeError when the process ends or is silent for too long."""
-        assert self.process.stdout is not None
-        while True:
-            ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
-            line = self.process.stdout.readline() if ready else b""
-            if not line:
-                self.end()
-                self.errors.seek(0)
-                last = (self.errors.read().decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-                raise RuntimeError(f"{self.name} ended with {self.process.returncode}: {last[:200]}")
-            if line.startswith(b"@"):
-                found: dict[str, Any] = json.loads(line[1:])
-                return found
-
-    def go(self) -> dict[str, Any]:
-        """A round."""
-        assert self.process.stdin is not None
-        time.sleep(0.05)  # the threads of the one before stop spinning
-        self.process.stdin.write(b"go\n")
-        return self.answer()
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-
-@contextmanager
-def started(names: list[str], pythons: dict[str, Path], folder: Path, threads: int) -> Iterator[dict[str, Contestant]]:
-    """Processes of these names, importing at the same time; killed in the end, whatever happens."""
-    found: dict[str, Contestant] = {}
-    try:
-        for name in names:
-            found[name] = Contestant(name, pythons[name], folder, threads)
-        yield dict(found)
-    finally:
-        for contestant in found.values():
-            contestant.end()
-
-
 def run_case(case: Case, args: argparse.Namespace, bar: Any) -> dict[str, Any]:
     """Measure a case; see the top of the file."""
     folder = args.out / "inputs"
@@ -496,7 +430,12 @@ def run_case(case: Case, args: argparse.Namespace, bar: Any) -> dict[str, Any]:
     rounds: dict[str, list[dict[str, Any]]] = {}
     versions: dict[str, str] = {}
     resettable = True
-    with started(names, pythons, folder, args.threads) as workers:
+    script = Path(__file__).resolve()
+    commands = {
+        name: [pythons[name], script, "--worker", name, "--inputs", folder, "--threads", str(args.threads)]
+        for name in names
+    }
+    with started(commands, args.threads) as workers:
 
         def ask(name: str, question: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
             """An answer, or None, a note and one contestant less."""
@@ -518,10 +457,10 @@ def run_case(case: Case, args: argparse.Namespace, bar: Any) -> dict[str, Any]:
                 }
                 resettable &= facts["peak_resettable"]
         for number in range(args.rounds):
-            for name in names[number % len(names) :] + names[: number % len(names)]:
+            for name in rotated(names, number):
                 if name in workers:
                     bar.set_postfix_str(f"{case.name}: {name}", refresh=sys.stderr.isatty())
-                    one = ask(name, workers[name].go)
+                    one = ask(name, workers[name].ask)
                     if one is not None:
                         rounds.setdefault(name, []).append(one)
             bar.update(1)

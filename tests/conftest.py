@@ -92,6 +92,18 @@ def unit_vectors(rng: np.random.Generator, count: int, dim: int, low: int = 1, h
     return arrays
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are skipped, with the reason, where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="torch sees no CUDA GPU"))
+
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from xtrrep.config import Data
 from xtrrep.console import DataError
 from xtrrep.data import Collection, check, irds, resolve, sources
-from xtrrep.data.folder import read_folder, write_beir
+from xtrrep.data.folder import read_folder, some, write_beir
 from xtrrep.data.irds import corpus_id, download_mb
 
 SHARED = Path(__file__).parents[1] / ".." / "shared" / "data"
@@ -226,8 +227,17 @@ def test_max_queries_cuts_and_enters_the_identity(beir: Path) -> None:
     assert list(collection.queries) == list(collection.qrels) == ["q2"]
     source = sources.get("folder")
     whole, cut = source.content(cfg_of(beir)), source.content(cfg_of(beir, max_queries=1))
-    assert cut["queries"] == whole["queries"] + ":first=1"
+    assert cut["queries"] == whole["queries"] + ":some=1"
     assert cut["corpus"] == whole["corpus"]
+
+
+def test_some_queries_are_spread_over_all_of_them() -> None:
+    """The reference is numpy's: n starts of n even pieces."""
+    queries = {f"q{i}": f"text {i}" for i in range(17)}
+    for count in range(1, 20):
+        starts = np.floor(np.linspace(0, 17, min(count, 17), endpoint=False) + 1e-9).astype(int)
+        assert list(some(queries, count)) == [f"q{i}" for i in starts]
+    assert some(queries, None) == queries
 
 
 def test_write_beir_round_trip(tmp_path: Path) -> None:

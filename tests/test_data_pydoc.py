@@ -115,7 +115,7 @@ def test_content_is_that_of_what_is_read() -> None:
     assert len({test["corpus"], hard["corpus"], train["corpus"]}) == 3
     assert (hard["queries"], hard["qrels"]) == (test["queries"], test["qrels"])
     assert train["queries"] != test["queries"]
-    assert content("test", 7)["queries"] == test["queries"] + ":first=7"
+    assert content("test", 7)["queries"] == test["queries"] + ":some=7"
 
 
 def test_content_follows_versions_and_recorded_hashes(monkeypatch: pytest.MonkeyPatch) -> None:

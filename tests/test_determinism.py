@@ -110,21 +110,23 @@ def test_threads_are_recorded_and_change_no_score(homes: dict[str, Path]) -> Non
     one, two = made(homes["one"]), made(homes["threads"])
     assert one.keys() == two.keys()  # threads are no part of an identity
     counts = {
-        folder: (one[folder]["facts"].get("threads"), two[folder]["facts"].get("threads"))
+        folder: [world[folder]["facts"].get(key) for world in (one, two) for key in ("threads", "blas_threads")]
         for folder in one
         if isinstance(one[folder], dict) and folder.startswith(("documents", "queries", "results/runs/retrieve/exact"))
     }
     assert len(counts) == 3
-    assert set(counts.values()) == {(1, 2)}
+    assert all(found == [1, 1, 2, 2] for found in counts.values()), counts
+    vectors = [name for name in one if name.startswith(("documents", "queries")) and name.endswith(".npy")]
+    assert len(vectors) == 6
+    for name in vectors:
+        assert one[name] == two[name], name
     runs = [
         [runfile.read(path) for path in sorted(home.rglob("run.trec"))] for home in (homes["one"], homes["threads"])
     ]
     for first, second in zip(*runs, strict=True):
         assert first.keys() == second.keys()
         for query in first:
-            # Two threads add up a text's vectors in another order, and a store keeps them in half precision. Over one
-            # store threads change less: test_engines.py, test_threads_change_no_ranking.
-            assert dict(second[query]) == pytest.approx(dict(first[query]), rel=1e-4)
+            assert dict(second[query]) == pytest.approx(dict(first[query]), abs=1e-5)
     for folder in one:
         if folder.startswith("results/runs/evaluate") and isinstance(one[folder], dict):
             measures = [world[folder]["facts"]["measures"] for world in (one, two)]

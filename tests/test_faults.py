@@ -274,7 +274,12 @@ def test_what_the_machine_lacks_in_words(error: Exception, says: str, hint: str)
 
 @pytest.mark.parametrize(
     "error",
-    [ValueError("x"), ImportError("no module"), OSError(errno.ENOENT, "", "x"), DataError("No space left on device")],
+    [
+        ValueError("x"),
+        ImportError("no module"),
+        OSError(errno.ENOENT, "", "x"),
+        DataError("No space left on device", hint="x"),
+    ],
 )
 def test_other_failures_are_not_explained_away(error: Exception) -> None:
     assert machine_error(error) is None

@@ -175,6 +175,20 @@ def test_an_unreadable_manifest_stops_all_removing(world: dict[str, str], roots:
     assert there(roots) == before
 
 
+def test_a_manifest_deleted_from_the_middle_of_a_chain_stops_it_too(
+    world: dict[str, str], roots: tuple[Path, Path]
+) -> None:
+    (folder,) = (roots[0] / "index").glob(f"*-{world['index a']}")
+    (folder / "manifest.json").unlink()
+    before = there(roots)
+    with pytest.raises(DataError, match="has no manifest: what it stands on is unknown"):
+        gc.remove()
+    assert there(roots) == before
+    make(roots[0], "index", "a", {"documents": world["documents a"]})  # as the hint says
+    gc.remove()
+    assert before - there(roots) == {world[name] for name in UNNEEDED} - {world["index a"]}
+
+
 def test_a_removal_cut_short_is_finished(
     world: dict[str, str], roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

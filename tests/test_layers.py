@@ -47,6 +47,8 @@ ORDER = [
     "api",
     "study",
     "grid",
+    "cost",
+    "calibrate",
     "reproduce",
     "claims",
     "sweep",

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import pytest
 import torch
 from sentence_transformers import MultiVectorEncoder
 
-from xtrrep.artifacts import Spec, is_complete, make, read_manifest, share
+from xtrrep.artifacts import Spec, is_complete, make, read_manifest, share, write_atomic
 from xtrrep.config import Encode, Model, Precision, Projection
 from xtrrep.console import DataError, UsageError
 from xtrrep.encode import Store, encode
+from xtrrep.encode import _ahead as read_ahead
+from xtrrep.encode import _save as save_parts
 from xtrrep.locks import alone
 from xtrrep.model import card, encoder, weights
 
@@ -197,7 +200,7 @@ TEXTS = [(f"d{i}", "graph node, edge. " * (i % 7) + f"number {i}") for i in rang
 def run_encode(model: MultiVectorEncoder, out: Path, precision: Precision = Precision.fp32, shard: int = 10) -> dict:
     out.mkdir(exist_ok=True)
     cfg = Encode(precision=precision, shard_documents=shard)
-    return encode(model, TEXTS, len(TEXTS), out, cfg, task="document", device="cpu", batch_size=4)
+    return encode(model, TEXTS, len(TEXTS), out, cfg, task="document", device="cpu", batch_tokens=120)
 
 
 def test_store_holds_what_the_model_says(model: MultiVectorEncoder, tmp_path: Path) -> None:
@@ -235,7 +238,7 @@ def test_processes_share_a_store_which_one_more_joins(model: MultiVectorEncoder,
     cfg = Encode(precision=Precision.fp32, shard_documents=5)
 
     def run(out: Path, together: bool) -> dict:
-        options = {"task": "document", "device": "cpu", "batch_size": 4, "together": together}
+        options = {"task": "document", "device": "cpu", "batch_tokens": 80, "together": together}
         return encode(model, TEXTS, len(TEXTS), out, cfg, **options)
 
     spec, whole = Spec("documents", "x", 1, {}), tmp_path / "whole"
@@ -277,7 +280,7 @@ def test_another_shard_size_after_a_kill_starts_over(model: MultiVectorEncoder, 
 
 def test_a_corpus_that_got_shorter_is_refused(model: MultiVectorEncoder, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="30 document texts were announced and 23 came"):
-        encode(model, TEXTS, 30, tmp_path, Encode(), task="document", device="cpu", batch_size=4)
+        encode(model, TEXTS, 30, tmp_path, Encode(), task="document", device="cpu", batch_tokens=120)
 
 
 def test_bf16_is_close_to_fp32(model: MultiVectorEncoder, tmp_path: Path) -> None:
@@ -297,23 +300,28 @@ def test_a_missing_shard_is_named(model: MultiVectorEncoder, tmp_path: Path) -> 
         Store.open(folder)
 
 
-class Broken:
-    """An encoder whose second text gives NaN."""
-
-    def encode(self, texts: list[str], **_: object) -> list[dict[str, torch.Tensor]]:
-        rows = []
-        for text in texts:
-            value = torch.nan if "number 1" in text else 1.0
-            rows.append(
-                {
-                    "attention_mask": torch.ones(2),
-                    "token_embeddings": torch.full((2, 4), value),
-                    "input_ids": torch.ones(2, dtype=torch.long),
-                }
-            )
-        return rows
-
-
 def test_vectors_that_are_not_finite_name_the_text(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not finite for document 'd1"):
-        run_encode(Broken(), tmp_path / "x")
+    broken = encoder.build(CFG, "cpu")
+    with torch.no_grad():
+        broken[0].model.embeddings.word_embeddings.weight[broken.tokenizer.convert_tokens_to_ids("17")] = torch.nan
+    with pytest.raises(DataError, match="not finite for document 'd17'"):
+        run_encode(broken, tmp_path / "x")
+    assert {path.name for path in (tmp_path / "x" / "vectors").iterdir()} == {"00000.npy", "00000.doclens.npy"}
+
+
+def test_a_shard_is_written_as_numpy_writes_it(tmp_path: Path) -> None:
+    for parts in ([np.ones((3, 4), np.float16), np.zeros((0, 4), np.float16)], [np.arange(5, dtype=np.int32)]):
+        write_atomic(tmp_path / "ours.npy", lambda file, parts=parts: save_parts(parts, file))
+        np.save(tmp_path / "numpys.npy", np.concatenate(parts))
+        assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "numpys.npy").read_bytes()
+
+
+def test_what_is_read_ahead_comes_in_order_and_fails_in_its_place() -> None:
+    def items() -> Iterator[int]:
+        yield from (1, 2, 3)
+        raise DataError("no fourth")
+
+    coming = read_ahead(items())
+    assert [next(coming) for _ in range(3)] == [1, 2, 3]
+    with pytest.raises(DataError, match="no fourth"):
+        next(coming)

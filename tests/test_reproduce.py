@@ -1,6 +1,7 @@
 """Reproductions: the paper's values cell by cell, faulty files, verdicts, and one made as a user would."""
 
 import csv
+import dataclasses
 import json
 from functools import partial
 from pathlib import Path
@@ -97,7 +98,7 @@ FAULTY = {
     "title: x\ntolerance: 1\ncolumns: {a: {data: pydoc/test, measure: nDCGG@10}}\nrows: []": "nDCGG@10",
     "title: x\ntolerance: 1\ncolumns: {a: {measure: nDCG@10}}\nrows: []": "no 'data'",
     "title: x\ntolerance: 1\ncolumns: {}\nrows: [{name: r, paper: {b: 1}}]": "quotes 'b'",
-    "title: x\ntolerance: 1\ncolumns: {}\nrows: [{name: r}, {name: r}]": "one row twice",
+    "title: x\ntolerance: 1\ncolumns: {}\nrows: [{name: r}, {name: r}]": "row 'r' stands there twice",
     "title: x\ntolerance: 1\ncolumns: {}\nmeans: {m: [z]}\nrows: []": "over 'z'",
     "title: x\ntolerance: 1\ncolumns: {}\nrows: []\nfigure: pie": "no figure 'pie'",
     "title: x\ntolerance: 1\ncolumns: {}\nrows: []\nquality: table3": "go together",
@@ -115,7 +116,7 @@ FAULTY = {
     f"{OF_ANALYSIS}cells: [{{name: a, where: b, column: c}}]": "cell a: where is not a mapping",
     f"{OF_ANALYSIS}cells: [{{name: a, where: {{b: c}}, column: c, paper: 2 %}}]": "paper is not a number: '2 %'",
     f"{OF_ANALYSIS}cells: [{{name: a, where: {{model: b}}, column: c, scale_by: null}}]": "scale_by is not a number",
-    f"{OF_ANALYSIS}cells: [{CELL}, {CELL}]": "one cell twice",
+    f"{OF_ANALYSIS}cells: [{CELL}, {CELL}]": "cell 'a, c' stands there twice",
 }
 
 
@@ -182,11 +183,11 @@ def test_unknown_names() -> None:
 
 
 def test_a_damaged_record_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reproduce, "recorded_path", lambda name, scale: tmp_path / f"{name}.json")
-    assert reproduce.recorded("table1", "demo") == {"cells": {}}
+    monkeypatch.setattr(reproduce, "recorded_path", lambda what: tmp_path / f"{what.name}.json")
+    assert reproduce.recorded(load("table1", "demo")) == {"cells": {}, "overrides": []}
     (tmp_path / "table1.json").write_text("{")
     with pytest.raises(DataError, match=r"table1\.json"):
-        reproduce.recorded("table1", "demo")
+        reproduce.recorded(load("table1", "demo"))
 
 
 def test_a_table_made_as_a_user_would(cli: Cli, collections: Path, tmp_path: Path) -> None:
@@ -247,7 +248,7 @@ def test_a_grid_marks_what_differs_from_its_baseline(tmp_path: Path) -> None:
     columns = tuple(Column(name, "nDCG@10", (f"data={name}",)) for name in ("x", "y"))
     what = Reproduction("made", "Made", "demo", 0.5, (), columns, {"both": ("x", "y")}, rows)
     scores = {"base": [0.5] * 20, "better": [0.6] * 20, "alike": [0.4, 0.6] * 10}
-    folders = {(name, "x"): evaluated(tmp_path / name, values) for name, values in scores.items()}
+    folders = {(name, "x"): [evaluated(tmp_path / name, values)] for name, values in scores.items()}
     values = {(name, "x"): 100 * sum(s) / 20 for name, s in scores.items()} | {
         ("base", "y"): 70.0,
         ("base", "both"): 60.0,
@@ -262,6 +263,63 @@ def test_a_grid_marks_what_differs_from_its_baseline(tmp_path: Path) -> None:
     assert "Holm over 2 pairs). 1 do." in shown.terminal()
     assert r"\textbf{60.0}\textsuperscript{\textdagger{}}" in shown.latex()
     assert "†" not in grid(what, values, {}).terminal()
+
+
+def test_a_grid_of_several_trainings_is_tested_over_them_too(tmp_path: Path) -> None:
+    """One model is above under each of three seeds; another only on the mean of them, one seed being below."""
+    rows = (Row("base", ("config=colbert",), {}), Row("up", ("config=a",), {}, "base"), Row("moody", (), {}, "base"))
+    columns = (Column("x", "nDCG@10", ("data=x",)),)
+    what = Reproduction("made", "Made", "demo", 0.5, (), columns, {}, rows, seeds=(1, 2, 3))
+    by_seed = {"base": (0.5, 0.5, 0.5), "up": (0.6, 0.61, 0.6), "moody": (0.9, 0.95, 0.4)}
+    folders = {
+        (name, "x"): [evaluated(tmp_path / f"{name}{i}", [value] * 40) for i, value in enumerate(values)]
+        for name, values in by_seed.items()
+    }
+    shown = grid(what, dict.fromkeys(folders, 50.0), folders)
+    assert shown.marks == {(1, 1): "†"}
+    assert "Means over training seeds 1, 2, 3." in shown.terminal()
+    assert "draws of seeds and queries" in shown.terminal()
+    alone = grid(what, dict.fromkeys(folders, 50.0), {key: made[:1] for key, made in folders.items()})
+    assert alone.marks == {(1, 1): "†", (2, 1): "†"}
+
+
+def test_seeds_that_are_none_are_refused() -> None:
+    assert study.parse_seeds("42,43") == (42, 43)
+    for wrong in ("", "42,", "a", "42,42", "-1", "4.5"):
+        with pytest.raises(UsageError):
+            study.parse_seeds(wrong)
+    what = dataclasses.replace(load("table1", "demo"), seeds=(42, 43))
+    with pytest.raises(UsageError, match="--seeds says under which seeds"):
+        reproduce.check_extra(what, ["train.seed=44"])
+
+
+def test_values_under_several_seeds(tmp_path: Path, collections: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An untrained head differs by seed: the cell is the mean of what each gives alone, and is recorded apart."""
+    monkeypatch.setenv("XTRREP_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XTRREP_DATA", str(collections))
+    monkeypatch.setattr(reproduce, "recorded_root", lambda: tmp_path / "records")
+    words = ("index=exact", "config=colbert", "model.source=untrained", "model.layers=1", "model.n_doc=40")
+    columns = (Column("mini", "nDCG@10", ("data=beir/mini/test",)),)
+    rows = (Row("untrained", words, {}), Row("BM25", ("index=bm25",), {}))
+    what = Reproduction("made", "Made", "demo", 0.5, (), columns, {}, rows)
+    alone = [reproduce.measure(what, study.seed_words(seed)).values for seed in (1, 2)]
+    several = dataclasses.replace(what, seeds=(1, 2))
+    folder, cells, _ = reproduce.reproduce(several, [])
+    ours, bm25 = ([found[name, "mini"] for found in alone] for name in ("untrained", "BM25"))
+    assert ours[0] != ours[1]
+    assert cells[0].now == pytest.approx(sum(ours) / 2)
+    assert cells[0].spread == pytest.approx(abs(ours[0] - ours[1]) / 2**0.5)
+    assert (cells[1].now, cells[1].spread) == (pytest.approx(bm25[0]), 0)
+    assert "training seeds 1, 2" in (folder / "table.md").read_text()
+    assert len(reproduce.plans(several, [])[0]) == 4
+    path = reproduce.accept(several, cells, [])
+    record = json.loads(path.read_text())
+    assert path.name == "made-demo-seeds-1-2.json"
+    assert (record["seeds"], record["missing"], record["of"]) == ([1, 2], 0, 2)
+    assert record["spread"]["untrained"]["mini"] == round(cells[0].spread or 0, 4)
+    assert {name.rpartition(", ")[2] for name in record["runs"]} == {"seed 1", "seed 2"}
+    assert [cell.verdict for cell in reproduce.reproduce(several, [])[1]] == ["agrees", "agrees"]
+    assert [cell.verdict for cell in reproduce.reproduce(what, [])[1]] == ["no record", "no record"]
 
 
 # --- numbers of an analysis ----------------------------------------------------------------------------------------
@@ -354,7 +412,7 @@ def test_an_analysis_made_judged_and_accepted(
 ) -> None:
     monkeypatch.setenv("XTRREP_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XTRREP_DATA", str(collections))
-    monkeypatch.setattr(reproduce, "recorded_path", lambda name, scale: tmp_path / "records" / f"{name}-{scale}.json")
+    monkeypatch.setattr(reproduce, "recorded_root", lambda: tmp_path / "records")
     path = tmp_path / "made.yaml"
     path.write_text(MADE.format(words=", ".join(TINY), tokens=0))
     what = study.select(parse_reproduction(path, "demo"), None)
@@ -381,6 +439,13 @@ def test_an_analysis_made_judged_and_accepted(
     assert "absent" not in record["cells"]
     _, cells, _ = reproduce.reproduce(what, [])
     assert [cell.verdict for cell in cells] == ["agrees", "agrees", "not run"]
+    _, cells, _ = reproduce.reproduce(what, ["machine.encode_tokens=512"])  # how fast it runs is no other setting
+    assert [cell.verdict for cell in cells] == ["agrees", "agrees", "not run"]
+    folder, others, _ = reproduce.reproduce(what, ["data.max_queries=1"])
+    assert [cell.verdict for cell in others] == ["no record", "no record", "not run"]
+    assert "made with other overrides: not compared" in (folder / "table.txt").read_text()
+    with pytest.raises(DataError, match="was accepted with no overrides"):
+        reproduce.accept(what, others, ["data.max_queries=1"])
     broken = AnalysisReproduction("made", "Made", "demo", (*what.overrides, "index=nothing"), "geometry", what.cells)
     found = reproduce.measure(broken, [])
     assert found.values == found.runs == {}
@@ -442,7 +507,7 @@ def test_what_an_analysis_drew_lies_beside_its_numbers(tmp_path: Path, monkeypat
     picture.write_text("<svg/>")
     what = of_analysis("demo", reading())
     values = {cell.key: 1.0 for cell in what.cells}
-    measured = reproduce.Measured(values, {}, {}, {"analyze": "0123456789ab"}, (picture,))
+    measured = reproduce.Measured(values, {}, {}, {"analyze": "0123456789ab"}, {}, {picture.name: picture})
     monkeypatch.setattr(reproduce, "measure", lambda *_: measured)
     folder, cells, _ = reproduce.reproduce(what, [])
     assert (folder / "figure4.svg").read_text() == "<svg/>"

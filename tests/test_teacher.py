@@ -17,12 +17,14 @@ from conftest import TOPICS, write_collection
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
-from xtrrep.config import Precision
+from xtrrep.artifacts import Spec
+from xtrrep.config import Precision, compose
 from xtrrep.console import DataError
 from xtrrep.data import Collection
 from xtrrep.data.folder import read_folder
 from xtrrep.data.scored import read_scored
 from xtrrep.model import weights
+from xtrrep.stages import training
 from xtrrep.train import teacher as teachers
 from xtrrep.train.teacher import score, unpack
 
@@ -222,6 +224,21 @@ def test_no_teacher(mini: Collection, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     with pytest.raises(DataError, match=r"cannot load the teacher some/one \(ConnectionError: no route to the hub\)$"):
         run(mini, tmp_path, "some/one")
+
+
+def test_the_revision_of_a_teacher_on_the_hub_is_part_of_its_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ["setup=II", "config=xtr_k128_kd", "distill.teacher=some/one"]
+    specs = {"distill_data": Spec("data", "mini", 1, {})}
+    found = [
+        training.scored_spec(compose([*asked, *words]), specs).fingerprint
+        for words in ((), ("distill.teacher_revision=v1",), ("distill.teacher_revision=v2",))
+    ]
+    assert len(set(found)) == 3
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(teachers, "score", lambda *_, **options: given.update(options) or {"lists": 0})
+    monkeypatch.setattr(training, "open_collection", lambda *_: None)
+    training.scored_run(compose([*asked, "distill.teacher_revision=v1"]), {}, {"distill_data": Path()}, Path())
+    assert (given["teacher"], given["revision"]) == ("some/one", "v1")
 
 
 # --- zipped teachers ----------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from xtrrep.config import (
 from xtrrep.console import DataError, UsageError
 from xtrrep.model import encoder, weights
 from xtrrep.train import checkpoint, trainer
-from xtrrep.train.log import read_log
+from xtrrep.train.log import LEFT_OUT, Diverged, Log, read_log
 from xtrrep.train.losses import contrastive, distill
 from xtrrep.train.stream import Stream
 
@@ -423,6 +423,28 @@ def test_a_gradient_that_is_no_number_ends_the_run(triples: Dataset, tmp_path: P
     assert (facts["diverged_at"], facts["model_step"]) == (4, 2)
     assert facts["diverged_why"] == "the gradient's norm is nan"
     assert all(value.isfinite().all() for value in weights_of(tmp_path).values())
+
+
+@pytest.mark.parametrize("steps", [5, 100])
+def test_fp16_may_overflow_for_a_while_but_not_for_good(steps: int, tmp_path: Path) -> None:
+    """Its loss scale is found by overflowing. A run that only ever overflows trains nothing, and must say so."""
+
+    def row(norm: float) -> dict[str, float]:
+        return {"loss": 1.0, "learning_rate": 0.1, "grad_norm": norm}
+
+    log = Log(tmp_path / "log.jsonl", torch.nn.Linear(1, 1), Precision.fp16, 0, steps, [])
+    last = min(LEFT_OUT, steps)
+    for step in range(1, last):
+        log.step(step, row(math.inf))
+    log.step(last, row(1.0))
+    for step in range(last + 1, 2 * last):
+        log.step(step, row(math.nan))
+    with pytest.raises(Diverged, match=f"is nan, in {last} steps in a row: bf16 or fp32") as caught:
+        log.step(2 * last, row(math.nan))
+    assert caught.value.step == 2 * last
+    assert "in a row" in read_log(tmp_path / "log.jsonl")[-1]["diverged"]
+    with pytest.raises(Diverged, match="norm is inf at step 1"):
+        Log(None, torch.nn.Linear(1, 1), Precision.bf16, 0, steps, []).step(1, row(math.inf))
 
 
 @pytest.mark.parametrize("loop", [CFG, replace(CFG, scorer=Scorer.colbert), "distill"], ids=["xtr", "colbert", "kd"])

@@ -87,11 +87,13 @@ def run_config(*overrides: str, until: str = "evaluate") -> Result:
 
 
 def set_threads(count: int | None) -> None:
-    """torch's threads; None leaves them."""
+    """torch's threads and those of numpy's products; None leaves them."""
     if count is not None:
         import torch
+        from threadpoolctl import threadpool_limits
 
         torch.set_num_threads(count)
+        threadpool_limits(count, user_api="blas")
 
 
 def load_model(name: str, *, revision: str | None = None, device: str = "auto") -> MultiVectorEncoder:
@@ -114,10 +116,11 @@ def encode_texts(
     task: str = "document",
     precision: str = "auto",
     pool_factor: float = 1.0,
-    batch_size: int = 32,
+    batch_tokens: int | None = None,
 ) -> Store:
     """Token vectors of {id: text} as an embedding store under `root`. task: "document" or "query".
 
+    A forward pass holds at most `batch_tokens` tokens, padding included; None: what suits the device.
     Raises DataError for no texts, or a text without a finite vector.
     """
     from xtrrep.encode import encode
@@ -126,7 +129,7 @@ def encode_texts(
     if task not in ("document", "query"):
         raise UsageError(f"task={task!r} is no task", hint='"document" or "query"')
     if not texts:
-        raise DataError("there are no texts to encode")
+        raise DataError("there are no texts to encode", hint="texts is {id: text}, with one text at least")
     device = str(model.device)
     cfg = Encode(precision=resolve_precision(Precision(precision), device), pool_factor=pool_factor)
     config = {"precision": cfg.precision.value, "pool_factor": pool_factor, "model": _state(model)}
@@ -134,7 +137,7 @@ def encode_texts(
     spec = Spec(stage, "python", 2, config, content={"texts": digest(list(texts.items()))})
 
     def make(out: Path) -> dict[str, Any]:
-        return encode(model, texts.items(), len(texts), out, cfg, task=task, device=device, batch_size=batch_size)
+        return encode(model, texts.items(), len(texts), out, cfg, task=task, device=device, batch_tokens=batch_tokens)
 
     return Store.open(artifacts.make(spec, Path(root), make), spec.fingerprint)
 
@@ -214,7 +217,9 @@ def search(
     """
     for name, value in (("top_k", top_k), ("k_prime", k_prime), ("rerank", rerank), ("batch", batch)):
         if value is not None and value < 1:
-            raise UsageError(f"{name} must be at least 1, got {value}")
+            raise UsageError(
+                f"{name} must be at least 1, got {value}", hint=f"{name}=1 or more; left out, it has its default"
+            )
     if index.engine.kind == "token":
         if scoring not in ("xtr", "colbert"):
             raise UsageError(f"scoring={scoring!r} is no way to score", hint='"xtr" or "colbert"')
@@ -223,7 +228,10 @@ def search(
         setting = Setting(scoring, k_prime, imputation if scoring == "xtr" else "none", top_k, rerank=rerank)
     else:
         if k_prime is not None or imputation != "min":
-            raise UsageError("this engine retrieves no tokens for us: k_prime and imputation mean nothing")
+            raise UsageError(
+                "this engine ranks documents by itself: k_prime and imputation mean nothing to it",
+                hint="leave both out, or build_index(store, 'exact')",
+            )
         setting = Setting(index.engine.scoring, None, "none", top_k, rerank=rerank)
     if isinstance(queries, Store):
         if setting.k_prime is None:

@@ -118,7 +118,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{folder} is not a complete artifact: it has no {MANIFEST}") from None
+        raise DataError(
+            f"{folder} is not a complete artifact: it has no {MANIFEST}",
+            hint="run the command that makes it; `xtrrep ls` lists what is complete",
+        ) from None
     except ValueError as error:  # of JSON, or of UTF-8
         raise DataError(f"{path} is not JSON ({error})", hint=hint) from None
     if not isinstance(manifest, dict) or not manifest.keys() >= REQUIRED_KEYS:

@@ -41,7 +41,8 @@ from xtrrep.evaluate import parse, read_by_query
 from xtrrep.report.table import Table
 from xtrrep.reproduce import carry_out, record_folder, recorded_root, write_table
 from xtrrep.significance import Difference, holm, paired_over_seeds, ratio_over_seeds
-from xtrrep.yamlfile import check_keys, need_list, need_mapping, read_yaml, words_in
+from xtrrep.study import seed_words
+from xtrrep.yamlfile import check_keys, need_different, need_list, need_mapping, read_yaml, words_in
 
 if TYPE_CHECKING:
     import pandas
@@ -160,7 +161,10 @@ def parse_claims(path: Path, scale: str) -> Family:
         try:
             cells[str(name)] = tuple(word.format(**named) for word in words_in(path, f"cell {name}", words))
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
-            raise UsageError(f"{path}: cell {name} names {error}, which is none of its numbers") from None
+            raise UsageError(
+                f"{path}: cell {name} names {error}, which is none of its numbers",
+                hint=f"numbers of scale={scale}: {', '.join(named)}",
+            ) from None
     best = {}
     for name, value in text.get("best", {}).items():
         check_keys(path, f"best {name}", value, {"of", "chosen"}, {"of", "chosen"})
@@ -168,8 +172,7 @@ def parse_claims(path: Path, scale: str) -> Family:
         if value["chosen"] not in CHOSEN:
             raise UsageError(f"{path}: best {name} is chosen {value['chosen']!r}", hint=f"one of: {', '.join(CHOSEN)}")
     claims = tuple(_claim(path, value) for value in need_list(path, "claims", text["claims"]))
-    if len({claim.id for claim in claims}) < len(claims):
-        raise UsageError(f"{path} names one claim twice")
+    need_different(path, "claim", [claim.id for claim in claims])
     used = {name for claim in claims if claim.analysis is None for name in (*claim.plus, *claim.minus)}
     for name in sorted(used - best.keys() | {cell for value in best.values() for cell in value.of}):
         if name not in cells:
@@ -185,9 +188,15 @@ def _claim(path: Path, value: Any) -> Claim:
     needs = value.get("needs", {})
     check_keys(path, f"needs of {value['id']}", needs, {"scale", "data"}, set())
     if bool(needs) != bool(value.get("why")):
-        raise UsageError(f"{fault}: needs and why go together")
+        raise UsageError(
+            f"{fault}: needs and why go together",
+            hint="`needs` is what it would take, `why` the reason: give both or neither",
+        )
     if "plus" not in value and not needs:
-        raise UsageError(f"{fault} has no plus, and nothing that it needs")
+        raise UsageError(
+            f"{fault} has no plus, and nothing that it needs",
+            hint="plus: [CELL], or needs: and why: where it cannot be tested here",
+        )
     lists = {
         key: words_in(path, f"{key} of {value['id']}", value.get(key, [])) for key in ("plus", "minus", "overrides")
     }
@@ -219,9 +228,15 @@ def _claim(path: Path, value: Any) -> Claim:
     if not claim.plus:
         return claim
     if not claim.minus or (claim.statistic == RATIO and (len(claim.plus), len(claim.minus)) != (1, 1)):
-        raise UsageError(f"{fault}: a difference needs plus and minus, a ratio one cell in each")
+        raise UsageError(
+            f"{fault}: a difference needs plus and minus, a ratio one cell in each",
+            hint="plus: [CELL] and minus: [CELL]",
+        )
     if (claim.direction is None) == (claim.within is None):
-        raise UsageError(f"{fault} needs either a direction or an interval to lie within")
+        raise UsageError(
+            f"{fault} needs either a direction or an interval to lie within",
+            hint="direction: above, or within: [-0.005, 0.005]",
+        )
     if claim.direction not in (None, *DIRECTIONS):
         raise UsageError(f"{fault}: no direction {claim.direction!r}", hint=f"one of: {', '.join(DIRECTIONS)}")
     return claim
@@ -238,7 +253,9 @@ def _within(fault: str, value: Any) -> tuple[float, float] | None:
         raise UsageError(f"{fault}: within={value!r} is not two bounds", hint="within: [-0.005, 0.005]; null is none")
     low, high = (-math.inf if value[0] is None else value[0]), (math.inf if value[1] is None else value[1])
     if low >= high or (math.isinf(low) and math.isinf(high)):
-        raise UsageError(f"{fault}: within={value!r} holds everything or nothing")
+        raise UsageError(
+            f"{fault}: within={value!r} holds everything or nothing", hint="the lower bound first, and at most one null"
+        )
     return float(low), float(high)
 
 
@@ -267,7 +284,7 @@ def base_config(family: Family, extra: Sequence[str]) -> Config:
     check_extra(family, extra)
     base = configs.compose([f"scale={family.scale}", *extra])
     if len(base.claims.seeds) > 1 and base.model.source is not Source.trained:
-        raise UsageError(f"model.source={base.model.source.value} trains under no seed", hint="claims.seeds=[42]")
+        raise UsageError(f"model.source={base.model.source.value} is trained under no seed", hint="claims.seeds=[42]")
     return base
 
 
@@ -281,8 +298,7 @@ def blocked(claim: Claim, base: Config) -> str | None:
 
 
 def _common(family: Family, seed: int, extra: Sequence[str]) -> list[str]:
-    seeds = [f"{section}.seed={seed}" for section in ("train", "model", "distill")]
-    return [f"scale={family.scale}", *seeds, *extra]
+    return [f"scale={family.scale}", *seed_words(seed), *extra]
 
 
 def words_of(family: Family, cell: str, seed: int, extra: Sequence[str]) -> list[str]:
@@ -363,7 +379,10 @@ def values_of(claim: Claim, folders: Mapping[str, Path]) -> pandas.Series[float]
     column = "wall" if stage == "latency" else claim.value
     frame = read_by_query(folders[stage] / name)
     if column not in frame or frame[column].isna().any():
-        raise DataError(f"{folders[stage] / name} does not give {claim.value} for every query")
+        raise DataError(
+            f"{folders[stage] / name} does not give {claim.value} for every query",
+            hint=f"is {claim.value} among data.measures? If so, rm -r {folders[stage]} and run again",
+        )
     return frame[column].astype(float)
 
 
@@ -371,7 +390,10 @@ def grid_of(series: Sequence[pandas.Series[float]], queries: Sequence[str]) -> G
     """One cell's seeds as (S, Q) in the order of `queries`. Raises DataError where theirs are others."""
     for one in series:
         if set(one.index) != set(queries):
-            raise DataError(f"its runs are not over the same queries or documents ({len(one)} and {len(queries)})")
+            raise DataError(
+                f"its runs are not over the same queries or documents ({len(one)} and {len(queries)})",
+                hint="one data= for all cells of a claim",
+            )
     return np.stack([one.reindex(list(queries)).to_numpy() for one in series])
 
 
@@ -386,7 +408,9 @@ def best_of(grids: Sequence[Grid], chosen: str) -> Grid:
     if chosen == SAME:
         return np.asarray(stack[stack.mean(axis=2).argmax(axis=0), seeds])
     if len(queries) < 2:
-        raise DataError("one query cannot be held out from choosing the best")
+        raise DataError(
+            "one query cannot be held out from choosing the best", hint="a collection with two judged queries or more"
+        )
     out = np.empty(stack.shape[1:])
     for half in (queries % 2 == 0, queries % 2 == 1):
         pick = stack[:, :, ~half].mean(axis=2).argmax(axis=0)
@@ -402,7 +426,7 @@ def effect_of(statistic: str, plus: Sequence[Grid], minus: Sequence[Grid], resam
     if statistic == DIFFERENCE:
         return paired_over_seeds(np.sum(plus, axis=0), np.sum(minus, axis=0), resamples=resamples)
     if min(float(grid.min()) for grid in (*plus, *minus)) <= 0:
-        raise DataError("a ratio of values that are not all positive says nothing")
+        raise DataError("a ratio of values that are not all positive says nothing", hint="statistic: difference")
     logs = (np.log(plus).sum(axis=0), np.log(minus).sum(axis=0))
     found = paired_over_seeds(*logs, resamples=resamples)
     return replace(found, mean=math.exp(found.mean), low=math.exp(found.low), high=math.exp(found.high))
@@ -475,7 +499,9 @@ def _read_analysis(claim: Claim, folders: Sequence[Path]) -> dict[str, Grid]:
             known = map(str, frame.columns)
             raise DataError(f"{path} has no column {claim.value!r}", hint=suggest(claim.value, known))
         if frame.duplicated(["model", "unit"]).any() or frame[claim.value].isna().any():
-            raise DataError(f"{path} does not give {claim.value} once for every unit")
+            raise DataError(
+                f"{path} does not give {claim.value} once for every unit", hint=f"rm -r {path.parent} and run again"
+            )
         for name, found in series.items():
             found.append(frame[frame["model"] == name].set_index("unit")[claim.value])
     units = list(series[claim.plus[0]][0].index)

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from xtrrep.pipeline import Plan
 
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
+PLAN_LINES = 60  # steps that a dry run at scale=paper lists one by one, above its tables
 
 HELP = """Experiments with multi-vector retrieval: ColBERT and XTR, trained, indexed and compared.
 
@@ -60,8 +62,13 @@ def _print_json(value: Any) -> None:
     print(jsonlib.dumps(value, indent=1, ensure_ascii=False))
 
 
-def _print_plan(plans: Sequence[Plan], json: bool, final: tuple[str, bool, Path] | None = None) -> None:
-    from xtrrep import preflight
+def _print_plan(
+    plans: Sequence[Plan],
+    json: bool,
+    final: tuple[str, bool, Path] | None = None,
+    calibration: Path | None = None,
+) -> None:
+    from xtrrep import cost, preflight
 
     lines = preflight.forecast(plans)
     if final is not None:
@@ -69,6 +76,8 @@ def _print_plan(plans: Sequence[Plan], json: bool, final: tuple[str, bool, Path]
         lines.append(preflight.Forecast(stage, "reuse" if reuse else "run", folder, "", 0.0 if reuse else None, ""))
     fetch = preflight.downloads(plans)
     problems = preflight.missing(plans)
+    paper = any(plan.cfg.scale == "paper" for plan in plans)
+    costs = cost.cost(plans, cost.calibration(calibration)) if paper else None
     todo = [line for line in lines if line.action == "run"]
     known = sum(line.seconds or 0.0 for line in todo)
     unknown = sum(line.seconds is None for line in todo)
@@ -82,17 +91,24 @@ def _print_plan(plans: Sequence[Plan], json: bool, final: tuple[str, bool, Path]
                 "seconds": known,
                 "steps_of_unknown_time": unknown,
                 "missing": problems,
+                **({"cost": costs.as_json()} if costs else {}),
             }
         )
         return
-    for line in lines:
+    for line in lines if len(lines) <= PLAN_LINES or costs is None else ():
         time = "" if line.action == "reuse" else f"{preflight.duration(line.seconds)} {line.source}".strip()
         print(f"{line.action:<6} {line.stage:<10} {line.units:<24} {time:<26} {_relative(line.folder)}")
-    for name, size in fetch.items():
-        print(f"fetch  {name}  {f'{size:,} MB' if size else 'size not known'}")
-    times = [f"about {preflight.duration(known)}"] if known or not unknown else []
-    times += [f"{unknown} of unknown time"] if unknown else []
-    print(f"{len(todo)} to run, {len(lines) - len(todo)} re-used; {', and '.join(times)}")
+    counted = f"{len(todo)} to run, {len(lines) - len(todo)} re-used"
+    if costs:
+        for table in costs.tables():
+            print(table.terminal(), end="\n\n")
+        print(f"{counted}; --json lists every step")
+    else:
+        for name, size in fetch.items():
+            print(f"fetch  {name}  {f'{size:,} MB' if size else 'size not known'}")
+        times = [f"about {preflight.duration(known)}"] if known or not unknown else []
+        times += [f"{unknown} of unknown time"] if unknown else []
+        print(f"{counted}; {', and '.join(times)}")
     for problem in problems:
         print(f"missing: {problem}")
 
@@ -406,9 +422,15 @@ def reproduce(
         str | None, typer.Option("--only", help="one collection's columns, or an analysis' cells of one name")
     ] = None,
     scale: Scale = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="train under each, e.g. 42,43,44; cells are their means")
+    ] = None,
     accept: Annotated[bool, typer.Option("--accept", help="record what came out as what is expected here")] = False,
     listing: Annotated[bool, typer.Option("--list", help="list the reproductions")] = False,
     show: Annotated[bool, typer.Option("--show", help="the cells and the paper's values; run nothing")] = False,
+    calibration: Annotated[
+        Path | None, typer.Option("--calibration", help="for --dry-run: another machine's, a file of xtrrep calibrate")
+    ] = None,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -426,19 +448,20 @@ def reproduce(
             print(f"{known:<12} {study.load(known, 'paper').title}")
         return
     if name is None or "=" in name:
-        raise UsageError("reproduce what?", hint=f"all, or one of: {', '.join(study.names())}")
+        raise UsageError("`xtrrep reproduce` needs a name", hint=f"all, or one of: {', '.join(study.names())}")
     words = _merge(overrides, scale=scale)
     chosen = [word.removeprefix("scale=") for word in words if word.startswith("scale=")]
     extra = [word for word in words if not word.startswith("scale=")]
-    wanted = study.load_all(name, chosen[-1] if chosen else "demo", only)
+    trained = study.parse_seeds(seeds) if seeds is not None else ()
+    wanted = [replace(what, seeds=trained) for what in study.load_all(name, chosen[-1] if chosen else "demo", only)]
     if show:
         for what in wanted:
-            cells = making.judge(what, {}, making.recorded(what.name, what.scale)["cells"])
+            cells = making.judge(what, {}, making.accepted_with(what, extra))
             print(making.table(what, cells, ["Nothing was run."]).terminal())
         return
     if dry_run:
         found = [making.plans(what, extra) for what in wanted]
-        _print_plan([plan for plans, _ in found for plan in plans], json)
+        _print_plan([plan for plans, _ in found for plan in plans], json, calibration=calibration)
         for reason in (reason for _, reasons in found for reason in reasons):
             say(f"missing: {reason}")
         return
@@ -800,6 +823,25 @@ def show(
     print()
     for name, fingerprint in prints.items():
         print(f"fingerprint {name:<12} {fingerprint}")
+
+
+@app.command()
+def calibrate(overrides: Overrides = None, scale: Scale = None, json: Json = False) -> None:
+    """Measure this machine for the hours that a dry run at scale=paper shows: a training step, encoding, clustering and
+    exact search, with the encoder that the overrides choose. It takes a minute or two.
+
+    Example: xtrrep calibrate setup=II scale=paper
+    """
+    from xtrrep import calibrate as calibrating
+    from xtrrep import config as configs
+
+    path, found = calibrating.calibrate(configs.compose(_merge(overrides, scale=scale)))
+    if json:
+        _print_json(found)
+        return
+    for kind, rate in found["rates"].items():
+        print(f"{kind:<8} {rate / 1e12:>10.4f} TFLOP/s   {found['measured'][kind]}")
+    print(_relative(path))
 
 
 @app.command()

@@ -184,6 +184,7 @@ class Distill(Loop):
     n_ways: int = 16  # candidates a query
     data: str | None = None  # a collection whose BM25 candidates `teacher` scores
     teacher: str = "pypi/all-mpnet-base-v2"
+    teacher_revision: str | None = None  # of a teacher on the hub
     lists: str | None = None  # or a hub id / a local .jsonl or .parquet with query, documents, scores
     revision: str | None = None  # of the hub's lists
     max_queries: int | None = None
@@ -202,7 +203,7 @@ class Data:
     n_doc: int | None = None  # overrides model.n_doc
     drop_self: bool = False
     measures: list[str] = field(default_factory=lambda: ["nDCG@10", "Recall@100", "MRR@10", "Success@5"])
-    max_queries: int | None = None  # the first n judged queries, for a quick look
+    max_queries: int | None = None  # n judged queries, evenly spread over their file
     download_mb: int | None = None  # for the plan, like `size`
     size: list[int] | None = None  # documents and judged queries
 
@@ -272,8 +273,8 @@ class Machine:
     """Never part of a result's identity."""
 
     device: str = "auto"
-    threads: int | None = None  # null: torch's default, and one a core for an engine's search
-    encode_batch: int = 32  # texts a forward pass
+    threads: int | None = None  # null: torch's and numpy's defaults, and one a core for an engine's search
+    encode_tokens: int | None = None  # a batch's, padding included; null: 2,048 on a CPU, 32,768 on a GPU
     query_batch: int = 16  # queries a token search
     gradient_checkpointing: bool = False  # less memory, one more forward pass
     compile: bool = False  # torch.compile of the encoder in training
@@ -426,7 +427,7 @@ def _group_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
             values.append(text)
             continue
         if chosen.setdefault(key, value) != value:
-            raise UsageError(f"{key} is given twice: {chosen[key]!r} and {value!r}")
+            raise UsageError(f"{key} is given twice: {chosen[key]!r} and {value!r}", hint=f"give {key}= once")
         local = _local_collection(value) if key == "data" and value not in options("data") else None
         if local:
             groups.append(local[0])
@@ -562,7 +563,9 @@ def k_trains(train: Train) -> tuple[int, ...]:
             hint="train.k_train=128 or train.k_train=[128,256,512]",
         )
     if len(set(values)) < len(values):
-        raise UsageError(f"train.k_train={train.k_train} names one k twice")
+        raise UsageError(
+            f"train.k_train={train.k_train} names one k twice", hint=f"train.k_train={list(dict.fromkeys(values))}"
+        )
     return tuple(values)
 
 
@@ -588,21 +591,26 @@ def _check_loop(cfg: Config, name: str) -> None:
     loop = getattr(cfg, name)
     for key in ("batch_size", "steps", "checkpoint_every", "n_doc"):
         if getattr(loop, key) <= 0:
-            raise UsageError(f"{name}.{key} must be positive, got {getattr(loop, key)}")
+            raise UsageError(
+                f"{name}.{key} must be positive, got {getattr(loop, key)}", hint=f"{name}.{key}=1 is the least"
+            )
     if loop.eval_every is not None and loop.eval_every <= 0:
-        raise UsageError(f"{name}.eval_every must be positive, got {loop.eval_every}")
+        raise UsageError(
+            f"{name}.eval_every must be positive, got {loop.eval_every}",
+            hint=f"{name}.eval_every=1 looks after every step, null never",
+        )
     if (loop.eval_every is None) != (loop.eval_data is None):
         raise UsageError(f"{name}.eval_every and {name}.eval_data go together", hint=f"{name}.eval_data=pydoc/test")
-    for key, low, high in (
-        ("learning_rate", 0.0, math.inf),
-        ("grad_norm", 0.0, math.inf),
-        ("warmup_ratio", -1e-9, 1.0),
-        ("weight_decay", -1e-9, math.inf),
-        ("temperature_lr", 0.0, math.inf),
+    for key, low, high, range_ in (
+        ("learning_rate", 0.0, math.inf, "a finite number above 0"),
+        ("grad_norm", 0.0, math.inf, "a finite number above 0"),
+        ("warmup_ratio", -1e-9, 1.0, "from 0 to 1"),
+        ("weight_decay", -1e-9, math.inf, "a finite number, 0 or more"),
+        ("temperature_lr", 0.0, math.inf, "a finite number above 0"),
     ):
         number = getattr(loop, key)
         if number is not None and not (low < number < high or number == high == 1.0):
-            raise UsageError(f"{name}.{key}={number} is out of range")
+            raise UsageError(f"{name}.{key}={number} is out of range", hint=range_)
 
 
 def _check_meaning(cfg: Config) -> None:
@@ -627,13 +635,13 @@ def _check_meaning(cfg: Config) -> None:
         "latency.repeats": cfg.latency.repeats,
         "latency.max_queries": cfg.latency.max_queries,
         "encode.shard_documents": cfg.encode.shard_documents,
-        "machine.encode_batch": cfg.machine.encode_batch,
+        "machine.encode_tokens": cfg.machine.encode_tokens,
         "machine.query_batch": cfg.machine.query_batch,
         "machine.threads": cfg.machine.threads,
     }
     for key, value in positive.items():
         if value is not None and value <= 0:
-            raise UsageError(f"{key} must be positive, got {value}")
+            raise UsageError(f"{key} must be positive, got {value}", hint=f"{key}=1 is the least")
     for key, number in (
         ("train.temperature", cfg.train.temperature),
         ("train.temperature_colbert", cfg.train.temperature_colbert),
@@ -641,22 +649,36 @@ def _check_meaning(cfg: Config) -> None:
         ("distill.temperature", cfg.distill.temperature),
     ):
         if number is not None and not 0 < number < math.inf:
-            raise UsageError(f"{key}={number} is out of range")
+            raise UsageError(f"{key}={number} is out of range", hint="a finite number above 0")
     if not 1 <= cfg.encode.pool_factor < math.inf:
-        raise UsageError(f"encode.pool_factor={cfg.encode.pool_factor} must be at least 1 (1: no pooling)")
+        raise UsageError(
+            f"encode.pool_factor={cfg.encode.pool_factor} is below 1", hint="1 pools nothing, 2 halves the vectors"
+        )
     if not cfg.analyze.k_primes or min(cfg.analyze.k_primes) < 1:
-        raise UsageError(f"analyze.k_primes={cfg.analyze.k_primes} must name at least one k' above 0")
+        raise UsageError(
+            f"analyze.k_primes={cfg.analyze.k_primes} must name at least one k' above 0",
+            hint="'analyze.k_primes=[20,100,1000]'",
+        )
     if not cfg.analyze.nprobes or min(cfg.analyze.nprobes) < 1:
-        raise UsageError(f"analyze.nprobes={cfg.analyze.nprobes} must name at least one nprobe above 0")
+        raise UsageError(
+            f"analyze.nprobes={cfg.analyze.nprobes} must name at least one nprobe above 0",
+            hint="'analyze.nprobes=[1,8,32]'",
+        )
     if cfg.analyze.resamples < 100:
         raise UsageError(f"analyze.resamples={cfg.analyze.resamples} is too few for an interval", hint="at least 100")
     if cfg.claims.resamples < 100:
         raise UsageError(f"claims.resamples={cfg.claims.resamples} is too few for an interval", hint="at least 100")
     if not cfg.claims.seeds or len(set(cfg.claims.seeds)) < len(cfg.claims.seeds):
-        raise UsageError(f"claims.seeds={cfg.claims.seeds} must name each seed once, and at least one")
+        raise UsageError(
+            f"claims.seeds={cfg.claims.seeds} must name each seed once, and at least one",
+            hint="'claims.seeds=[42,43,44]'",
+        )
     k_trains(cfg.train)
     if cfg.distill.n_ways < 2:
-        raise UsageError(f"distill.n_ways={cfg.distill.n_ways}: one candidate has nothing to be compared with")
+        raise UsageError(
+            f"distill.n_ways={cfg.distill.n_ways}: one candidate has nothing to be compared with",
+            hint="distill.n_ways=2 is the least",
+        )
     if cfg.setup == "I" and (cfg.stage is TrainStage.kd or cfg.config == "xtr_multi"):
         what = "stage=kd" if cfg.stage is TrainStage.kd else "config=xtr_multi"
         raise UsageError(f"{what}: setup (I) of the study has no such model", hint="setup=II has it")
@@ -673,11 +695,16 @@ def _check_meaning(cfg: Config) -> None:
             hint="set the other to null",
         )
     if (cfg.model.source is Source.checkpoint) != (cfg.model.checkpoint is not None):
-        raise UsageError("model.source=checkpoint and model.checkpoint=FOLDER go together")
+        raise UsageError(
+            "model.source=checkpoint and model.checkpoint=FOLDER go together", hint="give both, or neither"
+        )
     if (cfg.model.source is Source.vectors) != (cfg.model.vectors is not None):
-        raise UsageError("model.source=vectors and model.vectors=FOLDER go together")
+        raise UsageError("model.source=vectors and model.vectors=FOLDER go together", hint="give both, or neither")
     if cfg.model.normalize and cfg.model.source is not Source.vectors:
-        raise UsageError("model.normalize=true is for imported vectors: a model's are of unit length already")
+        raise UsageError(
+            "model.normalize=true is for imported vectors: a model's are of unit length already",
+            hint="leave it out, or model.source=vectors model.vectors=FOLDER",
+        )
 
 
 def _explain(error: Exception, values: Sequence[str]) -> UsageError:
@@ -689,13 +716,13 @@ def _explain(error: Exception, values: Sequence[str]) -> UsageError:
     key = getattr(cause, "full_key", None)
     message = str(getattr(cause, "msg", None) or cause).strip().splitlines()[0]
     if not key:
-        return UsageError(message)
+        return UsageError(message, hint="`xtrrep show` lists every key and its value")
     given = next((text for text in values if text.startswith(f"{key}=")), None)
     where = f", in {given!r}" if given else _find_in_files(str(key))
     known = flat(OmegaConf.create({f.name: _defaults(f) for f in fields(Config)}))
     if "not in" in message:
         return UsageError(f"unknown key {key!r}{where}", hint=suggest(str(key), known))
-    return UsageError(f"{key}: {message}{where}")
+    return UsageError(f"{key}: {message}{where}", hint=f"for example {key}={known.get(str(key))}")
 
 
 def _defaults(item: Any) -> Any:

@@ -23,9 +23,9 @@ class XtrrepError(Exception):
 
     exit_code = USAGE
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(_one_line(message))
-        self.hint = hint if hint is None else _one_line(hint)
+        self.hint = _one_line(hint)
 
 
 def _one_line(text: str) -> str:
@@ -63,7 +63,9 @@ DISK_FULL = f"free some space, or set XTRREP_HOME to a larger disk; {CONTINUES}"
 READ_ONLY = f"set XTRREP_HOME to a folder that you may write to; {CONTINUES}"
 TOO_LARGE = f"a limit or file system forbids files of this size (`ulimit -f`), or set XTRREP_HOME; {CONTINUES}"
 TOO_MANY = f"`ulimit -n 4096`; {CONTINUES}"
-MEMORY = f"smaller machine.encode_batch or machine.query_batch, a smaller retrieve.k_prime, or more memory; {CONTINUES}"
+MEMORY = (
+    f"smaller machine.encode_tokens or machine.query_batch, a smaller retrieve.k_prime, or more memory; {CONTINUES}"
+)
 MACHINE = {
     errno.ENOSPC: DISK_FULL,
     errno.EDQUOT: DISK_FULL,
@@ -100,13 +102,13 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
-def suggest(word: str, known: Iterable[str]) -> str | None:
+def suggest(word: str, known: Iterable[str]) -> str:
     """A hint naming the closest known names, or listing them when none is close."""
     names = sorted(set(known))
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(close) + "?"
-    return ("one of: " + ", ".join(names)) if names else None
+    return "one of: " + ", ".join(names) if names else "there is none yet"
 
 
 _hushed = False
@@ -130,8 +132,7 @@ def fail(error: XtrrepError) -> int:
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
         mark = "\033[31merror:\033[0m"
     print(f"{mark} {error}", file=sys.stderr, flush=True)
-    if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr, flush=True)
+    print(f"hint: {error.hint}", file=sys.stderr, flush=True)
     return error.exit_code
 
 

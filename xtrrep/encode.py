@@ -11,13 +11,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+import mmap
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +35,15 @@ if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
     from torch import Tensor
 
+    from xtrrep.model.forward import Tokens
+
 # A store no larger than this in float32 is widened once and kept in memory.
 RESIDENT_BYTES = 1 << 30
+# Rows of a store looked at in one piece (32 MiB of float16 at dimension 128).
+PIECE = 1 << 17
+
+Item = TypeVar("Item")
+Rows = list[tuple[NDArray[np.float16], NDArray[np.int32]]]  # (tokens, dim) vectors and (tokens,) ids of each text
 
 
 def encode(
@@ -46,13 +55,16 @@ def encode(
     *,
     task: str,
     device: str,
-    batch_size: int,
+    batch_tokens: int | None = None,
     together: bool = False,
 ) -> dict[str, Any]:
     """Encode (id, text) pairs as `task` ("document" or "query") into a store at `out`.
 
-    Shards that an interrupted run completed are kept. Returns facts for the manifest. Raises DataError when the model
-    produces a vector that is not finite, naming the text.
+    A batch holds at most `batch_tokens` tokens, padding included (None: `forward.default_budget`). While the model is
+    at work, one thread reads and tokenises the next shard and another writes the last. What goes into a batch is
+    settled by its shard alone, so that shards which an interrupted run completed are kept, and the others come out
+    the same. Returns facts for the manifest. Raises DataError when the model produces a vector that is not finite,
+    naming the text.
 
     together: other processes do the same at `out`. Each takes the shards that are neither whole nor another's, and
     none finishes the store: a call without it does, and encodes what one that was killed has left.
@@ -62,34 +74,46 @@ def encode(
     precision = resolve_precision(cfg.precision, device)
     pool_factor = cfg.pool_factor if task == "document" else 1.0
     ids: list[str] = []
-    tokens = kept = 0
-    stream = iter(texts)
+    kept = 0
     shards = -(-count // cfg.shard_documents)
     for surplus in () if together else (out / "vectors").glob("*.npy"):  # of an interrupted run with other shard sizes
         if int(surplus.name[:5]) >= shards:
             surplus.unlink()
             (out / "tokens" / f"{surplus.name[:5]}.npy").unlink(missing_ok=True)
-    with progress(count, f"encode {task}", "text") as bar:
-        for number in range(shards):
-            chunk = list(islice(stream, cfg.shard_documents))
-            ids.extend(name for name, _ in chunk)
-            lengths = out / "vectors" / f"{number:05d}.doclens.npy"
-            # A name that `artifacts.make` removes: when it holds the folder alone, nobody claims a shard any more.
-            claim = alone(out / TEMPORARY.format(f"{number:05d}")) if together else nullcontext(True)
-            with claim as ours:
-                if not ours or (lengths.exists() and len(np.load(lengths)) == len(chunk)):
-                    kept += 1
-                    bar.update(len(chunk))
-                else:
-                    _encode_shard(model, chunk, out, number, precision, task, device, batch_size, pool_factor, bar)
-            tokens += int(np.load(lengths).sum()) if ours else 0
+    with (
+        ExitStack() as claims,  # left last, when no thread makes another
+        progress(count, f"encode {task}", "text") as bar,
+        ThreadPoolExecutor(1, "write") as writer,
+        closing(
+            _ahead(
+                _read_shards(
+                    model, iter(texts), range(shards), out, cfg.shard_documents, task, claims if together else None
+                )
+            )
+        ) as coming,
+    ):
+        writing: Future[None] | None = None
+        for shard in coming:
+            ids.extend(shard.ids)
+            if shard.tokens is None:
+                kept += 1
+                bar.update(len(shard.ids))
+                continue
+            rows = _vectors(
+                model, shard.ids, shard.tokens, task, precision, device, batch_tokens, pool_factor, bar.update
+            )
+            if writing is not None:
+                writing.result()  # one shard at most waits to be written
+            writing = writer.submit(_write_shard, out, shard, rows)
+        if writing is not None:
+            writing.result()
     if len(ids) != count:
         raise DataError(f"{count} {task} texts were announced and {len(ids)} came", hint="has the collection changed?")
     if not together:
         write_json(out / "ids.json", ids)
     return {
         "units": {"texts": count},
-        "tokens": tokens,
+        "tokens": sum(int(np.load(path).sum()) for path in (out / "vectors").glob("*.doclens.npy")),
         "dim": int(model.get_embedding_dimension() or 0),
         "precision": precision.value,
         "device": device,
@@ -97,35 +121,121 @@ def encode(
     }
 
 
-def _encode_shard(
+class _Shard(NamedTuple):
+    """Texts of one shard; `tokens` is None where an interrupted run has encoded them, or another process does.
+    claim: what keeps other processes from it, until it is written."""
+
+    number: int
+    ids: list[str]
+    tokens: Tokens | None
+    claim: ExitStack
+
+
+def _read_shards(
     model: MultiVectorEncoder,
-    chunk: Sequence[tuple[str, str]],
+    texts: Iterator[tuple[str, str]],
+    numbers: Iterable[int],
     out: Path,
-    number: int,
-    precision: Precision,
+    size: int,
     task: str,
+    claims: ExitStack | None,
+) -> Iterator[_Shard]:
+    """The shards in order; with `claims`, each that is encoded is claimed there first."""
+    from xtrrep.model.forward import tokenise
+
+    for number in numbers:
+        chunk = list(islice(texts, size))
+        if not chunk:
+            return  # fewer came than were announced
+        ids = [name for name, _ in chunk]
+        lengths = out / "vectors" / f"{number:05d}.doclens.npy"
+        claim = ExitStack() if claims is None else claims.enter_context(ExitStack())
+        # A name that `artifacts.make` removes: when it holds the folder alone, nobody claims a shard any more.
+        ours = claims is None or claim.enter_context(alone(out / TEMPORARY.format(f"{number:05d}")))
+        if not ours or (lengths.exists() and len(np.load(lengths)) == len(chunk)):
+            claim.close()
+            yield _Shard(number, ids, None, claim)
+        else:
+            _check_texts(chunk, task)
+            yield _Shard(number, ids, tokenise(model, [text for _, text in chunk], task), claim)
+
+
+def _ahead(items: Iterator[Item]) -> Generator[Item]:
+    """The same items, each made in a thread while the caller is at work on the one before."""
+    end = object()
+    with ThreadPoolExecutor(1, "read") as pool:
+        coming: Future[Any] = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield item
+
+
+def _behind(items: Iterable[Item]) -> Iterator[Item]:
+    """The same items, each handed on when the next one has been made: a GPU is then never without work."""
+    last: list[Item] = []
+    for item in items:
+        yield from last
+        last = [item]
+    yield from last
+
+
+def _check_texts(texts: Sequence[tuple[str, str]], task: str) -> None:
+    for name, text in texts:
+        if fault := text_fault(name) or text_fault(text):
+            raise DataError(f"{task} {name!r} {fault}", hint="write its id and text again as UTF-8")
+
+
+def _vectors(
+    model: MultiVectorEncoder,
+    names: Sequence[str],
+    tokens: Tokens,
+    task: str,
+    precision: Precision,
     device: str,
-    batch_size: int,
+    batch_tokens: int | None,
     pool_factor: float,
-    bar: Any,
-) -> None:
-    # Longest first, so that a batch pads little and memory runs out at once or never.
-    order = sorted(range(len(chunk)), key=lambda i: -len(chunk[i][1]))
-    vectors: list[NDArray[np.float16]] = [np.empty((0, 0), np.float16)] * len(chunk)
-    tokens: list[NDArray[np.int32]] = [np.empty(0, np.int32)] * len(chunk)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        rows = encode_batch(
-            model, [chunk[i] for i in batch], task=task, precision=precision, device=device, pool_factor=pool_factor
-        )
-        for i, (vector, token) in zip(batch, rows, strict=True):
-            vectors[i], tokens[i] = vector, token
-        bar.update(len(batch))
-    name = f"{number:05d}.npy"
-    write_atomic(out / "vectors" / name, lambda file: np.save(file, np.concatenate(vectors)))
-    write_atomic(out / "tokens" / name, lambda file: np.save(file, np.concatenate(tokens)))
-    lengths = np.array([len(v) for v in vectors], np.int32)
-    write_atomic(out / "vectors" / f"{number:05d}.doclens.npy", lambda file: np.save(file, lengths))
+    done: Callable[[int], object],
+) -> Rows:
+    import torch
+
+    from xtrrep.model.forward import batches, default_budget, inference, launch
+
+    found: Rows = [(np.empty((0, 0), np.float16), np.empty(0, np.int32))] * len(names)
+    dtype = torch.float32 if pool_factor > 1 else torch.float16
+    with inference(model, precision, device):
+        parts = batches(tokens.widths, batch_tokens or default_budget(device))
+        for batch in _behind(launch(model, tokens, rows, task, dtype) for rows in parts):
+            for row, units, ids in batch.fetch():
+                if pool_factor > 1 and len(units) > 1:
+                    units = _pooled(units, pool_factor)
+                    ids = np.full(len(units), -1, np.int32)
+                vectors = units.numpy().astype(np.float16, copy=False)
+                if not len(vectors) or not np.isfinite(vectors).all():
+                    what = "vectors that are not finite" if len(vectors) else "no vector"
+                    raise DataError(
+                        f"the model gives {what} for {task} {names[row]!r}",
+                        hint="another model, or encode.precision=fp32",
+                    )
+                found[row] = vectors, ids
+            done(len(batch.rows))
+    return found
+
+
+def _write_shard(out: Path, shard: _Shard, rows: Rows) -> None:
+    name = f"{shard.number:05d}"
+    with shard.claim:
+        write_atomic(out / "vectors" / f"{name}.npy", lambda file: _save([vectors for vectors, _ in rows], file))
+        write_atomic(out / "tokens" / f"{name}.npy", lambda file: _save([ids for _, ids in rows], file))
+        lengths = np.array([len(vectors) for vectors, _ in rows], np.int32)
+        write_atomic(out / "vectors" / f"{name}.doclens.npy", lambda file: np.save(file, lengths))
+
+
+def _save(parts: Sequence[NDArray[Any]], file: Any) -> None:
+    """np.save of the parts end to end, which need not lie in memory a second time."""
+    shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
+    header = {"descr": np.lib.format.dtype_to_descr(parts[0].dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    file.writelines(np.ascontiguousarray(part) for part in parts)
 
 
 def encode_batch(
@@ -136,38 +246,18 @@ def encode_batch(
     precision: Precision,
     device: str,
     pool_factor: float = 1.0,
-) -> list[tuple[NDArray[np.float16], NDArray[np.int32]]]:
+) -> Rows:
     """Unit vectors (tokens, dim) and vocabulary ids (tokens,) of each (id, text), as a store keeps them.
 
     A `pool_factor` above 1 clusters a text's vectors into that many times fewer, its first one kept as it is; the ids
     are then all -1, since a pooled vector stands for several tokens (Clavié et al. 2024, by sentence-transformers).
     Raises DataError where a text has no vector at all or one that is not finite.
     """
-    import torch
+    from xtrrep.model.forward import tokenise
 
-    for name, text in texts:
-        if fault := text_fault(name) or text_fault(text):
-            raise DataError(f"{task} {name!r} {fault}", hint="write its id and text again as UTF-8")
-    dtype = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}.get(precision)
-    found = []
-    with torch.autocast(device.split(":")[0], dtype=dtype) if dtype else nullcontext():
-        rows = model.encode([text for _, text in texts], task=task, output_value=None, batch_size=len(texts))
-    for (name, _), row in zip(texts, rows, strict=True):
-        mask = row["attention_mask"].bool()
-        # Under autocast the vectors come out a little off unit length: normalise once more in float32.
-        unit = torch.nn.functional.normalize(row["token_embeddings"][mask].float(), dim=-1)
-        ids = row["input_ids"][mask].cpu().numpy().astype(np.int32)
-        if pool_factor > 1 and len(unit) > 1:
-            unit = _pooled(unit, pool_factor)
-            ids = np.full(len(unit), -1, np.int32)
-        vectors = unit.cpu().numpy().astype(np.float16)
-        if not len(vectors) or not np.isfinite(vectors).all():
-            what = "vectors that are not finite" if len(vectors) else "no vector"
-            raise DataError(
-                f"the model gives {what} for {task} {name!r}", hint="another model, or encode.precision=fp32"
-            )
-        found.append((vectors, ids))
-    return found
+    _check_texts(texts, task)
+    names, tokens = [name for name, _ in texts], tokenise(model, [text for _, text in texts], task)
+    return _vectors(model, names, tokens, task, precision, device, None, pool_factor, lambda count: None)
 
 
 def _pooled(vectors: Tensor, pool_factor: float) -> Tensor:
@@ -175,6 +265,13 @@ def _pooled(vectors: Tensor, pool_factor: float) -> Tensor:
 
     pooled: Tensor = HierarchicalTokenPooling(pool_factor=pool_factor, normalize_embeddings=True).pool_one(vectors)
     return pooled
+
+
+def _give_back(shard: NDArray[Any]) -> None:
+    """Unmap the pages of a memory-mapped array that were read; what they held stays in the file."""
+    base: Any = shard.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)
@@ -209,6 +306,10 @@ class Store:
     def tokens(self) -> int:
         return int(self.offsets[-1])
 
+    def numbers(self, names: Container[str]) -> dict[str, int]:
+        """The numbers of those documents that `names` holds, by id; ids of no document are left out."""
+        return {name: number for number, name in enumerate(self.ids) if name in names}
+
     @cached_property
     def document_of(self) -> NDArray[np.int32]:
         """(tokens,) the document each token belongs to."""
@@ -241,16 +342,40 @@ class Store:
         """All vectors in float32, where they fit RESIDENT_BYTES: widening float16 anew costs more than the product."""
         if self.tokens * self.dim * 4 > RESIDENT_BYTES:
             return None
-        return np.concatenate([shard.astype(np.float32) for shard in self.shards])
+        return self.widened()
+
+    def pieces(self, size: int) -> Iterator[tuple[int, NDArray[np.float16]]]:
+        """(first token, at most `size` rows as stored) over the whole store, to be used before the next is asked for.
+
+        What was read does not stay resident: a pass over the store holds one shard at most.
+        """
+        for first, shard in zip(self._starts.tolist(), self.shards, strict=False):
+            for begin in range(0, len(shard), size):
+                yield first + begin, shard[begin : begin + size]
+            _give_back(shard)
 
     def blocks(self, size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """(first token, at most `size` rows in float32) over the whole store."""
-        parts = self.shards if self._resident is None else [self._resident]
-        start = 0
-        for part in parts:
-            for begin in range(0, len(part), size):
-                yield start + begin, np.asarray(part[begin : begin + size], np.float32)
-            start += len(part)
+        if self._resident is not None:
+            for begin in range(0, len(self._resident), size):
+                yield begin, self._resident[begin : begin + size]
+        else:
+            for start, rows in self.pieces(size):
+                yield start, rows.astype(np.float32)
+
+    def widened(self) -> NDArray[np.float32]:
+        """All vectors in float32, (tokens, dim), with no second copy on the way: for what cannot do with less."""
+        out = np.empty((self.tokens, self.dim), np.float32)
+        for start, rows in self.pieces(PIECE):
+            out[start : start + len(rows)] = rows
+        return out
+
+    def release(self) -> None:
+        """Give back the pages that looks at single documents and tokens have mapped. They are read again when asked
+        for, from the system's own cache as a rule; without this a long run ends with the whole store resident."""
+        for name in ("shards", "_id_shards"):
+            for shard in self.__dict__.get(name, ()):
+                _give_back(shard)
 
     def document_blocks(self, size: int) -> Iterator[tuple[int, int]]:
         """(first, one past the last) document of runs that hold about `size` tokens, at least one document each."""
@@ -265,28 +390,33 @@ class Store:
         """The vectors of tokens `start` to `stop`, (stop - start, dim)."""
         if start >= stop:
             return np.empty((0, self.dim), np.float16)
+        begin, end = np.searchsorted(self._starts, [start, stop - 1], side="right") - 1
         parts = [
-            shard[max(0, start - first) : max(0, stop - first)]
-            for first, shard in zip(self._starts, self.shards, strict=False)
-            if first < stop and first + len(shard) > start
+            self.shards[i][max(0, start - self._starts[i]) : stop - self._starts[i]] for i in range(begin, end + 1)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _by_shard(self, tokens: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """(shard, positions in (n,) `tokens` of those that lie in it) for each shard that holds any."""
+        owner = np.searchsorted(self._starts, tokens, side="right") - 1
+        order = np.argsort(owner, kind="stable")
+        shards, begins = np.unique(owner[order], return_index=True)
+        yield from zip(shards.tolist(), np.split(order, begins[1:]), strict=False)
 
     def take(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """The vectors of any tokens, in the order given, (len(tokens), dim)."""
         out = np.empty((len(tokens), self.dim), np.float32)
-        for first, shard in zip(self._starts, self.shards, strict=False):
-            inside = np.flatnonzero((tokens >= first) & (tokens < first + len(shard)))
-            out[inside] = shard[tokens[inside] - first]
+        for shard, inside in self._by_shard(tokens):
+            out[inside] = self.shards[shard][tokens[inside] - self._starts[shard]]
         return out
 
     def vocabulary_ids(self, tokens: NDArray[np.int64]) -> NDArray[np.int32]:
         """The vocabulary ids of any tokens, of the shape given; -1 where vectors were imported or pooled."""
-        out = np.empty(tokens.shape, np.int32)
-        for first, ids in zip(self._starts, self._id_shards, strict=False):
-            inside = (tokens >= first) & (tokens < first + len(ids))
-            out[inside] = ids[tokens[inside] - first]
-        return out
+        flat = tokens.ravel()
+        out = np.empty(len(flat), np.int32)
+        for shard, inside in self._by_shard(flat):
+            out[inside] = self._id_shards[shard][flat[inside] - self._starts[shard]]
+        return out.reshape(tokens.shape)
 
     def vectors(self, document: int) -> NDArray[np.float16]:
         """One document's vectors, (tokens, dim)."""

@@ -62,11 +62,14 @@ def evaluate(qrels: Mapping[str, Mapping[str, int]], run: Run, measures: Sequenc
     import pandas
 
     if run and not run.keys() & qrels.keys():
-        raise DataError("the run holds none of the judged queries")
+        raise DataError("the run holds none of the judged queries", hint="data=ID of the collection that the run is of")
     for query, ranking in run.items():
         _check_names([query, *(document for document, _ in ranking)], "run")
         if not all(math.isfinite(score) for _, score in ranking):
-            raise DataError(f"the run gives query {query!r} a score that is not finite")
+            raise DataError(
+                f"the run gives query {query!r} a score that is not finite",
+                hint="make the run again; a document without a score is left out",
+            )
     for query, grades in qrels.items():
         _check_names([query, *grades], "judgements")
         if any(abs(grade) > LARGEST_GRADE for grade in grades.values()):

@@ -3,7 +3,8 @@
 A finished result is an artifact of a stage in RESULTS. It keeps all it was made from, through the `upstream` of the
 manifests, and the collections with its content; so does whatever a file under `results/recorded/` cites by its
 fingerprint. The rest is waste, and can be made again from its config. A trained model counts as a result too, whether
-or not anybody evaluated it, unless it is asked for by name: `xtrrep gc train`, or its label or fingerprint.
+or not anybody evaluated it, unless it is asked for by name: `xtrrep gc train`, or its label or fingerprint. A folder
+that somebody deleted names nothing any more: what it alone stood on is waste.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def remove(what: str | None = None) -> list[Waste]:
     """Delete what `find` finds; returns it.
 
     Raises DataError, before anything is deleted, where another process is at work in the same folders, or where a
-    manifest cannot be read: what its artifact stands on is then unknown.
+    manifest cannot be read or is gone: what its artifact stands on is then unknown.
     """
     roots = [root for root in (configs.artifacts_root(), configs.results_root()) if root.is_dir()]
     with ExitStack() as held:
@@ -74,8 +75,12 @@ def remove(what: str | None = None) -> list[Waste]:
                 f"another process is at work in {' or '.join(map(str, roots))}: nothing was removed",
                 hint="again when it has finished",
             )
-        for folder in (folder for root in roots for folder in artifacts.folders(root)):
-            artifacts.read_manifest(folder)
+        manifests = [artifacts.read_manifest(folder) for root in roots for folder in artifacts.folders(root)]
+        for folder in _without_manifest(roots, {name for made in manifests for name in made["upstream"].values()}):
+            raise DataError(
+                f"{folder} has no manifest: what it stands on is unknown, and nothing was removed",
+                hint=f"run what made it again, or rm -r {folder} where it is not needed",
+            )
         waste = find(what)
         for item in waste:
             _delete(item.path)
@@ -137,6 +142,13 @@ def cited() -> set[str]:
                 re.findall(r"(?<![0-9a-f])[0-9a-f]{12}(?![0-9a-f])", path.read_text(encoding="utf-8", errors="replace"))
             )
     return found
+
+
+def _without_manifest(roots: Sequence[Path], named: set[str]) -> Iterator[Path]:
+    """Folders of artifacts that others name, and whose manifest somebody deleted."""
+    for folder in (folder for root in roots for folder in sorted(root.glob("[!.]*/[!.]*"))):
+        if fingerprint_of(folder) in named and not (folder / artifacts.MANIFEST).exists():
+            yield folder
 
 
 # --- what was left behind ------------------------------------------------------------------------------------------

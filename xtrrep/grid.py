@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtrrep.evaluate import canonical, read_by_query
 from xtrrep.report.table import Table
-from xtrrep.significance import holm, paired
+from xtrrep.significance import holm, paired_over_seeds
 from xtrrep.study import QPS, Key, Reproduction
 
 if TYPE_CHECKING:
@@ -19,11 +19,14 @@ MARK = "†"
 RESAMPLES = 10_000
 
 
-def grid(what: Reproduction, means: Mapping[Key, float | None], folders: Mapping[Key, Mapping[str, Path]]) -> Table:
+def grid(
+    what: Reproduction, means: Mapping[Key, float | None], folders: Mapping[Key, Sequence[Mapping[str, Path]]]
+) -> Table:
     """What was run, a cell by (row, column), means of columns included; rows that are only quoted are left out.
 
-    A mark stands on a value that differs from its row's baseline on that collection: paired over queries, two-sided
-    sign flips, Holm over all such pairs of the table.
+    `folders` are a cell's by training seed. A mark stands on a value that differs from its row's baseline on that
+    collection: paired over queries, two-sided sign flips, and over seeds where there are several
+    (`significance.paired_over_seeds`), Holm over all such pairs of the table.
     """
     rows = [row for row in what.rows if row.overrides is not None]
     columns = [*(column.name for column in what.columns), *what.means]
@@ -41,10 +44,13 @@ def grid(what: Reproduction, means: Mapping[Key, float | None], folders: Mapping
     places = {(row.name, column): (r, c) for r, row in enumerate(rows) for c, column in enumerate(columns, start=1)}
     units = "queries a second" if set(measures.values()) == {QPS} else "in points"
     notes = [f"{', '.join(f'{name}: {measure}' for name, measure in measures.items())}; {units}."]
+    if what.seeds:
+        notes.append(f"Means over training seeds {', '.join(map(str, what.seeds))}.")
     if pairs:
+        drawn = f"{RESAMPLES:,} draws of seeds and queries, the larger p; " if len(what.seeds) > 1 else ""
         notes.append(
             f"{MARK}: differs from {_baselines(what)}, p < {ALPHA} ({RESAMPLES:,} sign flips over queries, two-sided, "
-            f"Holm over {len(pairs)} pairs). {len(differing)} do."
+            f"{drawn}Holm over {len(pairs)} pairs). {len(differing)} do."
         )
     notes.append(f"scale={what.scale}. Bold, where there is any: the best of its column.")
     return Table(
@@ -64,9 +70,11 @@ def _baselines(what: Reproduction) -> str:
     return found[0] if len(found) == 1 else "the row of its kind that is one of " + "; ".join(found)
 
 
-def _p(folders: Mapping[str, Path], baseline: Mapping[str, Path], measure: str) -> float:
-    ours, theirs = (_per_query(folder["evaluate"], measure) for folder in (folders, baseline))
-    return paired(ours, theirs.reindex(ours.index), resamples=RESAMPLES).p
+def _p(folders: Sequence[Mapping[str, Path]], baseline: Sequence[Mapping[str, Path]], measure: str) -> float:
+    ours, theirs = ([_per_query(made["evaluate"], measure) for made in side] for side in (folders, baseline))
+    queries = ours[0].index
+    grids = [[values.reindex(queries).to_numpy() for values in side] for side in (ours, theirs)]
+    return paired_over_seeds(*grids, resamples=RESAMPLES).p
 
 
 def _per_query(folder: Path, measure: str) -> pandas.Series[float]:

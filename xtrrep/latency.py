@@ -82,8 +82,10 @@ def measure(job: Job) -> dict[str, Any]:
     )
     if done.returncode:
         lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-        error = next((line for line in lines if line.startswith("error: ")), lines[-1] if lines else "no message")
-        raise DataError(f"the measuring process failed: {error.removeprefix('error: ')}")
+        said = dict(line.split(": ", 1) for line in lines if line.startswith(("error: ", "hint: ")))
+        error = said.get("error", lines[-1] if lines else f"it said nothing and ended with {done.returncode}")
+        hint = said.get("hint", "the same command again; `xtrrep doctor` says what is missing")
+        raise DataError(f"the measuring process failed: {error}", hint=hint)
     report: dict[str, Any] = json.loads(done.stdout)
     return report
 
@@ -139,7 +141,10 @@ def _work(job: Job) -> dict[str, Any]:
             if not repeat:
                 first.append(ranking)
             elif ranking != first[i]:
-                raise DataError(f"query {queries.ids[i]!r} ranks otherwise when it is asked again")
+                raise DataError(
+                    f"query {queries.ids[i]!r} gets another ranking when asked again: its time would mean nothing",
+                    hint="latency.threads=1; if that does not help, another index",
+                )
     names = list(dict.fromkeys(name for row in steps for parts in row for name in parts))
     parts_of = {
         name: np.median([[parts.get(name, 0.0) for parts in row] for row in steps], axis=0).tolist() for name in names

@@ -93,7 +93,10 @@ def _check_fit(cfg: Config, kind: str) -> None:
         raise UsageError("retrieve.scoring=run keeps the scores of a run", hint="retrieve.from_run=FILE")
     if kind == "token":
         if asked.rerank is not None and asked.scoring is Scoring.colbert:
-            raise UsageError("retrieve.rerank re-ranks by MaxSim what retrieve.scoring=colbert ranks by it already")
+            raise UsageError(
+                "retrieve.rerank re-ranks by MaxSim what retrieve.scoring=colbert ranks by it already",
+                hint="retrieve.scoring=xtr, or leave retrieve.rerank out",
+            )
         if asked.imputation != "min" and asked.scoring is Scoring.colbert:
             raise UsageError(
                 f"ColBERT scoring imputes nothing: retrieve.imputation={asked.imputation} means nothing",
@@ -102,7 +105,8 @@ def _check_fit(cfg: Config, kind: str) -> None:
         return
     name = engine_label(cfg)
     if asked.k_prime is not None:
-        hint = "index.nprobe says how far PLAID and WARP look" if kind == "document" else None
+        far = "index.nprobe says how far PLAID and WARP look"
+        hint = far if kind == "document" else "leave it out, or --index exact"
         raise UsageError(
             f"{name} retrieves no tokens for us: retrieve.k_prime={asked.k_prime} means nothing", hint=hint
         )
@@ -157,7 +161,7 @@ def train_data_of(name: str) -> Data:
 
 def training_collection(name: str | None, key: str) -> Data:
     if name is None:
-        raise UsageError(f"{key} is null")
+        raise UsageError(f"{key}=null names no collection, and one is needed here", hint=f"{key}=pydoc/train")
     return train_data_of(name)
 
 

@@ -203,7 +203,7 @@ def _make(p: Plan, step: Step, folders: Folders, done: Done, begin: Callable[[Pa
 
 
 def _watched(p: Plan, step: Step, run: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
-    """A stage's work, refused where its inputs changed meanwhile; its facts then say how many threads torch had."""
+    """A stage's work, refused where its inputs changed meanwhile; its facts then say how many threads there were."""
 
     def work(out: Path) -> dict[str, Any]:
         facts = run(out)
@@ -215,10 +215,18 @@ def _watched(p: Plan, step: Step, run: Callable[[Path], dict[str, Any]]) -> Call
                     f"what the stage {step.stage.name} reads changed after its plan was made",
                     hint="the same command makes it of what is there now",
                 )
-        torch = sys.modules.get("torch")
-        return facts if torch is None else {"threads": int(torch.get_num_threads()), **facts}
+        return facts if "threads" in facts else {**_threads(), **facts}  # a latency has its own
 
     return work
+
+
+def _threads() -> dict[str, int]:
+    """How many threads torch has, where it was imported, and numpy's products, which exact search is made of."""
+    from threadpoolctl import threadpool_info
+
+    torch = sys.modules.get("torch")
+    pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    return ({"threads": torch.get_num_threads()} if torch else {}) | ({"blas_threads": max(pools)} if pools else {})
 
 
 def _say_verdict(loop: Loop, folder: Path) -> None:

@@ -145,15 +145,15 @@ def downloads(plans: Sequence[Plan]) -> dict[str, int | None]:
         ):
             if stage in todo and name and resolve(data := train_data_of(name)).loader == "ir_datasets":
                 found[name] = data.download_mb or irds.download_mb(data)
-        models = []
+        models: list[tuple[str, str | None]] = []
         if "train" in todo or (cfg.model.source is Source.untrained and todo & {"documents", "queries"}):
-            models.append(cfg.model.backbone)
+            models.append((cfg.model.backbone, cfg.model.revision))
         if cfg.model.source in (Source.checkpoint, Source.released) and todo & {"documents", "queries"}:
-            models.append(str(cfg.model.checkpoint))
+            models.append((str(cfg.model.checkpoint), cfg.model.revision))
         if "scored" in todo and cfg.distill.teacher not in weights.ARCHIVES:
-            models.append(cfg.distill.teacher)
-        for name in models:
-            if weights.locate(name) is None and not weights.is_cached(name, cfg.model.revision):
+            models.append((cfg.distill.teacher, cfg.distill.teacher_revision))
+        for name, revision in models:
+            if weights.locate(name) is None and not weights.is_cached(name, revision):
                 found[name] = weights.HUB_MB.get(name)
         if "train" in todo and cfg.train.triples and not local_files(cfg.train.triples):
             found[cfg.train.triples] = None  # streamed
@@ -303,4 +303,4 @@ def _attempt(what: str, probe: Any) -> tuple[str, bool | None, str, str]:
     try:
         return (what, True, probe(), "")
     except XtrrepError as error:
-        return (what, False, str(error), error.hint or "")
+        return (what, False, str(error), error.hint)

@@ -12,6 +12,7 @@ import datetime
 import json
 import os
 import shutil
+import statistics
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from xtrrep.study import (
     Row,
     load,
     names,
+    seed_words,
 )
 
 K = TypeVar("K")
@@ -62,6 +64,7 @@ class Cell:
     now: float | None
     verdict: str
     against: float | None = None
+    spread: float | None = None  # the standard deviation over training seeds, where there are several
 
 
 # --- plans ---------------------------------------------------------------------------------------------------------
@@ -93,8 +96,15 @@ def words_of_analysis(what: AnalysisReproduction, extra: Sequence[str]) -> list[
     return last_wins([f"analyze.name={what.analysis}", *what.overrides, f"scale={what.scale}", *extra])
 
 
+def trainings(what: Known, extra: Sequence[str]) -> list[list[str]]:
+    """`extra` for each training seed; once where none is asked for."""
+    return [[*extra, *seed_words(seed)] for seed in what.seeds] or [list(extra)]
+
+
 def check_extra(what: Known, extra: Sequence[str]) -> None:
     """Refuse an override of what a row, column or cell names: the table would say one thing and hold another."""
+    if what.seeds and {word.partition("=")[0] for word in extra} & {word.partition("=")[0] for word in seed_words(0)}:
+        raise UsageError(f"{' '.join(extra)}: --seeds says under which seeds to train", hint="one or the other")
     if isinstance(what, AnalysisReproduction):
         fixed = {"scale", "analyze.name", "analyze.models", "data"}
     else:
@@ -125,21 +135,22 @@ def named_plans(what: Known, extra: Sequence[str]) -> tuple[dict[str, pipeline.P
     check_extra(what, extra)
     found: dict[str, pipeline.Plan] = {}
     lacking: dict[str, str] = {}
-    if isinstance(what, AnalysisReproduction):
-        try:
-            made = pipeline.plan_analysis(words_of_analysis(what, extra))
-            found = {
-                f"{what.analysis}: {' '.join(c.overrides)}": p for c, p in zip(made.cells, made.plans, strict=True)
-            }
-        except XtrrepError as error:
-            lacking[f"analysis {what.analysis}"] = str(error)
-        return found, lacking
-    for row in what.rows:
-        for column in what.columns if row.overrides is not None else ():
+    for number, words in enumerate(trainings(what, extra)):
+        seed = f", seed {what.seeds[number]}" if what.seeds else ""
+        if isinstance(what, AnalysisReproduction):
             try:
-                found[f"{row.name}, {column.name}"] = plan_cell(what, row, column, extra)
+                made = pipeline.plan_analysis(words_of_analysis(what, words))
+                named = (f"{what.analysis}: {' '.join(cell.overrides)}{seed}" for cell in made.cells)
+                found |= dict(zip(named, made.plans, strict=True))
             except XtrrepError as error:
-                lacking[f"{row.name}, {column.name}"] = str(error)
+                lacking[f"analysis {what.analysis}"] = str(error)
+            continue
+        for row in what.rows:
+            for column in what.columns if row.overrides is not None else ():
+                try:
+                    found[f"{row.name}, {column.name}{seed}"] = plan_cell(what, row, column, words)
+                except XtrrepError as error:
+                    lacking[f"{row.name}, {column.name}"] = str(error)
     return found, lacking
 
 
@@ -151,32 +162,51 @@ def recorded_root() -> Path:
     return configs.recorded_root() or Path.cwd() / "results" / "recorded"
 
 
-def recorded_path(name: str, scale: str) -> Path:
-    return recorded_root() / "reproductions" / f"{name}-{scale}.json"
+def recorded_path(what: Known) -> Path:
+    """Where it is recorded: under several training seeds it is another result than under one."""
+    seeds = f"-seeds-{'-'.join(map(str, what.seeds))}" if what.seeds else ""
+    return recorded_root() / "reproductions" / f"{what.name}-{what.scale}{seeds}.json"
 
 
-def recorded(name: str, scale: str) -> dict[str, Any]:
-    """What was last accepted: {"cells": {row: {column: value}}, ...}; no cells where nothing was."""
-    path = recorded_path(name, scale)
+def recorded(what: Known) -> dict[str, Any]:
+    """What was last accepted: {"cells": {row: {column: value}}, "overrides": [...], ...}; no cells where nothing was.
+
+    Raises DataError where the file is no such record.
+    """
+    path = recorded_path(what)
     if not path.exists():
-        return {"cells": {}}
+        return {"cells": {}, "overrides": []}
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
-        return found | {"cells": dict(found["cells"])}
+        return found | {"cells": dict(found["cells"]), "overrides": list(found["overrides"])}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no record of a reproduction ({error})", hint=f"rm {path}") from None
 
 
+def accepted_with(what: Known, extra: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The values last accepted with the same overrides; what was made with others is no expectation of these."""
+    record = recorded(what)
+    cells: dict[str, dict[str, float]] = record["cells"]
+    return cells if _of_meaning(record["overrides"]) == _of_meaning(extra) else {}
+
+
+def _of_meaning(words: Sequence[str]) -> set[str]:
+    """Without where and how fast things run."""
+    return {word for word in last_wins(words) if not word.startswith("machine.")}
+
+
 @dataclass(frozen=True)
 class Measured:
-    """By (row, column): values in points, in queries a second, or as an analysis' cells say; why there is none; and
-    the folders of the stages that a run's value stands on. runs: fingerprints by what they are of."""
+    """By (row, column): values in points, in queries a second, or as an analysis' cells say, means over training seeds
+    where there are several; their standard deviations then; why there is no value; and by seed the folders of the
+    stages that a run's value stands on. runs: fingerprints by what they are of."""
 
     values: dict[Key, float]
     reasons: dict[Key, str]
-    folders: Mapping[Key, Mapping[str, Path]]
+    folders: Mapping[Key, Sequence[Mapping[str, Path]]]
     runs: dict[str, str]
-    pictures: tuple[Path, ...] = ()  # what an analysis drew
+    spread: Mapping[Key, float]
+    pictures: Mapping[str, Path]  # what an analysis drew, by the name to keep it under
 
 
 def measure(what: Known, extra: Sequence[str]) -> Measured:
@@ -185,21 +215,39 @@ def measure(what: Known, extra: Sequence[str]) -> Measured:
 
     if isinstance(what, AnalysisReproduction):
         return _measure_analysis(what, extra)
-    ready: dict[Key, pipeline.Plan] = {}
-    reasons: dict[Key, str] = {}
-    for row in what.rows:
-        for column in what.columns if row.overrides is not None else ():
-            try:
-                plan = plan_cell(what, row, column, extra)
-                preflight.require([plan])
-                ready[row.name, column.name] = plan
-            except XtrrepError as error:
-                reasons[row.name, column.name] = str(error)
+    ready: dict[tuple[str, str, int], pipeline.Plan] = {}
+    failed: dict[tuple[str, str, int], str] = {}
+    for number, words in enumerate(trainings(what, extra)):
+        for row in what.rows:
+            for column in what.columns if row.overrides is not None else ():
+                key = row.name, column.name, number
+                try:
+                    plan = plan_cell(what, row, column, words)
+                    preflight.require([plan])
+                    ready[key] = plan
+                except XtrrepError as error:
+                    failed[key] = str(error)
     kinds = {column.name: column for column in what.columns}
-    found = carry_out(ready, reasons)
-    values = {key: _value(kinds[key[1]], folders) for key, folders in found.items()}
-    runs = {", ".join(key): ready[key].steps[-1].spec.fingerprint for key in found}
-    return Measured(values, reasons, found, runs)
+    found = carry_out(ready, failed)
+    reasons = {key[:2]: reason for key, reason in failed.items()}
+    folders: dict[Key, list[Mapping[str, Path]]] = {}
+    for key, made in found.items():  # in the order of the seeds
+        if key[:2] not in reasons:
+            folders.setdefault(key[:2], []).append(made)
+    values, spread = _over_seeds({key: [_value(kinds[key[1]], f) for f in made] for key, made in folders.items()})
+    runs = {_run_name(what, key): ready[key].steps[-1].spec.fingerprint for key in found}
+    return Measured(values, reasons, folders, runs, spread, {})
+
+
+def _run_name(what: Known, key: tuple[str, str, int]) -> str:
+    seed = [f"seed {what.seeds[key[2]]}"] if what.seeds else []
+    return ", ".join([*key[:2], *seed])
+
+
+def _over_seeds(found: Mapping[Key, Sequence[float]]) -> tuple[dict[Key, float], dict[Key, float]]:
+    """Means, and standard deviations (of a sample) of those that have several values."""
+    means = {key: statistics.fmean(values) for key, values in found.items()}
+    return means, {key: statistics.stdev(values) for key, values in found.items() if len(values) > 1}
 
 
 def carry_out(ready: Mapping[K, pipeline.Plan], reasons: dict[K, str]) -> dict[K, Mapping[str, Path]]:
@@ -228,32 +276,45 @@ def _value(column: Column, folders: Mapping[str, Path]) -> float:
 
 
 def _measure_analysis(what: AnalysisReproduction, extra: Sequence[str]) -> Measured:
-    """The analysis is one run: where it fails no cell has a value, and each says why."""
+    """The analysis is one run a training seed: where one fails no cell has a value, and each says why."""
     from xtrrep import preflight
 
-    try:
-        plan = pipeline.plan_analysis(words_of_analysis(what, extra))
-        preflight.require(plan.plans)
-        folder, _ = pipeline.run_analysis(plan)
-    except XtrrepError as error:
-        return Measured({}, {cell.key: str(error) for cell in what.cells}, {}, {})
-    with (folder / "table.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    values: dict[Key, float] = {}
+    values: dict[Key, list[float]] = {}
     reasons: dict[Key, str] = {}
-    for cell in what.cells:
+    runs: dict[str, str] = {}
+    pictures: dict[str, Path] = {}
+    for number, words in enumerate(trainings(what, extra)):
+        seed = f"seed-{what.seeds[number]}-" if what.seeds else ""
         try:
-            values[cell.key] = cell.value(rows)
-        except DataError as error:
-            reasons[cell.key] = str(error)
-    drawn = tuple(path for path in sorted(folder.iterdir()) if path.suffix in (".svg", ".png", ".pdf"))
-    return Measured(values, reasons, {}, {"analyze": plan.spec.fingerprint}, drawn)
+            plan = pipeline.plan_analysis(words_of_analysis(what, words))
+            preflight.require(plan.plans)
+            folder, _ = pipeline.run_analysis(plan)
+        except XtrrepError as error:
+            return Measured({}, {cell.key: str(error) for cell in what.cells}, {}, {}, {}, {})
+        runs[f"{seed}analyze"] = plan.spec.fingerprint
+        kept = [path for path in sorted(folder.iterdir()) if path.suffix in (".svg", ".png", ".pdf")]
+        pictures |= {f"{seed}{path.name}": path for path in kept}
+        with (folder / "table.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for cell in what.cells:
+            try:
+                values.setdefault(cell.key, []).append(cell.value(rows))
+            except DataError as error:
+                reasons[cell.key] = str(error)
+    means, spread = _over_seeds({key: found for key, found in values.items() if key not in reasons})
+    return Measured(means, reasons, {}, runs, spread, pictures)
 
 
-def judge(what: Known, values: Mapping[Key, float], accepted: Mapping[str, Mapping[str, float]]) -> list[Cell]:
+def judge(
+    what: Known,
+    values: Mapping[Key, float],
+    accepted: Mapping[str, Mapping[str, float]],
+    spread: Mapping[Key, float] | None = None,
+) -> list[Cell]:
     """Every cell of the table, its means included, with its verdict."""
+    spread = spread or {}
     if isinstance(what, AnalysisReproduction):
-        return [_judged(what, cell, values.get(cell.key), accepted) for cell in what.cells]
+        return [_judged(what, cell, values.get(cell.key), accepted, spread.get(cell.key)) for cell in what.cells]
     cells = []
     at_paper = what.scale == "paper"
     for row in what.rows:
@@ -270,18 +331,22 @@ def judge(what: Known, values: Mapping[Key, float], accepted: Mapping[str, Mappi
                 verdict = QUOTED
             elif value is not None and at_paper and paper is None:
                 verdict = NOT_COMPARED
-            cells.append(Cell(row.name, name, paper, record, value, verdict, against))
+            cells.append(Cell(row.name, name, paper, record, value, verdict, against, spread.get((row.name, name))))
     return cells
 
 
 def _judged(
-    what: AnalysisReproduction, cell: Reading, now: float | None, accepted: Mapping[str, Mapping[str, float]]
+    what: AnalysisReproduction,
+    cell: Reading,
+    now: float | None,
+    accepted: Mapping[str, Mapping[str, float]],
+    spread: float | None,
 ) -> Cell:
     record = accepted.get(cell.name, {}).get(cell.column)
     at_paper = what.scale == "paper" and cell.paper is not None
     against = cell.paper if at_paper else record
     verdict = _verdict(now, against, cell.tolerance, at_paper=at_paper)
-    return Cell(cell.name, cell.column, cell.paper, record, now, verdict, against)
+    return Cell(cell.name, cell.column, cell.paper, record, now, verdict, against, spread)
 
 
 def _verdict(now: float | None, against: float | None, tolerance: float | None, *, at_paper: bool) -> str:
@@ -308,18 +373,27 @@ def table(what: Known, cells: Sequence[Cell], notes: Sequence[str]) -> Table:
     """One line a cell: what the paper printed, what was accepted, what came out now."""
     at_paper = what.scale == "paper"
     heading = "paper" if at_paper else "paper (another setting)"
-    columns = ["row", "column", heading, "recorded", "now", "difference", "verdict"]
+    sds = ["sd"] if what.seeds else []
+    columns = ["row", "column", heading, "recorded", "now", *sds, "difference", "verdict"]
     rows: list[list[object]] = []
     for cell in cells:
         difference = None if cell.now is None or cell.against is None else cell.now - cell.against
-        rows.append([cell.row, cell.column, cell.paper, cell.recorded, cell.now, difference, cell.verdict])
+        sd = [cell.spread] if what.seeds else []
+        rows.append([cell.row, cell.column, cell.paper, cell.recorded, cell.now, *sd, difference, cell.verdict])
     counts = {v: sum(c.verdict == v for c in cells) for v in dict.fromkeys(c.verdict for c in cells)}
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    footer = [f"scale={what.scale}; judged against {_rule(what)}. {said}.", *notes]
+    footer = [f"scale={what.scale}; judged against {_rule(what)}. {said}.", *seeds_in_words(what), *notes]
     digits = 3 if isinstance(what, AnalysisReproduction) else 2
     # A title names the study's collection; an analysis elsewhere is made on another.
     here = "" if at_paper or isinstance(what, Reproduction) else f", here {what.data}"
     return Table(f"{what.title}{here}, scale={what.scale}", columns, rows, footer, digits=digits)
+
+
+def seeds_in_words(what: Known) -> list[str]:
+    """A note on what values are means of; none for one training."""
+    if not what.seeds:
+        return []
+    return [f"Means over training seeds {', '.join(map(str, what.seeds))}; sd is their standard deviation."]
 
 
 def _rule(what: Known) -> str:
@@ -350,13 +424,22 @@ def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str]) -> Path:
     Beside the record goes its table, judged against it, with its figures. Returns the record. Raises DataError where
     there is no value at all.
     """
-    path = recorded_path(what.name, what.scale)
+    path = recorded_path(what)
     if all(cell.now is None for cell in cells):
         raise DataError(f"{what.name} has no value to accept", hint="the table says why each cell did not run")
-    kept = recorded(what.name, what.scale)["cells"]
+    kept = accepted_with(what, extra)
+    if not kept and path.exists():
+        raise DataError(
+            f"{path} was accepted with {' '.join(recorded(what)['overrides']) or 'no overrides'}",
+            hint=f"the same overrides, or first rm {path}",
+        )
     for cell in cells:
         if cell.now is not None:
             kept.setdefault(cell.row, {})[cell.column] = round(cell.now, 4)
+    spread: dict[str, dict[str, float]] = recorded(what).get("spread", {})
+    for cell in cells:
+        if cell.spread is not None:
+            spread.setdefault(cell.row, {})[cell.column] = round(cell.spread, 4)
     whole = load(what.name, what.scale) if what.name in names() else what
     record = {
         "cells": kept,
@@ -365,6 +448,7 @@ def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str]) -> Path:
         "hardware": hardware(),
         "scale": what.scale,
         "overrides": list(extra),
+        **({"seeds": list(what.seeds), "spread": spread} if what.seeds else {}),
         "missing": sum(column not in kept.get(row, {}) for row, column in whole.keys),
         "of": len(whole.keys),
         "seconds": round(_seconds(what, extra)),
@@ -430,27 +514,31 @@ def reproduce(what: Known, extra: Sequence[str]) -> tuple[Path, list[Cell], Tabl
     check_extra(what, extra)
     measured = measure(what, extra)
     values, reasons = measured.values, measured.reasons
-    accepted = recorded(what.name, what.scale)["cells"]
-    cells = judge(what, values, accepted)
+    accepted = accepted_with(what, extra)
+    cells = judge(what, values, accepted, measured.spread)
     notes = _not_run(reasons)
+    if not accepted and recorded_path(what).exists():
+        notes.append("what was accepted at this scale was made with other overrides: not compared")
     if extra:
         notes.append(f"with {' '.join(extra)}")
     shown = table(what, cells, notes)
     quality = quality_at_hand(what, extra) if isinstance(what, Reproduction) else {}
     state = {
         "values": sorted([*key, value] for key, value in values.items()),
+        "spread": sorted([*key, value] for key, value in measured.spread.items()),
         "reasons": sorted(map(list, reasons)),
         "quality": sorted([*key, *found] for key, found in quality.items()),
     }
     described = {"notes": notes, "state": state, "recorded": accepted, "title": shown.title}
-    kept = [word for word in (what.only, *extra) if word is not None]
+    seeds = f"seeds-{'-'.join(map(str, what.seeds))}" if what.seeds else None
+    kept = [word for word in (what.only, seeds, *extra) if word is not None]
     label = slug("-".join([what.name, *kept, what.scale]))  # part of it, or another setting, is another result
     spec = Spec("reproduce", label, 4, described, measured.runs)
 
     def write(out: Path) -> dict[str, Any]:
         write_table(shown, out)
-        for path in measured.pictures:
-            shutil.copyfile(path, out / path.name)
+        for name, path in measured.pictures.items():
+            shutil.copyfile(path, out / name)
         if isinstance(what, Reproduction):
             now = {(cell.row, cell.column): cell.now for cell in cells}
             write_table(grid(what, now, measured.folders), out, "grid")
@@ -504,20 +592,24 @@ def quality_at_hand(what: Reproduction, extra: Sequence[str]) -> dict[Key, tuple
         return {}
     other = load(what.quality, what.scale)
     if not isinstance(other, Reproduction):
-        raise UsageError(f"{what.name}: quality={what.quality} is no table of runs")
+        raise UsageError(
+            f"{what.name}: quality={what.quality} is no table of runs",
+            hint="quality: NAME of one with rows and columns, such as table3",
+        )
     rows, columns = {row.name: row for row in other.rows}, {column.name: column for column in other.columns}
     found = {}
     for row in what.rows:
         for column in what.columns:
             if row.overrides is None or row.name not in rows or column.name not in columns:
                 continue
+            same = columns[column.name]
             try:
-                step = plan_cell(other, rows[row.name], columns[column.name], extra).steps[-1]
+                steps = [plan_cell(other, rows[row.name], same, words).steps[-1] for words in trainings(what, extra)]
             except XtrrepError:
                 continue  # what cannot be planned is not at hand
-            if step.reuse:
-                same = columns[column.name]
-                found[row.name, column.name] = same.measure, _value(same, {"evaluate": step.folder})
+            if all(step.reuse for step in steps):
+                values = [_value(same, {"evaluate": step.folder}) for step in steps]
+                found[row.name, column.name] = same.measure, statistics.fmean(values)
     return found
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from xtrrep.console import DataError, progress
 from xtrrep.encode import Store
-from xtrrep.index import DocumentSearcher, ExhaustiveSearcher, Hits, Maxima, TextSearcher, TokenSearcher
+from xtrrep.index import DocumentSearcher, ExhaustiveSearcher, Hits, Maxima, TextSearcher, TokenSearcher, exact_device
 from xtrrep.runfile import Run, separate
 from xtrrep.scoring.aggregate import Ranking, aggregate, top
 from xtrrep.scoring.imputation import imputations
@@ -79,6 +79,7 @@ class Outcome:
     documents: int = 0
     slots: int = 0
     search: dict[str, Any] = field(default_factory=dict)  # an engine's search parameters as resolved
+    device: str | None = None  # that compared and scored, where that was ours to choose
 
     @property
     def missing(self) -> int:
@@ -100,6 +101,8 @@ class Outcome:
         }
         if self.search:
             facts["search"] = self.search
+        if self.device is not None:
+            facts["device"] = self.device
         if 0 < self.documents < setting.top_k:
             facts["top_k_clipped"] = self.documents
         return facts
@@ -113,7 +116,12 @@ def retrieve(
 ) -> dict[Setting, Outcome]:
     """Rank `documents` for every query under each setting, with one token search at the largest `k_prime`."""
     outcomes = {setting: _outcome(documents) for setting in settings}
-    own = {name: number for number, name in enumerate(documents.ids)}
+    own = documents.numbers(set(queries.ids))
+    if isinstance(searcher, exact_device.Searcher):
+        longest = int(queries.lengths.max(initial=0))
+        batch = searcher.at_once(batch, longest, max(setting.k_prime or 0 for setting in settings))
+        for outcome in outcomes.values():
+            outcome.device = searcher.device
     with progress(len(queries), "retrieve", "query") as bar:
         for begin in range(0, len(queries), batch):
             numbers = range(begin, min(begin + batch, len(queries)))
@@ -125,6 +133,7 @@ def retrieve(
                     ranking, outcome.counts[name] = rank(i, setting)
                     outcome.slots += len(tokens[i]) * (setting.k_prime or 0)
                     outcome.run[name] = _finish(ranking, documents, tokens[i], own.get(name), setting)
+            documents.release()
             bar.update(len(tokens))
     return outcomes
 
@@ -168,6 +177,8 @@ def _ranker(
     if not len(queries):  # nothing to look for, in any of them
         return lambda i, setting: (_nothing(), Counts(0, 0, 0, 0))
     depths = [setting.k_prime or 0 for setting in settings]
+    if isinstance(searcher, exact_device.Searcher):
+        return _device_ranker(searcher, documents, tokens, settings, step)
     if sees_everything(searcher, documents, depths):
         with step("token search"):
             found = searcher.maxima(queries, max((k for k in depths if k < documents.tokens), default=1))
@@ -189,6 +200,53 @@ def _ranker(
         return _rank_hits(documents, parts[i], setting, exact[i] if exact else None)
 
     return from_hits
+
+
+def _device_ranker(
+    searcher: exact_device.Searcher,
+    documents: Store,
+    tokens: Sequence[NDArray[np.float32]],
+    settings: Sequence[Setting],
+    step: Step,
+) -> Callable[[int, Setting], tuple[Ranking, Counts]]:
+    """As `_ranker`, all of it on the searcher's device."""
+    import torch
+
+    from xtrrep.scoring import device
+
+    asked = {i: place for place, i in enumerate(i for i, vectors in enumerate(tokens) if len(vectors))}
+    vectors = [tokens[i] for i in asked]
+    depths = [setting.k_prime or 0 for setting in settings]
+    with step("token search"):
+        packed: list[torch.Tensor] = []
+        if sees_everything(searcher, documents, depths):
+            found = searcher.all_maxima(vectors, max((k for k in depths if k < documents.tokens), default=1))
+            sums = [maxima.sum(dim=0, dtype=torch.float64).to(torch.float32) for maxima, _ in found]
+        else:
+            found = []
+            exact = any(setting.scoring == "colbert" for setting in settings)
+            packed, sums = searcher.hits(vectors, max(depths), maxsim=exact)
+
+    def rank(i: int, setting: Setting) -> tuple[Ranking, Counts]:
+        if i not in asked:
+            return _nothing(), Counts(0, 0, 0, 0)
+        place, k_prime, xtr = asked[i], setting.k_prime or 0, setting.scoring == "xtr"
+        short = max(0, k_prime - documents.tokens)
+        if found:
+            cells, best = found[place][0].clone(), found[place][1][:, :k_prime]
+            if k_prime < documents.tokens:
+                cells[cells < best[:, -1:] - TIE] = -torch.inf
+        else:
+            positions, best = device.unpack(packed[place][:, :k_prime])
+            cells = device.hit_cells(searcher.documents_of(positions), best, len(documents))
+        if setting.zero_missing and short:
+            cells[:, 0].clamp_(min=0)
+        imputation, scores = (setting.imputation, None) if xtr else (None, sums[place])
+        ranking, size, filled = device.rank(cells, best, imputation, scores, setting.depth)
+        imputed = len(cells) * size - filled if xtr or found else None
+        return ranking, Counts(size, size, imputed, len(cells) * short)
+
+    return rank
 
 
 def sees_everything(searcher: TokenSearcher, documents: Store, depths: Sequence[int]) -> TypeGuard[ExhaustiveSearcher]:
@@ -349,7 +407,7 @@ def retrieve_documents(
     """Rank with an engine that scores documents itself."""
     outcome = _outcome(documents)
     outcome.search = dict(getattr(searcher, "settings", {}))
-    own = {name: number for number, name in enumerate(documents.ids)}
+    own = documents.numbers(set(queries.ids))
     depth = min(setting.depth, len(documents))
     with progress(len(queries), "retrieve", "query") as bar:
         for begin in range(0, len(queries), batch):
@@ -360,6 +418,7 @@ def retrieve_documents(
                 name = queries.ids[number]
                 outcome.counts[name] = Counts(len(ranking[0]))
                 outcome.run[name] = _finish(ranking, documents, vectors, own.get(name), setting)
+            documents.release()
             bar.update(len(tokens))
     return outcome
 
@@ -382,7 +441,7 @@ def retrieve_run(run: Run, documents: Store, queries: Store, setting: Setting, w
     Raises DataError where the run names a document that the collection does not hold.
     """
     outcome = _outcome(documents)
-    numbers = {name: number for number, name in enumerate(documents.ids)}
+    numbers = documents.numbers({name for ranking in run.values() for name, _ in ranking})
     with progress(len(queries), "re-rank", "query") as bar:
         for number, name in enumerate(queries.ids):
             ranking = _own_dropped(run.get(name, []), name, setting)
@@ -398,6 +457,7 @@ def retrieve_run(run: Run, documents: Store, queries: Store, setting: Setting, w
             whole = replace(setting, rerank=(setting.rerank or len(found)) if len(tokens) else None)
             outcome.counts[name] = Counts(len(found), len(found))
             outcome.run[name] = _finish((found, scores), documents, tokens, None, whole)
+            documents.release()
             bar.update(1)
     return outcome
 

@@ -75,7 +75,9 @@ def read(path: Path) -> Run:
             if fault := id_fault(name):
                 raise DataError(f"{path}:{number}: the id {name!r} {fault}", hint=RENAME)
         if (query, document) in seen:
-            raise DataError(f"{path}:{number}: query {query!r} ranks document {document!r} twice")
+            raise DataError(
+                f"{path}:{number}: query {query!r} ranks document {document!r} twice", hint="drop one of the two lines"
+            )
         seen.add((query, document))
         run.setdefault(query, []).append((document, value))
     return run

@@ -38,10 +38,15 @@ def paired(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, seed: int = 0)
     """
     left, right = np.asarray(a, float), np.asarray(b, float)
     if left.shape != right.shape or left.ndim != 1 or not len(left):
-        raise DataError(f"cannot pair {left.shape} with {right.shape} per-query values")
+        raise DataError(
+            f"cannot pair {left.shape} with {right.shape} per-query values",
+            hint="one value a query on both sides, in the same order",
+        )
     delta = left - right
     if not np.isfinite(delta).all():
-        raise DataError("per-query values hold numbers that are not finite")
+        raise DataError(
+            "per-query values hold numbers that are not finite", hint="a query without results scores 0, not NaN"
+        )
     if len(delta) < 2:  # one query says nothing of others
         return Difference(float(delta.mean()), -np.inf, np.inf, 1.0, len(delta))
     if not delta.any():
@@ -78,7 +83,7 @@ def ratio_over_seeds(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, seed
     left, right = _grids(a, b)
     difference = paired_over_seeds(left, right, resamples=resamples, seed=seed)
     if right.mean() <= 0:
-        raise DataError(f"a ratio to a mean of {right.mean():g} says nothing")
+        raise DataError(f"a ratio to a mean of {right.mean():g} says nothing", hint="compare by the difference")
     if left.shape[1] < 2:
         return replace(difference, mean=float(left.mean() / right.mean()))
     draws = [above / below for above, below in _draws(resamples, seed, left, right)]
@@ -99,7 +104,10 @@ def holm(ps: Sequence[float]) -> list[float]:
 def _grids(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     left, right = np.asarray(a, float), np.asarray(b, float)
     if left.shape != right.shape or left.ndim != 2 or not left.size:
-        raise DataError(f"cannot pair {left.shape} with {right.shape} values of seeds and queries")
+        raise DataError(
+            f"cannot pair {left.shape} with {right.shape} values of seeds and queries",
+            hint="both sides are (seeds, queries), with one value at least",
+        )
     return left, right
 
 

@@ -34,7 +34,7 @@ from xtrrep import config as configs
 from xtrrep.analyze import analyses
 from xtrrep.console import DataError, UsageError, XtrrepError, say, suggest
 from xtrrep.evaluate import parse
-from xtrrep.yamlfile import check_keys, need_list, need_mapping, need_number, read_yaml, words_in
+from xtrrep.yamlfile import check_keys, need_different, need_list, need_mapping, need_number, read_yaml, words_in
 
 ALL = "all"
 QPS = "qps"
@@ -87,6 +87,7 @@ class Reproduction:
     figure: str | None = None
     quality: str | None = None
     only: str | None = None  # what `select` was told to keep of it
+    seeds: tuple[int, ...] = ()  # of training; each cell is then the mean over them
 
     @property
     def keys(self) -> list[Key]:
@@ -117,11 +118,16 @@ class Reading:
                 raise DataError(f"its table has no column {column!r}", hint=suggest(column, rows[0]))
         found = [row for row in rows if all(_same(row[column], wanted) for column, wanted in self.where.items())]
         if len(found) != 1:
-            raise DataError(f"{len(found) or 'no'} rows of its table match {said}")
+            raise DataError(
+                f"{len(found) or 'no'} rows of its table match {said}, and one should",
+                hint="`where` names as many columns as single out one row",
+            )
         try:
             return float(found[0][self.column]) * self.scale_by
         except ValueError:
-            raise DataError(f"{self.column} of {said} is no number: {found[0][self.column]!r}") from None
+            raise DataError(
+                f"{self.column} of {said} is no number: {found[0][self.column]!r}", hint="another `column`"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,7 @@ class AnalysisReproduction:
     analysis: str
     cells: tuple[Reading, ...]
     only: str | None = None  # as above
+    seeds: tuple[int, ...] = ()  # as above
 
     @property
     def keys(self) -> list[Key]:
@@ -162,6 +169,22 @@ def load(name: str, scale: str) -> Known:
         raise DataError(f"no reproduction named {name!r}", hint=suggest(name, names()))
     path = configs.config_dir() / "reproductions" / f"{name}.yaml"
     return parse_reproduction(path, scale)
+
+
+def seed_words(seed: int) -> list[str]:
+    """The overrides that train every model anew under another seed."""
+    return [f"{section}.seed={seed}" for section in ("train", "model", "distill")]
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds from "42,43,44". Raises UsageError where one is no whole number, or there twice."""
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{text!r} are no seeds", hint="whole numbers, e.g. 42,43,44") from None
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UsageError(f"{text!r} names a seed twice, or one below 0", hint="e.g. 42,43,44")
+    return seeds
 
 
 def load_all(name: str, scale: str, only: str | None) -> list[Known]:
@@ -204,15 +227,15 @@ def parse_reproduction(path: Path, scale: str) -> Known:
         for row in [_row(path, value, quoted | set(means))]
         if scale == "paper" or not value.get("paper_only")
     ]
+    need_different(path, "row", [row.name for row in rows])
     for row in rows:
-        if row.baseline is not None and row.baseline not in {other.name for other in rows}:
-            raise UsageError(f"{path}: the baseline of {row.name!r}, {row.baseline!r}, is no row")
+        if row.baseline is not None and row.baseline not in (named := [other.name for other in rows]):
+            hint = suggest(row.baseline, named)
+            raise UsageError(f"{path}: the baseline of {row.name!r}, {row.baseline!r}, is no row", hint=hint)
     for group in means.values():
         for column in group:
             if column not in quoted:
-                raise UsageError(f"{path}: a mean is over {column!r}, which is no column")
-    if len({row.name for row in rows}) < len(rows):
-        raise UsageError(f"{path} names one row twice")
+                raise UsageError(f"{path}: a mean is over {column!r}, which is no column", hint=suggest(column, quoted))
     figure, quality = text.get("figure"), text.get("quality")
     _check_figure(path, figure, quality, columns)
     if text["tolerance"] is not None:
@@ -231,7 +254,9 @@ def _row(path: Path, value: Any, columns: set[str]) -> Row:
     paper = need_mapping(path, f"paper of row {name!r}", value.get("paper", {}))
     for column, number in paper.items():
         if column not in columns:
-            raise UsageError(f"{path}: row {name!r} quotes {column!r}, which is no column")
+            raise UsageError(
+                f"{path}: row {name!r} quotes {column!r}, which is no column", hint=suggest(str(column), columns)
+            )
         need_number(path, f"row {name!r}: {column}", number)
     overrides = words_in(path, f"overrides of row {name!r}", value["overrides"]) if "overrides" in value else None
     baseline = None if value.get("baseline") is None else str(value["baseline"])
@@ -252,14 +277,22 @@ def _overrides(path: Path, *parts: dict[str, Any]) -> tuple[str, ...]:
 
 def _check_figure(path: Path, figure: Any, quality: Any, columns: Iterable[Column]) -> None:
     if quality is not None and not isinstance(quality, str):
-        raise UsageError(f"{path}: quality is not the name of a reproduction: {quality!r}")
+        raise UsageError(
+            f"{path}: quality is not the name of a reproduction: {quality!r}", hint="for example quality: table3"
+        )
     if figure is not None and figure not in FIGURES:
         raise UsageError(f"{path}: no figure {figure!r}", hint=suggest(str(figure), FIGURES))
     if (figure == SPEED) != (quality is not None):
-        raise UsageError(f"{path}: figure {SPEED} and 'quality' go together")
+        raise UsageError(
+            f"{path}: `figure: {SPEED}` and `quality` go together",
+            hint="quality: NAME of the table whose nDCG it is drawn over",
+        )
     for column in columns:
         if figure == SWEEP and column.k_prime is None:
-            raise UsageError(f"{path}: column {column.name} names no retrieve.k_prime, which {SWEEP} is over")
+            raise UsageError(
+                f"{path}: column {column.name} names no retrieve.k_prime, which figure {SWEEP} is over",
+                hint="overrides: [retrieve.k_prime=1000]",
+            )
 
 
 def _parse_analysis(path: Path, text: dict[str, Any], scale: str) -> AnalysisReproduction:
@@ -270,10 +303,9 @@ def _parse_analysis(path: Path, text: dict[str, Any], scale: str) -> AnalysisRep
         hint = suggest(str(text["analysis"]), analyses.entries())
         raise UsageError(f"{path}: no analysis named {text['analysis']!r}", hint=hint)
     if not need_list(path, "cells", text["cells"]):
-        raise UsageError(f"{path} has no cells")
+        raise UsageError(f"{path} has no cells", hint="cells: a list, each with name, where and column")
     cells = tuple(_reading(path, value, text["tolerance"]) for value in text["cells"])
-    if len({cell.key for cell in cells}) < len(cells):
-        raise UsageError(f"{path} names one cell twice")
+    need_different(path, "cell", [f"{cell.name}, {cell.column}" for cell in cells])
     overrides = _overrides(path, text, here, added)
     return AnalysisReproduction(path.stem, str(text["title"]), scale, overrides, text["analysis"], cells)
 
@@ -283,7 +315,9 @@ def _reading(path: Path, value: Any, tolerance: Any) -> Reading:
     check_keys(path, "a cell", value, known, {"name", "where", "column"})
     what = f"cell {value['name']}"
     if not isinstance(value["where"], dict) or not value["where"]:
-        raise UsageError(f"{path}: {what}: where is not a mapping of columns to values")
+        raise UsageError(
+            f"{path}: {what}: where is not a mapping of columns to values", hint="where: {model: xtr_k128}"
+        )
     numbers = {"paper": None, "scale_by": 1.0, "tolerance": tolerance} | value
     for key in ("paper", "scale_by", "tolerance"):
         number = numbers[key]

@@ -28,6 +28,9 @@ from xtrrep.hashes import hash_outside
 
 UNIT = 1e-2  # a vector whose length is further from 1 was never normalised
 LAYOUT = "NAME.npy, NAME.doclens.npy and ids.json; see xtrrep/vectors.py"
+IDS = "a JSON list of different texts, one a document, in the order of the .npy files"
+ROWS = "an array of floats, one row a token: (tokens, dim)"
+LENGTHS = "an array of whole numbers, one a document: how many of the rows are its own"
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -55,30 +58,30 @@ def read(folder: Path) -> Iterator[tuple[str, NDArray[Any]]]:
     try:
         ids = json.loads((folder / "ids.json").read_bytes())
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{folder / 'ids.json'} is not JSON ({error})") from None
+        raise DataError(f"{folder / 'ids.json'} is not JSON ({error})", hint=IDS) from None
     if not isinstance(ids, list) or not all(isinstance(name, str) and name for name in ids):
-        raise DataError(f"{folder / 'ids.json'} is not a list of ids")
+        raise DataError(f"{folder / 'ids.json'} is not a list of ids", hint=IDS)
     if len(set(ids)) < len(ids):
-        raise DataError(f"{folder / 'ids.json'} names one id twice")
+        raise DataError(f"{folder / 'ids.json'} names one id twice", hint=IDS)
     names = iter(ids)
     for path in files_of(folder):
         rows, lengths = _load(path), _load(path.with_suffix(".doclens.npy"))
         if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.floating):
-            raise DataError(f"{path} holds {rows.dtype} of shape {rows.shape}, not floats (tokens, dim)")
+            raise DataError(f"{path} holds {rows.dtype} of shape {rows.shape}, not floats (tokens, dim)", hint=ROWS)
         if lengths.ndim != 1 or not np.issubdtype(lengths.dtype, np.integer) or (lengths < 0).any():
-            raise DataError(f"{path.with_suffix('.doclens.npy')} does not hold one length a document")
+            raise DataError(f"{path.with_suffix('.doclens.npy')} does not hold one length a document", hint=LENGTHS)
         total = sum(map(int, lengths))  # not in the file's type, where it may wrap around
         if total != len(rows):
-            raise DataError(f"{path} holds {len(rows)} vectors, its lengths add up to {total}")
+            raise DataError(f"{path} holds {len(rows)} vectors, its lengths add up to {total}", hint=LENGTHS)
         start = 0
         for length in lengths:
             name = next(names, None)
             if name is None:
-                raise DataError(f"{folder / 'ids.json'} names {len(ids)} ids, fewer than there are lengths")
+                raise DataError(f"{folder / 'ids.json'} names {len(ids)} ids, fewer than there are lengths", hint=IDS)
             yield name, rows[start : start + int(length)]
             start += int(length)
     if next(names, None) is not None:
-        raise DataError(f"{folder / 'ids.json'} names {len(ids)} ids, more than there are lengths")
+        raise DataError(f"{folder / 'ids.json'} names {len(ids)} ids, more than there are lengths", hint=IDS)
 
 
 def _load(path: Path) -> NDArray[Any]:
@@ -95,14 +98,18 @@ def unit(name: str, rows: NDArray[Any], *, normalize: bool) -> NDArray[np.float1
     try:
         wide = np.asarray(rows, np.float32)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{name!r} has no array of numbers: {error}") from None
+        raise DataError(f"{name!r} has no array of numbers: {error}", hint=ROWS) from None
     if wide.ndim != 2:
-        raise DataError(f"{name!r} has an array of shape {wide.shape}, not (tokens, dim)")
+        raise DataError(f"{name!r} has an array of shape {wide.shape}, not (tokens, dim)", hint=ROWS)
     if not np.isfinite(wide).all():
-        raise DataError(f"{name!r} has a vector that is not finite")
+        raise DataError(
+            f"{name!r} has a vector that is not finite", hint="make its vectors again, or leave that one out"
+        )
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
     if (lengths == 0).any():
-        raise DataError(f"{name!r} has a vector that is zero: it has no direction to compare")
+        raise DataError(
+            f"{name!r} has a vector that is zero: it has no direction to compare", hint="leave that vector out"
+        )
     if normalize:
         wide = wide / lengths
     elif len(wide) and np.abs(lengths - 1).max() > UNIT:
@@ -151,7 +158,10 @@ def write(
             rounded = unit(name, vectors, normalize=normalize)
             dim = dim or rounded.shape[1]
             if rounded.shape[1] != dim:
-                raise DataError(f"{name!r} has vectors of shape {rounded.shape}, the ones before have dimension {dim}")
+                raise DataError(
+                    f"{name!r} has vectors of shape {rounded.shape}, the ones before have dimension {dim}",
+                    hint="all of them by one model",
+                )
             chunk.append(rounded)
             ids.append(name)
             tokens += len(vectors)
@@ -161,7 +171,7 @@ def write(
         if chunk:
             flush()
     if not tokens:
-        raise DataError(f"there is no vector among {len(ids)} {what}s")
+        raise DataError(f"there is no vector among {len(ids)} {what}s", hint=f"it should hold {LAYOUT}")
     write_json(out / "ids.json", ids)
     return {"units": {"texts": len(ids)}, "tokens": tokens, "dim": dim, "imported": True}
 
@@ -173,7 +183,7 @@ def select(
     found = dict(rows)
     for name in wanted:
         if name not in found:
-            raise DataError(f"{where} has no vectors for {name!r}")
+            raise DataError(f"{where} has no vectors for {name!r}", hint="add them; without tokens its length is 0")
     return [(name, found[name]) for name in wanted]
 
 
@@ -181,9 +191,15 @@ def same_ids(folder: Path, wanted: Iterable[str]) -> int:
     """How many ids a folder of documents names. Raises DataError where they are not the collection's."""
     have, need = {name for name, _ in read(folder)}, set(wanted)
     for name in sorted(need - have)[:1]:
-        raise DataError(f"{folder} has no vectors for document {name!r}, one of {len(need - have)} missing")
+        raise DataError(
+            f"{folder} has no vectors for document {name!r}, one of {len(need - have)} missing",
+            hint="add them (without tokens its length is 0), or data=ID of the collection they are of",
+        )
     for name in sorted(have - need)[:1]:
-        raise DataError(f"{folder} has vectors for {name!r}, which the collection does not hold")
+        raise DataError(
+            f"{folder} has vectors for {name!r}, which the collection does not hold",
+            hint="drop them, or data=ID of the collection they are of",
+        )
     return len(have)
 
 
@@ -219,13 +235,16 @@ def change(
     """
     added, gone = dict(add or {}), set(delete)
     for name in sorted(gone - set(parent.ids)):
-        raise DataError(f"{parent.folder} holds no document {name!r} to delete")
+        raise DataError(
+            f"{parent.folder} holds no document {name!r} to delete", hint="its `ids` lists what can be deleted"
+        )
     for name in sorted(added.keys() & (set(parent.ids) - gone)):
         raise DataError(f"{parent.folder} holds a document {name!r} already", hint="delete it in the same change")
     for name, rows in added.items():
         if np.ndim(rows) != 2 or np.shape(rows)[1] != parent.dim:
             raise DataError(
-                f"{name!r} has an array of shape {np.shape(rows)}, {parent.folder} is of dimension {parent.dim}"
+                f"{name!r} has an array of shape {np.shape(rows)}, {parent.folder} is of dimension {parent.dim}",
+                hint="(tokens, dim), by the model that made the others",
             )
     changes = {"add": [[name, _hash(rows)] for name, rows in added.items()], "delete": sorted(gone)}
     config = {"changed": True, "normalize": normalize}

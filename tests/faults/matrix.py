@@ -18,6 +18,7 @@ from typing import Any
 from faults import syscalls
 from faults.stages import Case, command
 from faults.syscalls import Event, Outcome, Verdict
+from xtrrep.hashes import RECORDS
 
 TIME, FULL, INTERRUPT = "time", "disk full", "Ctrl-C"
 CALLS = ("write", "rename", "fsync", "manifest", "create", "remove")
@@ -125,6 +126,8 @@ def contents(home: Path) -> dict[str, str]:
     found = {}
     for path in sorted(home.rglob("*")):
         name = str(path.relative_to(home))
+        if RECORDS in path.parts and (path.is_dir() or re.fullmatch(r".*-[0-9a-f]{12}\.json", path.name)):
+            continue  # inodes and times of large files, once they are some seconds old: what has been read before
         if path.is_dir():
             found[name] = "folder"
         elif path.name == MANIFEST:
@@ -235,7 +238,7 @@ def record(bench: Bench, case: Case) -> Outcome:
     home = bench.home(f"unbroken {case.name}", case.after)
     outcome = bench.run(case, home, decide=lambda number, event: Verdict.go_on)
     wrong = misrecorded(home)
-    if outcome.code not in (0, 3) or wrong:  # 3: a table without every collection
+    if outcome.code not in (0, 1, 3) or wrong:  # a table: 1 beside other values accepted, 3 without every collection
         raise RuntimeError(f"{case.name} does not run unbroken: exit {outcome.code} {wrong}\n{outcome.output}")
     return outcome
 
@@ -249,7 +252,8 @@ def try_point(bench: Bench, case: Case, point: Point, expected: Mapping[str, str
             return None
         faults = _said(point, stopped, code)
         done, log = finished(home), trained(home)
-        again = bench.run(case, home)
+        # A run that made up for a refused call is done: `export` would not write over what it left.
+        again = stopped if stopped.code == code else bench.run(case, home)
         if again.code != code:
             faults.append(f"exit {again.code}, unbroken {code}: {_end(again)}")
         else:

@@ -156,7 +156,7 @@ def check_world(case: WorldCase, folder: Path) -> bool:
 def _store(home: Path, task: str, texts: dict[str, str]) -> Store:
     def make(out: Path) -> dict[str, Any]:
         cfg = Encode(precision=Precision.fp32)
-        return encode(model(), texts.items(), len(texts), out, cfg, task=task, device="cpu", batch_size=8)
+        return encode(model(), texts.items(), len(texts), out, cfg, task=task, device="cpu", batch_tokens=64)
 
     spec = Spec(f"{task}s", "fuzz", 1, {})
     store = Store.open(artifacts.make(spec, home, make), spec.fingerprint)

@@ -84,7 +84,8 @@ def check_message(error: XtrrepError, where: str | None = None) -> None:
     assert text.strip(), "an empty message"
     assert len(text) <= 10 * LONGEST, f"a message of {len(text)} characters"
     assert text.isprintable(), f"a message that is not one printable line: {text!r}"
-    assert error.hint is None or (error.hint.strip() and error.hint.isprintable()), f"hint {error.hint!r}"
+    assert error.hint.strip()
+    assert error.hint.isprintable(), f"hint {error.hint!r}"
     assert where is None or where in text, f"{text!r} does not name {where}"
 
 

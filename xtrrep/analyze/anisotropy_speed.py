@@ -53,7 +53,9 @@ def geometry_of(documents: Store) -> tuple[float, float]:
     """Mean cosine and centred effective dimension of a store's tokens. Raises DataError where it has no two."""
     _, units = sampled(documents)
     if len(units) < 2:
-        raise DataError(f"{documents.folder} holds no two tokens to compare")
+        raise DataError(
+            f"{documents.folder} holds no two tokens to compare", hint="data=ID of a collection with words in it"
+        )
     return mean_cosine(units), effective_dimension(units[:DIRECTIONS], centred=True)
 
 

@@ -66,7 +66,7 @@ def read_lists(folder: Path) -> InvertedLists:
     # fast-plaid writes as many lengths as it would have made centroids by itself: with fewer asked for, the last are 0.
     lengths, beyond = lengths[: len(centroids)], lengths[len(centroids) :]
     if len(lengths) < len(centroids) or beyond.any() or lengths.sum() != len(documents):
-        raise DataError(f"{folder}: its inverted lists are not of its centroids", hint=f"rm -r {folder} and run again")
+        raise DataError(f"{folder}: its inverted lists do not fit its centroids", hint=f"rm -r {folder} and run again")
     starts = np.concatenate([[0], np.cumsum(lengths)])
     return InvertedLists(centroids.astype(np.float16), documents, starts)
 
@@ -82,7 +82,7 @@ def count(lists: InvertedLists, queries: Store, nprobes: Sequence[int]) -> dict[
     import torch
 
     if not len(queries):
-        raise DataError(f"{queries.folder} holds no query")
+        raise DataError(f"{queries.folder} holds no query", hint="data=ID of a collection with judged queries")
     centroids = torch.from_numpy(lists.centroids)
     size = int(lists.documents.max(initial=-1)) + 1
     found: dict[int, list[tuple[int, int]]] = {nprobe: [] for nprobe in sorted(set(nprobes))}

@@ -108,8 +108,11 @@ def rates(
     """
     text = ~expansion_tokens(queries)
     if not text.any():
-        raise DataError(f"{queries.folder} holds no token that is not expansion")
-    numbers = {name: number for number, name in enumerate(documents.ids)}
+        raise DataError(
+            f"{queries.folder} holds expansion tokens alone: no query has a word",
+            hint="data=ID of a collection whose queries have words",
+        )
+    numbers = documents.numbers({name for grades in qrels.values() for name in grades})
     relevant = [
         [numbers[name] for name, grade in qrels.get(query, {}).items() if grade > 0 and name in numbers]
         for query in queries.ids

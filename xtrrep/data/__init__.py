@@ -144,11 +144,14 @@ def check(collection: Collection) -> dict[str, int]:
     seen: set[str] = set()
     for document_id, _ in collection.documents():
         if document_id in seen:
-            raise DataError(f"{collection.id} has two documents with the id {document_id!r}")
+            raise DataError(
+                f"{collection.id} has two documents with the id {document_id!r}",
+                hint="ids are unique: rename or drop one of the two",
+            )
         seen.add(document_id)
         _check_id(collection, "document", document_id)
     if not seen:
-        raise DataError(f"{collection.id} has an empty corpus")
+        raise DataError(f"{collection.id} has an empty corpus", hint="is its download or its folder complete?")
     for query_id in collection.queries:
         _check_id(collection, "query", query_id)
     if not any(grade > 0 and d in seen for grades in collection.qrels.values() for d, grade in grades.items()):

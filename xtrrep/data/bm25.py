@@ -50,7 +50,9 @@ class Bm25:
 
         tokens = tokenize(texts)
         if not any(tokens):
-            raise DataError("BM25 found no word in the corpus")
+            raise DataError(
+                "BM25 found no word in the corpus", hint="do its documents have texts? --index exact needs no words"
+            )
         index = bm25s.BM25(k1=k1, b=b, method="lucene")
         # Numbered here: bm25s would number words as a set happens to hold them, otherwise in every process.
         vocabulary = {word: number for number, word in enumerate(sorted({word for row in tokens for word in row}))}
@@ -93,4 +95,4 @@ class Bm25:
         try:
             return cls(bm25s.BM25.load(str(folder), show_progress=False))
         except FileNotFoundError as error:
-            raise DataError(f"{folder} holds no BM25 index ({error})") from None
+            raise DataError(f"{folder} holds no BM25 index ({error})", hint=f"rm -r {folder} and run again") from None

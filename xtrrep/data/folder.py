@@ -241,14 +241,23 @@ def content_of(layout: Layout, max_queries: int | None) -> dict[str, str]:
     asked = f"{layout.name}:{queries}:judged={qrels}"
     return {
         "corpus": f"{layout.name}:{corpus}",
-        "queries": first_queries(asked, max_queries),
+        "queries": content_of_some(asked, max_queries),
         "qrels": f"{layout.name}:{qrels}",
     }
 
 
-def first_queries(content: str, max_queries: int | None) -> str:
-    """The content of a query set cut to its first `max_queries`."""
-    return content if max_queries is None else f"{content}:first={max_queries}"
+def content_of_some(content: str, max_queries: int | None) -> str:
+    """The content of a query set cut to `some` of it."""
+    return content if max_queries is None else f"{content}:some={max_queries}"
+
+
+def some(queries: dict[str, str], max_queries: int | None) -> dict[str, str]:
+    """At most `max_queries`, evenly spread over their order: the first ones of a file are often of one kind, such as
+    one package's in `pydoc`, and say little of the rest."""
+    if max_queries is None or len(queries) <= max_queries:
+        return queries
+    items = list(queries.items())
+    return dict(items[i * len(items) // max_queries] for i in range(max_queries))
 
 
 def read_folder(id: str, folder: Path, split: str | None, max_queries: int | None = None) -> Collection:
@@ -267,7 +276,7 @@ def read_folder(id: str, folder: Path, split: str | None, max_queries: int | Non
             f"the first is {missing[0]!r}",
             hint="both files must come from the same release of the collection",
         )
-    queries = dict([item for item in texts.items() if item[0] in qrels][:max_queries])
+    queries = some({id: text for id, text in texts.items() if id in qrels}, max_queries)
     return Collection(
         id=id,
         documents=lambda: layout.read_texts(layout.corpus, None),

@@ -16,7 +16,7 @@ from typing import Any
 from xtrrep.config import Data
 from xtrrep.console import DataError, progress, suggest
 from xtrrep.data import BEIR_SPLITS, Collection, local_home_hint, sources
-from xtrrep.data.folder import first_queries, read_folder, write_beir
+from xtrrep.data.folder import content_of_some, read_folder, write_beir
 
 
 def corpus_id(id: str) -> str:
@@ -71,7 +71,7 @@ class IrDatasets:
         library = f"ir_datasets={version('ir_datasets')}"
         return {
             "corpus": f"{corpus_id(cfg.id)}:{library}",
-            "queries": first_queries(f"{cfg.id}:{library}", cfg.max_queries),
+            "queries": content_of_some(f"{cfg.id}:{library}", cfg.max_queries),
             "qrels": f"{cfg.id}:{library}",
         }
 

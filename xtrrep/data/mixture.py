@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 from xtrrep import config as configs
@@ -11,7 +10,7 @@ from xtrrep.artifacts import digest
 from xtrrep.config import Data
 from xtrrep.console import UsageError
 from xtrrep.data import Collection, resolve, sources
-from xtrrep.data.folder import first_queries
+from xtrrep.data.folder import content_of_some, some
 
 
 def _parts(cfg: Data) -> list[Data]:
@@ -34,7 +33,7 @@ class Mixture:
     def content(cfg: Data) -> dict[str, str]:
         parts = [sources.get(part.loader).content(part) for part in _parts(cfg)]
         found = {key: f"mixture:{key}:{digest([part[key] for part in parts])}" for key in parts[0]}
-        return found | {"queries": first_queries(found["queries"], cfg.max_queries)}
+        return found | {"queries": content_of_some(found["queries"], cfg.max_queries)}
 
     @staticmethod
     def prepare(cfg: Data, out: Path) -> None:
@@ -56,5 +55,5 @@ class Mixture:
             for n, part in enumerate(parts)
             for id, grades in part.qrels.items()
         }
-        kept = dict(islice(queries.items(), cfg.max_queries))
+        kept = some(queries, cfg.max_queries)
         return Collection(cfg.id, documents, kept, {id: qrels[id] for id in kept})

@@ -18,7 +18,7 @@ from xtrrep.artifacts import digest
 from xtrrep.config import Data
 from xtrrep.console import DataError, progress, suggest
 from xtrrep.data import Collection, sources
-from xtrrep.data.folder import first_queries, read_folder, write_beir
+from xtrrep.data.folder import content_of_some, read_folder, write_beir
 
 SCHEMA = 1  # raise when the same sources would give other pairs
 HELD_OUT = {"networkx": "networkx", "numpy": "numpy"}  # distribution -> the package folder it installs
@@ -168,7 +168,7 @@ class Pydoc:
         queries = _content("train" if cfg.split == "train" else "test", "queries")
         return {
             "corpus": _content(cfg.split, f"{cfg.split}-corpus"),
-            "queries": first_queries(queries, cfg.max_queries),
+            "queries": content_of_some(queries, cfg.max_queries),
             "qrels": queries.replace("queries", "qrels"),
         }
 

@@ -263,7 +263,9 @@ def _values(where: str, row: Row, name: str) -> list[Any]:
         try:
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            raise DataError(f"{where}: {name!r} is a text that is no list: {value!r}"[:300]) from None
+            raise DataError(
+                f"{where}: {name!r} is a text that is no list: {value!r}"[:300], hint="a list, for example [3, 7]"
+            ) from None
     if not isinstance(value, list | tuple) or not value:
         what = "an empty list" if isinstance(value, list | tuple) else f"not a list: {value!r}"
         raise DataError(f"{where}: {name!r} is {what}"[:300], hint="one entry for each candidate")
@@ -328,7 +330,10 @@ def _id(where: str, name: str, value: Any, kind: type[int] | type[str]) -> int |
     try:
         return kind(value)
     except ValueError:
-        raise DataError(f"{where}: {name!r} holds {value!r}, but the texts' ids are whole numbers") from None
+        raise DataError(
+            f"{where}: {name!r} holds {value!r}, but the texts' ids are whole numbers",
+            hint="the lists and the texts must be of one release",
+        ) from None
 
 
 def _read_texts(files: list[Path], key: str) -> Dataset:

@@ -101,7 +101,10 @@ def sample_pairs(
     for at in _sample(len(pairs), max_pairs, rng):
         wanted.setdefault(pairs[at][0], []).append(pairs[at][1])
     if not wanted:
-        raise DataError(f"{collection.id} has no positive judgement of a document in its corpus to train on")
+        raise DataError(
+            f"{collection.id} has no positive judgement of a document in its corpus to train on",
+            hint="train.data=ID with a split for training, such as pydoc/train",
+        )
     return wanted
 
 
@@ -191,7 +194,10 @@ def _read_local(files: list[Path], limit: int | None) -> Dataset:
     # Built in memory and not by `load_dataset`, whose cache would outlive a change of the file.
     table = pa.concat_tables(tables)
     if not table.num_rows:
-        raise DataError(f"{files[0].parent if len(files) > 1 else files[0]} holds no triple")
+        raise DataError(
+            f"{files[0].parent if len(files) > 1 else files[0]} holds no triple",
+            hint="is the file complete? Every row is a query, a positive and a negative text",
+        )
     return Dataset(table)
 
 
@@ -224,7 +230,9 @@ def _read_parquet(path: Path, limit: int | None) -> Any:
         filled = pc.fill_null(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(table[name])), 0), False)
         row = pc.index(filled, False).as_py()
         if row >= 0:
-            raise DataError(f"{path}: {name!r} is not a text with words in row {row + 1}")
+            raise DataError(
+                f"{path}: {name!r} is not a text with words in row {row + 1}", hint="give it a text, or drop the row"
+            )
     return table
 
 
@@ -239,7 +247,9 @@ def need_columns(where: str, found: Iterable[str], wanted: Sequence[str], hint: 
 def need_text(where: str, name: str, value: Any) -> str:
     """`value`, where it is a text with words. Raises DataError."""
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: {name!r} is not a text with words: {value!r}"[:300])
+        raise DataError(
+            f"{where}: {name!r} is not a text with words: {value!r}"[:300], hint="give it a text, or drop the row"
+        )
     if fault := text_fault(value):
         raise DataError(f"{where}: {name!r} {fault}", hint="write the file again as UTF-8")
     return value

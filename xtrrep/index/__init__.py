@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, get_args, get_type_hints, runtime_checkable
 
@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from xtrrep.config import config_dir, options
 from xtrrep.console import DataError, UsageError, suggest
-from xtrrep.encode import Store
+from xtrrep.encode import PIECE, Store
 from xtrrep.registry import Registry
 
 
@@ -89,7 +89,8 @@ class Engine:
     """What an engine module registers.
 
     kind: "token", "document" or "text". params: a dataclass of the engine's parameters, each of which its YAML gives a
-    value; `at_search` names those that only a search reads, so that changing one builds nothing.
+    value; one with a default there came later, and at that default it is no part of an index' identity. `at_search`
+    names those that only a search reads, so that changing one builds nothing.
     build(source, params, out, place): build into `out` from a Store (token, document) or the texts (text); facts for
     the manifest. load(folder, source, params, place): a searcher over what `build` left. scoring: what the scores of a
     document engine approximate, "colbert" or "xtr". speed_only: parameters that change no ranking. prefix(params):
@@ -122,7 +123,10 @@ def engine_of(index: Mapping[str, Any]) -> tuple[Engine, Any]:
             raise UsageError(f"engine {index['engine']} has no parameter {key!r}", hint=suggest(key, known))
     for key in known:
         if key not in given:
-            raise UsageError(f"engine {index['engine']}: index.{key} has no value", hint="its YAML must give one")
+            raise UsageError(
+                f"engine {index['engine']}: index.{key} has no value",
+                hint=f"index.{key}=VALUE, or a line in configs/index/{index['engine']}.yaml",
+            )
     kinds = get_type_hints(engine.params)
     for key, value in given.items():
         allowed = get_args(kinds[key]) or (kinds[key],)
@@ -137,7 +141,12 @@ def engine_of(index: Mapping[str, Any]) -> tuple[Engine, Any]:
 def split_params(index: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What decides an index, with `engine`, and what decides a search of it; what changes no ranking is in neither."""
     engine, _ = engine_of(index)
-    rest = {key: value for key, value in index.items() if key not in engine.speed_only}
+    later = {f.name: f.default for f in fields(engine.params) if f.default is not MISSING}
+    rest = {
+        key: value
+        for key, value in index.items()
+        if key not in engine.speed_only and not (key in later and value == later[key])
+    }
     return (
         {key: value for key, value in rest.items() if key not in engine.at_search},
         {key: value for key, value in rest.items() if key in engine.at_search},
@@ -167,13 +176,18 @@ def check_queries(queries: NDArray[np.float32], store: Store, depth: int) -> Non
     """Refuse, before any engine sees them, queries of another dimension, that are zero or not finite, and a depth
     (k' or top_k) below 1. Raises DataError and UsageError."""
     if depth < 1:
-        raise UsageError(f"{depth} best of anything cannot be asked for", hint="k_prime and top_k are at least 1")
+        raise UsageError(f"the best {depth} cannot be searched for", hint="k_prime and top_k are at least 1")
     if queries.ndim != 2 or queries.shape[1] != store.dim:
-        raise DataError(f"queries have shape {queries.shape}, the index holds vectors of dimension {store.dim}")
+        raise DataError(
+            f"queries have shape {queries.shape}, the index holds vectors of dimension {store.dim}",
+            hint="queries and documents are encoded by one model",
+        )
     if not np.isfinite(queries).all():
-        raise DataError("the queries hold values that are not finite")
+        raise DataError("the queries hold values that are not finite", hint="another model, or encode.precision=fp32")
     if not queries.any(axis=1).all():
-        raise DataError("the queries hold a vector that is zero: it has no direction to compare")
+        raise DataError(
+            "the queries hold a vector that is zero: it has no direction to compare", hint="leave that vector out"
+        )
 
 
 def rectangle(
@@ -188,10 +202,6 @@ def rectangle(
     return numbers, scores
 
 
-# Rows looked at in one piece while a store is checked (32 MiB of float16 at dimension 128).
-ROWS = 1 << 17
-
-
 def check_store(store: Store) -> None:
     """Refuse, before native code sees it, a store that is empty or holds a vector that is zero or not finite.
 
@@ -199,8 +209,7 @@ def check_store(store: Store) -> None:
     """
     if not store.tokens:
         raise DataError(f"{store.folder} holds no vectors at all", hint="is the collection empty?")
-    for start in range(0, store.tokens, ROWS):
-        rows = store.rows(start, min(start + ROWS, store.tokens))
+    for start, rows in store.pieces(PIECE):
         finite = np.asarray(np.isfinite(rows).all(axis=1))
         fine = finite & rows.any(axis=1)
         if not fine.all():

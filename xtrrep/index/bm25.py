@@ -19,7 +19,9 @@ class Params:
 
     def __post_init__(self) -> None:
         if self.k1 <= 0 or not 0 <= self.b <= 1:
-            raise UsageError(f"index.k1={self.k1} and index.b={self.b}", hint="k1 above 0, b between 0 and 1")
+            raise UsageError(
+                f"index.k1={self.k1} or index.b={self.b} is out of range", hint="k1 above 0, b between 0 and 1"
+            )
 
 
 def build(source: Sequence[str], params: Params, out: Path, place: Place) -> dict[str, Any]:

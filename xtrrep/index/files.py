@@ -64,5 +64,8 @@ def open_index(
     if manifest["upstream"].get("documents") != store.fingerprint:
         raise DataError(f"{folder} was built from another store than {store.folder}", hint="build one for this store")
     if manifest["config"] != split_params(index)[0]:
-        raise DataError(f"{folder} was built as {manifest['config']}, not as {split_params(index)[0]}")
+        raise DataError(
+            f"{folder} was built as {manifest['config']}, not as {split_params(index)[0]}",
+            hint="build one with these parameters",
+        )
     return engine.load(folder, store, params, place)

@@ -1,4 +1,4 @@
-"""Calling compiled engines: their panics, their log lines and their threads."""
+"""Calling compiled engines: their panics and their log lines."""
 
 from __future__ import annotations
 
@@ -56,16 +56,3 @@ def panics(engine: str, doing: str, hint: str = UNSURE) -> Iterator[None]:
         lines = str(error).strip().splitlines()
         message = lines[0] if lines else type(error).__name__
         raise DataError(f"engine {engine} failed {doing}: {message}", hint=hint) from error
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """torch's own threads set to `count` for the length of a block."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

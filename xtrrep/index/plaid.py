@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,8 @@ from xtrrep.artifacts import need_space, write_atomic
 from xtrrep.console import DataError, UsageError
 from xtrrep.encode import Store
 from xtrrep.index import Engine, Place, check_queries, engines, kmeans, positive, rectangle
-from xtrrep.index.native import log_aside, panics, torch_threads
+from xtrrep.index.native import log_aside, panics
+from xtrrep.model.encoder import torch_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,8 @@ DOCUMENTS = "documents.npy"
 
 @dataclass(frozen=True)
 class Params:
-    """Of the index: nbits to seed. Of the search: `nprobe`, `n_full_scores`, and `chunk`, the candidate documents
+    """Of the index: nbits to seed, and `centroids_from`: the first so many documents, which k-means then draws from
+    alone (None: all; PROTOCOL.md 6.3). Of the search: `nprobe`, `n_full_scores`, and `chunk`, the candidate documents
     scored at a time (None: the library's choice). gpu_memory: what of the index lies on a GPU."""
 
     nbits: int
@@ -46,12 +47,13 @@ class Params:
     n_full_scores: int
     chunk: int | None
     gpu_memory: str
+    centroids_from: int | None = None
 
     def __post_init__(self) -> None:
         if self.nbits not in BITS:
             raise UsageError(f"index.nbits={self.nbits}: PLAID packs {BITS} bits", hint="index.nbits=4")
         positive(self, "num_partitions", "n_samples_kmeans", "kmeans_niters", "max_points_per_centroid")
-        positive(self, "nprobe", "n_full_scores", "chunk")
+        positive(self, "nprobe", "n_full_scores", "chunk", "centroids_from")
         if self.gpu_memory not in ("auto", "low", "medium", "high"):
             raise UsageError(f"index.gpu_memory={self.gpu_memory!r} is no choice", hint="auto, low, medium or high")
 
@@ -66,10 +68,15 @@ def _library() -> Any:
 
 
 @contextmanager
-def _partitions(library: Any, count: int) -> Iterator[None]:
-    """`create` takes no number of partitions, the function it clusters with does."""
+def _clustering(library: Any, partitions: int, first: int | None) -> Iterator[None]:
+    """`create` takes no number of partitions, the function it clusters with does; nor the documents to cluster."""
     own = library.compute_kmeans
-    library.compute_kmeans = partial(own, num_partitions=count)
+
+    def compute_kmeans(documents_embeddings: list[Tensor], **given: Any) -> Tensor:
+        centroids: Tensor = own(documents_embeddings[:first], num_partitions=partitions, **given)
+        return centroids
+
+    library.compute_kmeans = compute_kmeans
     try:
         yield
     finally:
@@ -95,7 +102,7 @@ def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, A
     number."""
     documents = np.flatnonzero(source.lengths > 0)
     clusters = kmeans.plan(
-        source.lengths[documents],
+        source.lengths[documents][: params.centroids_from],
         num_partitions=params.num_partitions,
         samples=params.n_samples_kmeans,
         iterations=params.kmeans_niters,
@@ -110,7 +117,11 @@ def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, A
     need_space(out, needed, f"a PLAID index of {source.tokens:,} tokens")
     kmeans.announce(clusters, source.dim)
     library = _library()
-    with log_aside(), panics("plaid", "while building"), _partitions(library, clusters.partitions):
+    with (
+        log_aside(),
+        panics("plaid", "while building"),
+        _clustering(library, clusters.partitions, params.centroids_from),
+    ):
         index = library.FastPlaid(str(out), device=place.device)
         index.create(
             _views(source, documents),

@@ -46,7 +46,10 @@ class Params:
         if self.score not in ("ah", "bf16", "fp32"):
             raise UsageError(f"index.score={self.score!r} is no choice", hint="ah, bf16 or fp32")
         if self.reorder is not None and self.score != "ah":
-            raise UsageError(f"index.reorder={self.reorder} has nothing to mend under index.score={self.score}")
+            raise UsageError(
+                f"index.reorder={self.reorder} refines the scores of index.score=ah, and index.score={self.score}",
+                hint="index.reorder=null",
+            )
         if self.num_leaves_to_search > self.num_leaves:
             raise UsageError(
                 f"index.num_leaves_to_search={self.num_leaves_to_search} is above index.num_leaves={self.num_leaves}",
@@ -97,7 +100,7 @@ def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, A
             f"engine scann cannot make {params.num_leaves} leaves of {source.tokens} tokens",
             hint=f"--index exact, or index.num_leaves={max(1, source.tokens // 100)}",
         )
-    vectors = source.rows(0, source.tokens).astype(np.float32)
+    vectors = source.widened()
     scann = _library()
     builder = scann.scann_ops_pybind.builder(vectors, 10, "dot_product").tree(
         num_leaves=params.num_leaves,

@@ -89,9 +89,8 @@ def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, A
         max_elements=source.tokens,
     )
     with progress(source.tokens, "HNSW", "token") as bar:
-        for start in range(0, source.tokens, ADDED):
-            rows = source.rows(start, min(start + ADDED, source.tokens)).astype(np.float32)
-            index.add_items(rows, ids=list(range(start, start + len(rows))), num_threads=1)
+        for start, rows in source.pieces(ADDED):
+            index.add_items(rows.astype(np.float32), ids=list(range(start, start + len(rows))), num_threads=1)
             bar.update(len(rows))
     write_atomic(out / "index.voy", lambda file: file.write(index.as_bytes()))
     return {"units": {"tokens": source.tokens}}

@@ -56,7 +56,9 @@ class Params:
             raise UsageError(f"index.memory={self.memory!r} is no choice", hint="mmap, ram, vram or vram+ram")
         threshold = self.centroid_score_threshold
         if threshold is not None and not 0 <= threshold <= 1:
-            raise UsageError(f"index.centroid_score_threshold={threshold} must lie between 0 and 1")
+            raise UsageError(
+                f"index.centroid_score_threshold={threshold} must lie between 0 and 1", hint="0.0, as in the study"
+            )
 
 
 def _library() -> Any:
@@ -118,7 +120,7 @@ def resolved(folder: Path, params: Params) -> dict[str, Any]:
     metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
     tuned = optimize(metadata=metadata, top_k=params.tuned_top_k, num_query_tokens=params.tuned_tokens)
     if tuned is None:
-        raise DataError(f"{folder / 'metadata.json'} says nothing of the index")
+        raise DataError(f"{folder / 'metadata.json'} says nothing of the index", hint=f"rm -r {folder} and run again")
     given = {name: getattr(params, name) for name in TUNED}
     return {name: auto if given[name] is None else given[name] for name, auto in zip(TUNED, tuned, strict=True)}
 

@@ -8,6 +8,8 @@ sentence-transformers or PyLate save, Stanford's ColBERT, Google's XTR) is taken
 from __future__ import annotations
 
 import string
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,19 @@ def device_of(name: str) -> str:
     if kind == "cuda" and not torch.cuda.is_available():
         raise DataError(f"machine.device={name} but torch sees no GPU", hint="machine.device=cpu")
     return name
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """torch's own threads set to `count` for the length of a block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def processor_has_bf16() -> bool:
@@ -94,13 +109,14 @@ def build(cfg: Model, device: str) -> MultiVectorEncoder:
 
 
 def projection(cfg: Model, width: int) -> torch.Tensor:
-    """The head's initial weight (dim, width), the same on every machine for a seed."""
+    """The head's initial weight (dim, width), the same for a seed whatever the number of threads."""
     import torch
 
     generator = torch.Generator().manual_seed(cfg.seed)
     weight = torch.empty(cfg.dim, width)
     if cfg.projection is Projection.orthonormal:
-        return torch.nn.init.orthogonal_(weight, generator=generator)
+        with torch_threads(1):  # on several its QR adds up in another order, which half precision makes visible
+            return torch.nn.init.orthogonal_(weight, generator=generator)
     # nn.Linear's own: kaiming_uniform_(a=sqrt(5)) is uniform within 1/sqrt(width).
     return weight.uniform_(-(width**-0.5), width**-0.5, generator=generator)
 
@@ -111,7 +127,10 @@ def _keep_layers(transformer: Any, count: int) -> None:
     if layers is None:
         raise DataError(f"cannot cut layers of a {type(backbone).__name__}", hint="model.layers=null")
     if not 1 <= count <= len(layers):
-        raise DataError(f"model.layers={count} but {type(backbone).__name__} has {len(layers)}")
+        raise DataError(
+            f"model.layers={count}, but the layers of {type(backbone).__name__} are {len(layers)}",
+            hint=f"from 1 to {len(layers)}, or null for all",
+        )
     del layers[count:]
     backbone.config.num_hidden_layers = count
 

@@ -26,7 +26,10 @@ def load(folder: Path, device: str) -> MultiVectorEncoder:
     layers = dense_of(folder)
     if len(layers) != 1:
         names = ", ".join(path.name for path in layers) or "none"
-        raise DataError(f"{folder} must have one Dense folder beside its T5 encoder, it has {names}")
+        raise DataError(
+            f"{folder} must have one Dense folder beside its T5 encoder, it has {names}",
+            hint="is the download complete?",
+        )
     activation = str(read_json(layers[0] / "config.json").get("activation_function", "Identity"))
     if not activation.endswith("Identity"):
         raise DataError(f"{layers[0]} applies {activation}; XTR's layer is linear", hint="is it a single-vector model?")

@@ -69,7 +69,10 @@ def assemble(
 
     width = transformer.get_embedding_dimension()
     if weight.shape[1] != width:
-        raise DataError(f"the projection takes {weight.shape[1]} dimensions, the transformer has {width}")
+        raise DataError(
+            f"the projection takes {weight.shape[1]} dimensions, the transformer has {width}",
+            hint="are both of one model? Fetch the folder again",
+        )
     head = Dense(
         weight.shape[1],
         weight.shape[0],

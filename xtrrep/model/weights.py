@@ -111,7 +111,7 @@ def identity(name: str, revision: str | None) -> dict[str, str]:
         return {"hub": resolve(name), "revision": revision or "main"}
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if not files:
-        raise DataError(f"the model folder {folder} is empty")
+        raise DataError(f"the model folder {folder} is empty", hint="is the download complete?")
     kept = [
         p for p in files if p.name != "README.md" and not any(q.startswith(".") for q in p.relative_to(folder).parts)
     ]

@@ -344,3 +344,27 @@ def anisotropy_and_speed(
     axes[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return _save(figure, stem)
+
+
+def scale_curves(panels: Mapping[str, Lines], levels: Mapping[str, float], stem: Path) -> list[Path]:
+    """What each stage takes against the size of the collection, both axes logarithmic: a panel a quantity, a line a
+    stage of one colour and marker in all of them. `levels` holds a bound to draw, by quantity. Returns the files.
+    """
+    figure, axes = _new(4.6 * len(panels), 4.6, len(panels))
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    for axis, (quantity, lines) in zip(axes, panels.items(), strict=True):
+        for name, points in lines.items():
+            xs, ys = zip(*points, strict=True)
+            i = names.index(name)
+            axis.plot(xs, ys, "-", color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
+                      markersize=4, linewidth=1.4, label=name)  # fmt: skip
+        if quantity in levels:
+            axis.axhline(levels[quantity], color="#666666", linestyle=":", linewidth=1)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("passages")
+        axis.set_title(quantity, loc="left", fontsize=10)
+    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    axes[-1].legend(handles.values(), handles.keys(), fontsize=8, frameon=False, loc="center left",
+                    bbox_to_anchor=(1.01, 0.5))  # fmt: skip
+    return _save(figure, stem)

@@ -230,7 +230,10 @@ def _verdicts(table: Table, group: str) -> list[tuple[str, str]]:
     columns = ("statement", "claim") if group == CLAIMS else ("row", "column")
     missing = [name for name in columns if name not in table.columns]
     if missing:
-        raise DataError(f"the table {table.title!r} has verdicts, but no column {missing[0]!r}")
+        raise DataError(
+            f"the table {table.title!r} has verdicts, but no column {missing[0]!r}",
+            hint="written by another version? Make it again",
+        )
     at = [table.columns.index(name) for name in ("verdict", *columns)]
     return [(str(row[at[0]]), f"{row[at[1]]} ({row[at[2]]})") for row in table.rows]
 
@@ -311,11 +314,13 @@ def read(path: Path, *, bold: bool = False) -> tuple[Table, Path | None]:
     with path.open(newline="", encoding="utf-8") as file:
         lines = list(csv.reader(file))
     if not lines:
-        raise DataError(f"{path} is empty")
+        raise DataError(f"{path} is empty", hint=f"make it again, or rm {path}")
     columns, texts = lines[0], lines[1:]
     for number, row in enumerate(texts, start=2):
         if len(row) != len(columns):
-            raise DataError(f"{path}:{number}: {len(row)} values under {len(columns)} columns")
+            raise DataError(
+                f"{path}:{number}: {len(row)} values under {len(columns)} columns", hint=f"make it again, or rm {path}"
+            )
     parsed = [_values(name, [row[i] for row in texts]) for i, name in enumerate(columns)]
     rows: list[list[object]] = [[column[r] for column in parsed] for r in range(len(texts))]
     words = path.with_suffix(".md")

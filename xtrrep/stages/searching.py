@@ -37,7 +37,7 @@ def index_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[st
     if engine.kind == "text":
         texts = [text for _, text in open_collection(cfg.data, folders["data"]).documents()]
         if not texts:
-            raise DataError(f"{cfg.data.id} holds no documents")
+            raise DataError(f"{cfg.data.id} holds no documents", hint="is its download or its folder complete?")
         facts: dict[str, Any] = engine.build(texts, params, out, place)
         files.check_written(out)
         return facts

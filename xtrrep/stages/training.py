@@ -72,7 +72,8 @@ def model_config(cfg: Config) -> dict[str, Any]:
 
 def loop_config(cfg: Config, loop: Loop) -> dict[str, Any]:
     """What of a training decides its weights: no paths, nothing that only looks, variants by what they resolve to."""
-    dropped = {"data", "triples", "lists", "teacher", "revision", "max_triples", "max_queries", "per_query"}
+    dropped = {"data", "triples", "lists", "teacher", "teacher_revision", "revision"}
+    dropped |= {"max_triples", "max_queries", "per_query"}
     dropped |= {"checkpoint_every", "eval_every", "eval_data", "objective", "temperature_colbert", "temperature_xtr"}
     config = {key: value for key, value in plain(loop).items() if key not in dropped}
     config["precision"] = resolve_precision(loop.precision, device_named(cfg.machine.device)).value
@@ -136,7 +137,7 @@ def scored_spec(cfg: Config, specs: Specs) -> Spec:
     distill = cfg.distill
     config: dict[str, Any] = {"n_ways": distill.n_ways, "max_queries": distill.max_queries, "seed": distill.seed}
     config |= {"n_doc": distill.n_doc, "precision": _teacher_precision(cfg).value}
-    content = {"teacher": digest(weights_identity(distill.teacher, None))}
+    content = {"teacher": digest(weights_identity(distill.teacher, distill.teacher_revision))}
     label = f"{slug(str(distill.data))}--{slug(distill.teacher.rsplit('/', 1)[-1])}"
     return Spec("scored", label, 1, config, {"data": specs["distill_data"].fingerprint}, content)
 
@@ -146,8 +147,10 @@ def _teacher_precision(cfg: Config) -> Precision:
 
 
 def scored_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
+    from xtrrep.model.forward import default_budget
     from xtrrep.train.teacher import score
 
+    device = device_named(cfg.machine.device)
     data = training_collection(cfg.distill.data, "distill.data")
     facts = score(
         open_collection(data, folders["distill_data"]),
@@ -158,9 +161,10 @@ def scored_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[s
         seed=cfg.distill.seed,
         n_doc=cfg.distill.n_doc,
         precision=_teacher_precision(cfg),
-        batch_size=cfg.machine.encode_batch,
-        device=device_named(cfg.machine.device),
+        batch_size=max(1, (cfg.machine.encode_tokens or default_budget(device)) // cfg.distill.n_doc),
+        device=device,
         cache=configs.artifacts_root() / "weights",
+        revision=cfg.distill.teacher_revision,
     )
     return {"units": {"lists": facts["lists"]}, **facts}
 
@@ -235,12 +239,12 @@ def _evaluator(cfg: Config, folders: Folders) -> Callable[[MultiVectorEncoder], 
     scoring = Scoring.model if cfg.retrieve.scoring is Scoring.run else cfg.retrieve.scoring
     asked = replace(cfg.retrieve, from_run=None, rerank=None, scoring=scoring)
     cfg = replace(cfg, index={"engine": "exact"}, retrieve=asked)  # whatever engine the run itself ends with
-    setting, batch_size = setting_of(cfg), cfg.machine.encode_batch
+    setting, batch_tokens = setting_of(cfg), cfg.machine.encode_tokens
     engine, params = engine_of(cfg.index)
 
     def store(model: MultiVectorEncoder, task: str, texts: Any, count: int, scratch: Path) -> Store:
         def run(out: Path) -> dict[str, Any]:
-            return encode(model, texts, count, out, cfg.encode, task=task, device=device, batch_size=batch_size)
+            return encode(model, texts, count, out, cfg.encode, task=task, device=device, batch_tokens=batch_tokens)
 
         return Store.open(artifacts.make(Spec("eval", task, 1, {}), scratch / task, run))
 

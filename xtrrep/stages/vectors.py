@@ -86,7 +86,7 @@ def encode_run(stage: str, cfg: Config, folders: Folders, out: Path, *, together
         cfg.encode,
         task=stage.removesuffix("s") if stage == "documents" else "query",
         device=device_named(cfg.machine.device),
-        batch_size=cfg.machine.encode_batch,
+        batch_tokens=cfg.machine.encode_tokens,
         together=together,
     )
 

@@ -70,23 +70,23 @@ def parse_sweep(path: Path) -> Sweep:
         for axis in need_list(path, "axes", text.get("axes", []))
     ]
     if any(not axis for axis in axes):
-        raise UsageError(f"{path}: an axis has no choices")
+        raise UsageError(f"{path}: an axis has no choices", hint="a list of overrides, or no axis")
     crossed = [tuple(itertools.chain(*chosen)) for chosen in itertools.product(*axes)] if axes else []
     cells = [*crossed, *(words_in(path, "a cell", value) for value in need_list(path, "cells", text.get("cells", [])))]
     reproductions = words_in(path, "reproductions", text.get("reproductions", []))
     if not cells and not reproductions:
         raise UsageError(f"{path} asks for no cell", hint="axes, cells or reproductions")
     for twice in {cell for cell in cells if cells.count(cell) > 1}:
-        raise UsageError(f"{path} names one cell twice: {' '.join(twice)}")
+        raise UsageError(f"{path} names one cell twice: {' '.join(twice)}", hint="name it once")
     until = _stage(path, "until", text.get("until", "evaluate"))
     memory = need_mapping(path, "memory", text.get("memory", {}))
     for stage, number in memory.items():
         need_number(path, f"memory of {_stage(path, 'memory', stage)}", number)
         if number <= 0:
-            raise UsageError(f"{path}: memory of {stage} is not above 0 GB")
+            raise UsageError(f"{path}: memory of {stage} is not above 0 GB", hint="gigabytes, e.g. 4")
     encoders = text.get("encoders", 1)
     if isinstance(encoders, bool) or not isinstance(encoders, int) or encoders < 1:
-        raise UsageError(f"{path}: encoders is no number of processes: {encoders!r}")
+        raise UsageError(f"{path}: encoders is no number of processes: {encoders!r}", hint="a whole number from 1")
     return Sweep(
         path.stem,
         str(text["title"]),

@@ -114,7 +114,9 @@ class Jobs:
         try:
             executor.update_parameters(**wanted)
         except (NameError, ValueError, TypeError, AssertionError) as error:
-            raise UsageError(f"the sweep's cluster, for {stage or 'any stage'}: {error}") from None
+            raise UsageError(
+                f"the sweep's cluster, for {stage or 'any stage'}: {error}", hint="docs/SWEEPS.md"
+            ) from None
         return executor
 
     def start(self, tasks: Sequence[Task]) -> list[Any]:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Record = Callable[[int, dict[str, float]], None]
 
 COLUMNS = ["step", "loss", "learning_rate", "grad_norm", "temperature"]
+# fp16's loss scale is found by overflowing: it begins at 2^16, and a step whose gradient is infinite is left out and
+# halves it. So many in a row, and what still overflows at 2^-8 is no gradient.
+LEFT_OUT = 24
 
 
 class Diverged(Exception):
@@ -42,13 +45,19 @@ class Log:
     """
 
     def __init__(
-        self, path: Path | None, loss: torch.nn.Module, precision: Precision, start: int, records: list[Record]
+        self,
+        path: Path | None,
+        loss: torch.nn.Module,
+        precision: Precision,
+        start: int,
+        steps: int,
+        records: list[Record],
     ) -> None:
         self.path = path
         self.loss = loss
-        # fp16's loss scale is found by overflowing: an infinite gradient skips that step, and is no divergence.
-        self.checks_gradient = precision is not Precision.fp16
+        self.patience = min(LEFT_OUT, steps) if precision is Precision.fp16 else 1
         self.records = records
+        self.left_out = 0  # steps in a row, since this process began, without a finite gradient: the same on all ranks
         if path is not None:
             kept = [row for row in read_log(path) if row["step"] <= start]
             write_atomic(path, lambda file: file.write("".join(json.dumps(row) + "\n" for row in kept).encode()))
@@ -56,6 +65,7 @@ class Log:
     def step(self, step: int, logs: dict[str, float]) -> None:
         """Write a step's row. Raises Diverged."""
         values = {key: float(logs[key]) for key in COLUMNS[1:4]} | {"temperature": temperature.value_of(self.loss)}
+        self.left_out = 0 if math.isfinite(float(logs["grad_norm"])) else self.left_out + 1
         reason = self._why(values)
         self._write(step, _finite(values) | ({"diverged": reason} if reason else {}))
         if reason:
@@ -71,8 +81,9 @@ class Log:
     def _why(self, values: dict[str, Any]) -> str | None:
         if not math.isfinite(values["loss"]):
             return f"the loss is {values['loss']}"
-        if self.checks_gradient and not math.isfinite(values["grad_norm"]):
-            return f"the gradient's norm is {values['grad_norm']}"
+        if self.left_out >= self.patience:
+            often = f", in {self.left_out} steps in a row: bf16 or fp32 may hold it," if self.patience > 1 else ""
+            return f"the gradient's norm is {values['grad_norm']}{often}"
         if values["temperature"] is not None and not 0 < values["temperature"] < math.inf:
             return f"the temperature is {values['temperature']:.4g}"
         return None

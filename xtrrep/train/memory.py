@@ -30,7 +30,7 @@ def explained_evaluation(step: int) -> Iterator[None]:
             raise
         raise DataError(
             f"out of memory in the evaluation after step {step}: {_first_line(error)}",
-            hint="a smaller machine.encode_batch, a smaller eval_data, or eval_data=null eval_every=null",
+            hint="a smaller machine.encode_tokens, a smaller eval_data, or eval_data=null eval_every=null",
         ) from error
 
 

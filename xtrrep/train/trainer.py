@@ -217,7 +217,7 @@ def _train(
         records = recorders(machine, out, loop, start["step"], stack) if first else []
         bar = stack.enter_context(progress(loop.steps, "train", "step"))
         trainer, stream = _trainer(model, dataset, loop, out, device, loss, precision, start["stream"])
-        log = Log(out / "log.jsonl" if first else None, loss, precision, start["step"], records)
+        log = Log(out / "log.jsonl" if first else None, loss, precision, start["step"], loop.steps, records)
         trainer.add_callback(_callback(bar, log, loop, stream, evaluate))
         trainer.remove_callback(PrinterCallback)  # prints every log line to stdout, which is for data
         bar.update(start["step"])
