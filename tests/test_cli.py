@@ -40,6 +40,7 @@ def test_help_shows_examples_and_exit_codes(cli: Cli) -> None:
         "retrieve",
         "evaluate",
         "analyze",
+        "sweep",
         "claims",
         "search",
         "show",

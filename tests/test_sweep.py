@@ -585,32 +585,68 @@ import sys
 from pathlib import Path
 from xtrrep.sweep import cells, control
 sweep = cells.parse_sweep(Path(sys.argv[1]))
-plans, _ = cells.plans(sweep, sys.argv[2:])
-print(control.carry_out(sweep, list(plans.values()), "local", jobs=3))
+plans, _ = cells.plans(sweep, sys.argv[3:])
+print(control.carry_out(sweep, list(plans.values()), sys.argv[2], jobs=3))
 """
 
 
-def start_own(home: Path, collections: Path, text: str, *words: str) -> subprocess.Popen[str]:
+def start_own(
+    home: Path, collections: Path, text: str, *words: str, executor: str = "local", **env: str
+) -> subprocess.Popen[str]:
     """A sweep of a file of its own, through submitit."""
     home.mkdir(exist_ok=True)
     (home / "mine.yaml").write_text(text)
-    settings = os.environ | {"XTRREP_HOME": str(home), "XTRREP_DATA": str(collections)}
-    command = [sys.executable, "-c", OWN, str(home / "mine.yaml"), *words]
+    settings = os.environ | {"XTRREP_HOME": str(home), "XTRREP_DATA": str(collections)} | env
+    command = [sys.executable, "-c", OWN, str(home / "mine.yaml"), executor, *words]
     return subprocess.Popen(command, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+# As much of SLURM as submitit talks to: every job of an array begins at once, and nothing is known of it afterwards.
+SLURM = {
+    "sbatch": f"""#!{sys.executable}
+import os, re, subprocess, sys
+script = open(sys.argv[1]).read()
+array, job = re.search(r"--array=0-(\\d+)", script), str(os.getpid())
+with open(os.environ["SBATCH_SEEN"], "a") as seen:
+    print(*sorted(re.findall(r"--(?:array|gpus-per-node|job-name|partition)=(\\S+)", script)), file=seen)
+for task in range(int(array[1]) + 1 if array else 1):
+    here = {{"SLURM_ARRAY_JOB_ID": job, "SLURM_ARRAY_TASK_ID": str(task)}} if array else {{}}
+    environment = os.environ | {{"SLURM_JOB_ID": job}} | here
+    quiet = {{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}}
+    subprocess.Popen(["bash", sys.argv[1]], env=environment, start_new_session=True, **quiet)
+print("Submitted batch job", job)
+""",
+    "srun": """#!/bin/bash
+while [[ $1 == -* ]]; do [[ $1 == --output || $1 == --error ]] && shift; shift; done
+exec "$@"
+""",
+    "sacct": "#!/bin/bash\necho 'JobID|State|NodeList'\n",
+}
+
+
 @pytest.mark.slow
-def test_an_array_of_encoders_leaves_the_store_that_one_leaves(collections: Path, cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.parametrize("executor", ["local", "slurm"])
+def test_an_array_of_encoders_leaves_the_store_that_one_leaves(
+    executor: str, collections: Path, cli: Cli, tmp_path: Path
+) -> None:
     one, several = tmp_path / "one", tmp_path / "several"
+    for name, text in SLURM.items():
+        tmp_path.joinpath(name).write_text(text)
+        tmp_path.joinpath(name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SBATCH_SEEN": str(tmp_path / "seen")}
     cli("encode", *CHEAP, "encode.shard_documents=10", home=one)
-    text = "title: x\nuntil: documents\nencoders: 3\ncells: [[encode.shard_documents=10]]"
-    out, said = start_own(several, collections, text, *CHEAP).communicate(timeout=600)
+    text = "title: x\nuntil: documents\nencoders: 3\ncells: [[encode.shard_documents=10]]\n"
+    text += "cluster: {slurm_partition: cpu, stages: {documents: {gpus_per_node: 1, slurm_partition: gpu}}}"
+    out, said = start_own(several, collections, text, *CHEAP, executor=executor, **env).communicate(timeout=900)
     assert out == "{}\n", said
     assert ", 3 encoders" in said
+    if executor == "slurm":
+        seen = (tmp_path / "seen").read_text().splitlines()
+        assert seen == ["cpu xtrrep-mine", "0-2%3 1 gpu xtrrep-mine", "1 gpu xtrrep-mine"]  # an array, and the join
     assert made(several) == made(one)
     (store,) = several.glob("documents/[!.]*")
     assert artifacts.read_manifest(store)["facts"]["shards_kept"] == 4
-    assert not [path for path in several.rglob("*") if path.name.endswith((".tmp", ".log"))]
+    assert not [path for path in several.rglob("*") if path.name.endswith((".tmp", ".log", ".pkl"))]
 
 
 @pytest.mark.slow
