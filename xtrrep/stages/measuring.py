@@ -37,14 +37,15 @@ def evaluate_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict
 
 
 def latency_spec(cfg: Config, specs: Specs) -> Spec:
-    from xtrrep.latency import processor
+    from xtrrep.latency import hardware, processor
 
     if kind_of(cfg) not in ("token", "document"):
         raise UsageError(f"{engine_label(cfg)} searches no vectors: nothing to measure", hint="--index plaid")
     run = retrieve_spec(cfg, specs)
-    config = {**plain(cfg.latency), "setting": run.config, "device": device_named(cfg.machine.device)}
+    device = device_named(cfg.machine.device)
+    config = {**plain(cfg.latency), "setting": run.config, "device": device}
     config |= {key: cfg.index[key] for key in sorted(engine_of(cfg.index)[0].speed_only)}
-    return Spec("latency", run.label, 2, config, run.upstream, {"processor": processor()})
+    return Spec("latency", run.label, 2, config, run.upstream, {"processor": processor() if device == "cpu" else hardware()})
 
 
 def latency_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
