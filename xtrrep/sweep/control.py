@@ -185,7 +185,8 @@ def room_here(jobs: int | None, memory: float | None, asked: Sweep) -> Room:
 
     from xtrrep.model.encoder import device_of
 
-    cores = len(os.sched_getaffinity(0))
+    mine = getattr(os, "sched_getaffinity", None)  # Linux alone says which cores are ours
+    cores = len(mine(0)) if mine is not None else os.cpu_count() or 1
     jobs = jobs or (1 if device_of("auto") != "cpu" else min(cores, max(2, cores // 4)))
     memory = memory or 0.8 * psutil.virtual_memory().available / 1e9
     return Room(jobs, memory, max(1, cores // jobs), asked.encoders, asked.memory)
