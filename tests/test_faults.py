@@ -252,6 +252,7 @@ def test_out_of_memory(bench: Bench, tmp_path: Path) -> None:
         (OSError(errno.ENOSPC, "", "a/b"), "No space left on device: a/b", "XTRREP_HOME"),
         (OSError(errno.EDQUOT, "", "a/b"), "quota", "XTRREP_HOME"),
         (OSError("400 requested and 12 written"), "could not be written", "free some space"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 96 vs 12"), "could not", "free some"),
         (RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed"), "could not", "free some"),
         (RuntimeError("basic_ios::clear: iostream error"), "could not be written", "free some space"),
         (ValueError("I/O error: No space left on device (os error 28)"), "could not be written", "free some space"),

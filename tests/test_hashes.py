@@ -109,6 +109,15 @@ def test_another_file_in_its_place_is_seen(tmp_path: Path) -> None:
     assert hash_files(tmp_path / "a", names, record)["large"] == hash_file(path)
 
 
+def test_what_a_killed_process_left_of_a_record_goes(tmp_path: Path) -> None:
+    names, record = fill(tmp_path / "a"), tmp_path / "below" / "b" / "[a].json"
+    for left in (".[a].json.1", ".a.json.2"):
+        (tmp_path / "below" / "b").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "below" / "b" / left).write_text("{")
+    hash_files(tmp_path / "a", names, record)
+    assert sorted(path.name for path in record.parent.iterdir()) == [".a.json.2", "[a].json"]  # its own alone
+
+
 def test_what_was_just_written_is_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second write within the clock's step would leave the times as they are."""
     monkeypatch.setattr(hashes, "SETTLED", 2.0)

@@ -50,7 +50,8 @@ class DataError(XtrrepError):
 
 # What a full disk is called by libraries that write by themselves: Rust's error, numpy's, torch's, ScaNN's.
 WRITE_FAILED = re.compile(
-    r"No space left on device|\d requested and \d+ written|PytorchStreamWriter failed|[Ff]ailed to write|iostream error"
+    r"No space left on device|\d requested and \d+ written|PytorchStreamWriter failed|unexpected pos \d+ vs \d+|"
+    r"[Ff]ailed to write|iostream error"
 )
 # What torch says where it raises a bare RuntimeError: the CPU allocator's text (as spelt there) and two of CUDA's. The
 # last is an ImportError's, of a library that found no room.

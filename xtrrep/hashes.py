@@ -7,6 +7,7 @@ back. The record identifies nothing and nobody relies on it: without one, everyt
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -118,5 +119,8 @@ def _write(record: Path, entries: Record) -> None:
     temporary = record.with_name(f".{record.name}.{os.getpid()}")  # processes may write one record at a time
     with suppress(OSError):  # a folder that cannot be written costs reading its files again, and nothing else
         record.parent.mkdir(parents=True, exist_ok=True)
+        # Of a process that was killed; one at work loses its own and reads its files again.
+        for stale in record.parent.glob(f".{glob.escape(record.name)}.*"):
+            stale.unlink(missing_ok=True)
         temporary.write_text(json.dumps(entries, indent=1, sort_keys=True), encoding="utf-8")
         os.replace(temporary, record)

@@ -45,7 +45,9 @@ def latency_spec(cfg: Config, specs: Specs) -> Spec:
     device = device_named(cfg.machine.device)
     config = {**plain(cfg.latency), "setting": run.config, "device": device}
     config |= {key: cfg.index[key] for key in sorted(engine_of(cfg.index)[0].speed_only)}
-    return Spec("latency", run.label, 2, config, run.upstream, {"processor": processor() if device == "cpu" else hardware()})
+    return Spec(
+        "latency", run.label, 2, config, run.upstream, {"processor": processor() if device == "cpu" else hardware()}
+    )
 
 
 def latency_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
