@@ -133,7 +133,7 @@ def main() -> int:
     parser.add_argument("--pylate", required=True, help="Python of PyLate's environment")
     parser.add_argument("--folder", type=Path, required=True, help="a BEIR folder")
     parser.add_argument("--model", type=Path, help="an encoder that we trained; without it, an untrained one")
-    parser.add_argument("--quick", action="store_true", help="300 documents, one round: to see that all of it runs")
+    parser.add_argument("--quick", action="store_true", help="100 documents, one round: to see that all of it runs")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--record", action="store_true", help="copy what comes out to results/recorded")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "runs" / "bench")
@@ -145,7 +145,7 @@ def main() -> int:
     out.mkdir(parents=True)
     limits(out, words.threads)
     peer, place = ["--pylate", words.pylate], ["--folder", str(words.folder)]
-    few = ["--count", "300", "--k-prime", "1000"] if words.quick else ["--rounds", "3"]
+    few = ["--count", "100", "--k-prime", "1000"] if words.quick else ["--rounds", "3"]
     model = ["--model", str(words.model)] if words.model else []
     run = partial(call, words.threads)
     run("eval", *peer, *place, *few, *model, *threads, "--out", str(out))
@@ -154,7 +154,11 @@ def main() -> int:
     stores = [f"--{stage}={next((out / 'home' / stage).glob('*-*'))}" for stage in ("documents", "queries")]
     searching = ["--leaves", "200", "--rounds", "1", "--count", "8", "--k-prime", "1000"] if words.quick else []
     run("retrieval", *peer, *stores, *searching, "--out", str(out / "retrieval"))
-    training = ["--quick"] if words.quick else ["--length", "300", "--values", "clustered", "--batch", "32", "64"]
+    training = (
+        ["--quick", "--values", "random", "--masks", "no"]
+        if words.quick
+        else ["--length", "300", "--values", "clustered", "--batch", "32", "64"]
+    )
     run("train", *peer, *stores, *training, *threads, "--out", str(out / "train"))
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
