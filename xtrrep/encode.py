@@ -173,8 +173,9 @@ def _pooled(vectors: Tensor, pool_factor: float) -> Tensor:
 
 def _give_back(shard: NDArray[Any]) -> None:
     """Unmap the pages of a memory-mapped array that were read; what they held stays in the file."""
-    if isinstance(shard.base, mmap.mmap):
-        shard.base.madvise(mmap.MADV_DONTNEED)
+    mapped: object = shard.base
+    if isinstance(mapped, mmap.mmap):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)
