@@ -1,7 +1,9 @@
 """scripts/scale.py: what it feeds the stages, its arithmetic, and that its page says what its data say."""
 
+import dataclasses
 import importlib.util
 import itertools
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -123,6 +125,13 @@ def test_rows_come_back_from_their_file(scale: ModuleType, tmp_path: Path) -> No
     scale.write(rows, tmp_path, None)
     assert scale.read_rows(tmp_path / "scale.csv") == rows
     assert (tmp_path / "scale.svg").stat().st_size > 1000
+
+
+def test_what_was_measured_is_not_measured_again(scale: ModuleType, tmp_path: Path) -> None:
+    rows = [row(scale, 1000, work.name) for work in scale.WORK]
+    (tmp_path / scale.MEASURED).write_text("".join(json.dumps(dataclasses.asdict(found)) + "\n" for found in rows))
+    assert scale.measured(tmp_path) == list(scale.measure(tmp_path, 1000, 1, False)) == rows
+    assert [path.name for path in tmp_path.iterdir()] == [scale.MEASURED]
 
 
 def test_too_little_disk_is_said_and_nothing_is_begun(

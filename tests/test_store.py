@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import unit_vectors, write_store
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xtrrep import encode, retrieve
@@ -31,7 +31,7 @@ def ragged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, np.ndarray,
     return store, np.concatenate(documents), np.concatenate(ids)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_tokens_are_those_of_the_whole(ragged: tuple[Store, np.ndarray, np.ndarray], data: st.DataObject) -> None:
     store, vectors, ids = ragged
