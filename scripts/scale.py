@@ -191,7 +191,7 @@ def overrides(home: Path, work: Work, threads: int) -> list[str]:
         f"data.path={home / 'input' / work.collection}",
         "data.measures=[nDCG@10]",
         "machine.device=cpu",
-        "machine.encode_batch=128",
+        "machine.encode_tokens=8192",
         f"machine.threads={threads}",
         *work.words,
     ]
