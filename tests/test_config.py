@@ -120,9 +120,11 @@ def test_a_distilled_models_name_can_be_typed() -> None:
         (["index=warp", "index.nprobe=: :"], UsageError, "not of type int", None),
         (["index=warp", "index.nprobe=2001-99-99"], UsageError, "not of type int", None),
         (["train"], UsageError, "KEY=VALUE", "retrieve.k_prime=1000"),
-        (["train=3"], UsageError, "group of keys", None),
+        (["train=3"], UsageError, "group of keys", "train.steps"),
+        (["qqqq.zz=1"], UsageError, "qqqq.zz", "xtrrep show"),
+        (["claims.seeds=42"], UsageError, "int is not a list, in 'claims.seeds=42'", "claims.seeds=[42]"),
         (["model.checkpoint=here"], UsageError, "checkpoint", None),
-        (["train.triples=x.jsonl"], UsageError, "train.triples", "null"),
+        (["train.triples=x.jsonl"], UsageError, "train.triples", "train.data=null"),
     ],
 )
 def test_refusals(words: list[str], kind: type[XtrrepError], says: str, hints: str | None) -> None:
