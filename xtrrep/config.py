@@ -527,6 +527,8 @@ def _check_keys(values: Sequence[str], known: dict[str, Any]) -> None:
     nodes = {key.rsplit(".", depth)[0] for key in known for depth in range(key.count(".") + 1)}
     for text in values:
         key, value = _split_override(text)
+        if key not in nodes and (engines := _engines_with(key)):
+            raise UsageError(f"the engine chosen has no {key}", hint=f"--index {' or --index '.join(engines)} has it")
         if key not in nodes:
             raise UsageError(f"unknown key {key!r}", hint=suggest(key, known, listing=SHOW))
         if key not in known:
@@ -536,6 +538,11 @@ def _check_keys(values: Sequence[str], known: dict[str, Any]) -> None:
             )
         if "," in value and not value.startswith(("[", "{", "'", '"')) and not _is_text(key):
             raise UsageError(f"{text!r} names several values", hint=f"a list is written {key}=[{value}]")
+
+
+def _engines_with(key: str) -> list[str]:
+    """The engines that a parameter `index.NAME` belongs to."""
+    return [name for name in options("index") if "/" not in name and key in _keys_of_file(f"index/{name}", "index")]
 
 
 def _check_index_types(values: Sequence[str], known: dict[str, Any]) -> None:
@@ -722,18 +729,27 @@ def _explain(error: Exception, values: Sequence[str]) -> UsageError:
     message = str(getattr(cause, "msg", None) or cause).strip().splitlines()[0].rstrip(".")
     message = message.replace("is not a ListConfig, list or tuple", "is not a list")
     if not key:
+        override = getattr(cause, "override", None)  # of Hydra's grammar, which says little else
+        if override:
+            return UsageError(f"{override!r} cannot be read: {message}", hint="is a bracket or a quote left open?")
         return UsageError(message, hint=SHOW)
     given = next((text for text in values if text.startswith(f"{key}=")), None)
     where = f", in {given!r}" if given else _find_in_files(str(key))
     known = flat(OmegaConf.create({f.name: _defaults(f) for f in fields(Config)}))
     if "not in" in message:
         return UsageError(f"unknown key {key!r}{where}", hint=suggest(str(key), known, listing=SHOW))
-    return UsageError(f"{key}: {message}{where}", hint=f"for example {key}={known.get(str(key))}")
+    if given and message.endswith("is not a list"):
+        return UsageError(f"{given!r} is not a list", hint=f"a list is written {key}=[{given.partition('=')[2]}]")
+    example = known.get(str(key))
+    hint = f"a value of that type, or {key}=null" if example is None else f"for example {key}={example}"
+    return UsageError(f"{key}: {message}{where}", hint=hint)
 
 
 def _defaults(item: Any) -> Any:
     kind = item.default_factory
-    return OmegaConf.structured(kind) if isinstance(kind, type) and is_dataclass(kind) else "?"
+    if isinstance(kind, type) and is_dataclass(kind):
+        return OmegaConf.structured(kind)
+    return item.default if isinstance(item.default, Enum) else "?"
 
 
 def _find_in_files(key: str) -> str:
