@@ -69,7 +69,7 @@ WORK = (
     Work("exact search", "retrieve", EXACT),
     Work("evaluate", "evaluate", EXACT, follows=False),
     Work("geometry", "analyze", (*EXACT, "analyze.name=geometry"), follows=False),
-    Work("sample documents", "documents", collection="sample"),
+    Work("sample documents", "documents", collection="sample", follows=False),  # hardly a shard
     Work("scann build", "index", SCANN, "sample"),
     Work("scann search", "retrieve", SCANN, "sample"),
     Work("scann evaluate", "evaluate", SCANN, "sample", follows=False),
@@ -191,7 +191,7 @@ def overrides(home: Path, work: Work, threads: int) -> list[str]:
         f"data.path={home / 'input' / work.collection}",
         "data.measures=[nDCG@10]",
         "machine.device=cpu",
-        "machine.encode_batch=128",
+        "machine.encode_tokens=8192",
         f"machine.threads={threads}",
         *work.words,
     ]

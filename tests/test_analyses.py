@@ -583,7 +583,7 @@ def test_lists_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         return artifacts.make(Spec("index", "made", 1, {"lengths": lengths}), tmp_path, fill)
 
     for lengths in ([2, 2], [2, 1, 0, 1], [2, 1, 2]):
-        with pytest.raises(DataError, match="not of its centroids"):
+        with pytest.raises(DataError, match="do not fit its centroids"):
             candidates.read_lists(index(lengths))
     # What fast-plaid writes where fewer centroids were asked for than it would make by itself.
     assert candidates.read_lists(index([2, 1, 1, 0, 0])).starts.tolist() == [0, 2, 3, 4]

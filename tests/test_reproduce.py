@@ -177,9 +177,13 @@ def test_unknown_names() -> None:
         load("table9", "demo")
     assert "table" in str(caught.value.hint)
     with pytest.raises(UsageError, match=r"no column .nowhere"):
-        study.select(load("table1", "paper"), "nowhere")
-    assert [c.name for c in study.select(load("table1", "paper"), "nq").columns] == ["nq"]
-    assert [c.name for c in study.select(load("table1", "paper"), "beir/nq").columns] == ["nq"]
+        study.select(load("table1", "paper"), ["nowhere"])
+    assert [c.name for c in study.select(load("table1", "paper"), ["nq"]).columns] == ["nq"]
+    assert [c.name for c in study.select(load("table1", "paper"), ["beir/nq"]).columns] == ["nq"]
+    several = study.select(load("table1", "paper"), ["nq", "beir/fiqa/test"])
+    assert (several.only, {c.name for c in several.columns}) == (("nq", "beir/fiqa/test"), {"nq", "fiqa"})
+    with pytest.raises(UsageError, match="no column 'nowhere'"):
+        study.select(load("table1", "paper"), ["nq", "nowhere"])
 
 
 def test_a_damaged_record_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,12 +387,13 @@ def test_an_analysis_cell_without_a_printed_value_is_judged_by_its_record() -> N
 def test_select_and_extra_of_an_analysis() -> None:
     what = load("candidates", "paper")
     for only, count in (("ColBERT", 2), ("xtr_multi", 2), ("share", 2), ("beir/fiqa/test", 4)):
-        assert len(study.select(what, only).cells) == count
+        assert len(study.select(what, [only]).cells) == count
+    assert len(study.select(what, ["ColBERT", "share"]).cells) == 3
     with pytest.raises(UsageError, match="no cell 'Colbert'") as caught:
-        study.select(what, "Colbert")
+        study.select(what, ["Colbert"])
     assert "ColBERT" in str(caught.value.hint)
     with pytest.raises(DataError, match="not at hand"):
-        study.select(AnalysisReproduction("m", "M", "demo", ("data=beir/fiqa/test",), "geometry", ()), None)
+        study.select(AnalysisReproduction("m", "M", "demo", ("data=beir/fiqa/test",), "geometry", ()))
     for word in ("data=pydoc/test", "analyze.models=[colbert]", "scale=demo"):
         with pytest.raises(UsageError, match="cannot be given"):
             reproduce.check_extra(what, [word])
@@ -415,7 +420,7 @@ def test_an_analysis_made_judged_and_accepted(
     monkeypatch.setattr(reproduce, "recorded_root", lambda: tmp_path / "records")
     path = tmp_path / "made.yaml"
     path.write_text(MADE.format(words=", ".join(TINY), tokens=0))
-    what = study.select(parse_reproduction(path, "demo"), None)
+    what = study.select(parse_reproduction(path, "demo"))
     plans, lacking = reproduce.plans(what, [])
     assert (len(plans), lacking) == (1, [])
     _, cells, _ = reproduce.reproduce(what, [])

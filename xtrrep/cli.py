@@ -423,7 +423,8 @@ def reproduce(
     name: Annotated[str | None, typer.Argument(help="a table, figure or stated result; --list names them")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="KEY=VALUE, e.g. scale=paper protocol=released")] = None,
     only: Annotated[
-        str | None, typer.Option("--only", help="one collection's columns, or an analysis' cells of one name")
+        list[str] | None,
+        typer.Option("--only", help="a collection's columns, or an analysis' cells of a name; may be given again"),
     ] = None,
     scale: Scale = None,
     seeds: Annotated[
@@ -459,7 +460,8 @@ def reproduce(
     chosen = [word.removeprefix("scale=") for word in words if word.startswith("scale=")]
     extra = [word for word in words if not word.startswith("scale=")]
     trained = study.parse_seeds(seeds) if seeds is not None else ()
-    wanted = [replace(what, seeds=trained) for what in study.load_all(name, chosen[-1] if chosen else "demo", only)]
+    defined = study.load_all(name, chosen[-1] if chosen else "demo", only or ())
+    wanted = [replace(what, seeds=trained) for what in defined]
     if show:
         for what in wanted:
             cells = making.judge(what, {}, making.accepted_with(what, extra))

@@ -264,9 +264,11 @@ def encode_batch(
 
 
 def _pooled(vectors: Tensor, pool_factor: float) -> Tensor:
+    import torch
     from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
 
-    pooled: Tensor = HierarchicalTokenPooling(pool_factor=pool_factor, normalize_embeddings=True).pool_one(vectors)
+    with torch.autocast("cpu", enabled=False):  # the model's, which is still open, would cluster in bf16
+        pooled: Tensor = HierarchicalTokenPooling(pool_factor=pool_factor, normalize_embeddings=True).pool_one(vectors)
     return pooled
 
 

@@ -440,6 +440,7 @@ def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str]) -> Path:
     for cell in cells:
         if cell.spread is not None:
             spread.setdefault(cell.row, {})[cell.column] = round(cell.spread, 4)
+    earlier: dict[str, str] = recorded(what).get("runs", {})
     whole = load(what.name, what.scale) if what.name in names() else what
     record = {
         "cells": kept,
@@ -456,7 +457,7 @@ def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     artifacts.write_json(path, record)
     folder, _, _ = reproduce(what, extra)  # all is there: only the verdicts are new
-    artifacts.write_json(path, record | {"runs": artifacts.read_manifest(folder)["upstream"]})
+    artifacts.write_json(path, record | {"runs": earlier | artifacts.read_manifest(folder)["upstream"]})
     record_folder(folder, path.with_suffix(""))
     return path
 
@@ -531,7 +532,7 @@ def reproduce(what: Known, extra: Sequence[str]) -> tuple[Path, list[Cell], Tabl
     }
     described = {"notes": notes, "state": state, "recorded": accepted, "title": shown.title}
     seeds = f"seeds-{'-'.join(map(str, what.seeds))}" if what.seeds else None
-    kept = [word for word in (what.only, seeds, *extra) if word is not None]
+    kept = [word for word in (*what.only, seeds, *extra) if word is not None]
     label = slug("-".join([what.name, *kept, what.scale]))  # part of it, or another setting, is another result
     spec = Spec("reproduce", label, 4, described, measured.runs)
 

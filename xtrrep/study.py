@@ -86,7 +86,7 @@ class Reproduction:
     rows: tuple[Row, ...]
     figure: str | None = None
     quality: str | None = None
-    only: str | None = None  # what `select` was told to keep of it
+    only: tuple[str, ...] = ()  # what `select` was told to keep of it
     seeds: tuple[int, ...] = ()  # of training; each cell is then the mean over them
 
     @property
@@ -140,7 +140,7 @@ class AnalysisReproduction:
     overrides: tuple[str, ...]
     analysis: str
     cells: tuple[Reading, ...]
-    only: str | None = None  # as above
+    only: tuple[str, ...] = ()  # as above
     seeds: tuple[int, ...] = ()  # as above
 
     @property
@@ -189,7 +189,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return seeds
 
 
-def load_all(name: str, scale: str, only: str | None) -> list[Known]:
+def load_all(name: str, scale: str, only: Sequence[str] = ()) -> list[Known]:
     """One reproduction, or for `all` every one that `select` leaves something of, tables before figures.
 
     Raises as `load` and `select` do; for `all` only where nothing is left at all.
@@ -203,7 +203,7 @@ def load_all(name: str, scale: str, only: str | None) -> list[Known]:
         except XtrrepError as error:
             say(f"  note: {known} is left out: {error}")
     if not found:
-        raise DataError(f"no reproduction has {only!r} at hand", hint="xtrrep reproduce --list")
+        raise DataError(f"no reproduction has {' or '.join(only)} at hand", hint="xtrrep reproduce --list")
     return found
 
 
@@ -366,19 +366,21 @@ def at_hand(data: str) -> bool:
         return False
 
 
-def select(what: Known, only: str | None) -> Known:
-    """Only one collection's columns, or an analysis' cells of one name or value of `where`; and at any scale but
-    `paper` only collections at hand.
+def select(what: Known, only: Sequence[str] = ()) -> Known:
+    """Only some collections' columns, or an analysis' cells of some names or values of `where` (all where none is
+    named); and at any scale but `paper` only collections at hand.
 
     Raises UsageError for a column or cell that is not there and DataError where nothing is left.
     """
     if isinstance(what, AnalysisReproduction):
         return _select_cells(what, only)
     columns = what.columns
-    if only is not None:
-        columns = tuple(c for c in columns if only in (c.name, c.data, c.name.split()[0]))
-        if not columns:
-            raise UsageError(f"{what.name} has no column {only!r}", hint=suggest(only, [c.name for c in what.columns]))
+    if only:
+        known = {c: {c.name, c.data, c.name.split()[0]} for c in columns}
+        for name in only:
+            if not any(name in names for names in known.values()):
+                raise UsageError(f"{what.name} has no column {name!r}", hint=suggest(name, [c.name for c in columns]))
+        columns = tuple(c for c in columns if known[c] & set(only))
     if what.scale != "paper":
         absent = sorted({c.data for c in columns if not at_hand(c.data)})
         columns = tuple(c for c in columns if at_hand(c.data))
@@ -390,15 +392,17 @@ def select(what: Known, only: str | None) -> Known:
             )
     shown = {column.name for column in columns}
     means = {k: g for k, g in what.means.items() if set(g) <= shown}
-    return replace(what, columns=columns, means=means, only=only)
+    return replace(what, columns=columns, means=means, only=tuple(only))
 
 
-def _select_cells(what: AnalysisReproduction, only: str | None) -> AnalysisReproduction:
+def _select_cells(what: AnalysisReproduction, only: Sequence[str]) -> AnalysisReproduction:
     cells = what.cells
-    if only is not None:
-        cells = tuple(c for c in cells if only in (c.name, c.column, what.data, *map(str, c.where.values())))
-        if not cells:
-            raise UsageError(f"{what.name} has no cell {only!r}", hint=suggest(only, {c.name for c in what.cells}))
+    if only:
+        known = {c.key: {c.name, c.column, what.data, *map(str, c.where.values())} for c in cells}
+        for name in only:
+            if not any(name in names for names in known.values()):
+                raise UsageError(f"{what.name} has no cell {name!r}", hint=suggest(name, {c.name for c in cells}))
+        cells = tuple(c for c in cells if known[c.key] & set(only))
     if what.scale != "paper" and not at_hand(what.data):
         raise DataError(f"{what.name}: {what.data} is not at hand", hint="export XTRREP_DATA=FOLDER of BEIR folders")
-    return replace(what, cells=cells, only=only)
+    return replace(what, cells=cells, only=tuple(only))

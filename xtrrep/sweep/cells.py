@@ -157,7 +157,7 @@ def _reproductions(sweep: Sweep, extra: Sequence[str]) -> list[study.Known]:
     scale = scales[-1] if scales else "demo"
     found: dict[str, study.Known] = {}
     for name in sweep.reproductions:
-        for what in study.load_all(name, scale, None):
+        for what in study.load_all(name, scale):
             found[what.name] = what
     if found:
         say(f"reproductions: {', '.join(found)}, scale={scale}")
