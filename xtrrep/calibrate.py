@@ -63,9 +63,13 @@ def calibrate(cfg: Config) -> tuple[Path, dict[str, Any]]:
 
     name, device = cfg.model.backbone, device_named(cfg.machine.device)
     if name not in figures()["models"]:
-        raise DataError(f"configs/{FILE} says nothing of {name}", hint=f"one of {', '.join(figures()['models'])}")
+        raise DataError(
+            f"configs/{FILE} has no figures for model.backbone={name}", hint=f"one of: {', '.join(figures()['models'])}"
+        )
     if cfg.model.layers is not None:
-        raise UsageError("a calibration is of a whole encoder, as plans count it", hint="without model.layers")
+        raise UsageError(
+            "a calibration measures a whole encoder, and model.layers cuts it", hint="leave model.layers out"
+        )
     size = GPU if device.startswith("cuda") else PROCESSOR
     model = build(cfg.model, device)
     rates: dict[str, float] = {}
@@ -191,5 +195,5 @@ def _search(cfg: Config, size: Size, folder: Path) -> tuple[float, str]:
 
 def _rate(work: float | None, seconds: float) -> float:
     if work is None or seconds <= 0:
-        raise DataError("nothing could be measured", hint="again, with nothing else running")
+        raise DataError("nothing could be measured: no time passed", hint="run it again with nothing else running")
     return work / float(seconds)

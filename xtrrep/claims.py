@@ -143,7 +143,9 @@ def load(scale: str, only: Sequence[str] = ()) -> Family:
     known = [claim.id for claim in family.claims]
     for name in only:
         if name not in known:
-            raise UsageError(f"no claim {name!r}", hint=suggest(name, known))
+            raise UsageError(
+                f"no claim {name!r}", hint=suggest(name, known, listing="`xtrrep claims --list` lists them")
+            )
     return replace(family, claims=tuple(claim for claim in family.claims if not only or claim.id in only))
 
 
@@ -162,7 +164,7 @@ def parse_claims(path: Path, scale: str) -> Family:
             cells[str(name)] = tuple(word.format(**named) for word in words_in(path, f"cell {name}", words))
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise UsageError(
-                f"{path}: cell {name} names {error}, which is none of its numbers",
+                f"{path}: cell {name} uses {error}, which `numbers` does not give",
                 hint=f"numbers of scale={scale}: {', '.join(named)}",
             ) from None
     best = {}
@@ -170,7 +172,9 @@ def parse_claims(path: Path, scale: str) -> Family:
         check_keys(path, f"best {name}", value, {"of", "chosen"}, {"of", "chosen"})
         best[str(name)] = Best(words_in(path, f"best {name}", value["of"]), str(value["chosen"]))
         if value["chosen"] not in CHOSEN:
-            raise UsageError(f"{path}: best {name} is chosen {value['chosen']!r}", hint=f"one of: {', '.join(CHOSEN)}")
+            raise UsageError(
+                f"{path}: best {name} cannot be chosen by {value['chosen']!r}", hint=f"one of: {', '.join(CHOSEN)}"
+            )
     claims = tuple(_claim(path, value) for value in need_list(path, "claims", text["claims"]))
     need_different(path, "claim", [claim.id for claim in claims])
     used = {name for claim in claims if claim.analysis is None for name in (*claim.plus, *claim.minus)}
@@ -271,11 +275,13 @@ def check_extra(family: Family, extra: Sequence[str]) -> None:
     for word in extra:
         key = word.partition("=")[0]
         if key in ("train.seed", "model.seed", "distill.seed"):
-            raise UsageError(f"{word!r}: claims train under several seeds", hint="claims.seeds=[42,43,44]")
+            raise UsageError(
+                f"{word!r}: claims.seeds says under which seeds each model is trained", hint="claims.seeds=[42,43,44]"
+            )
         if key in fixed or key.startswith("index."):
             raise UsageError(
-                f"{word!r}: the cells of the claims say that themselves",
-                hint="--only ID, or other cells in configs/claims.yaml",
+                f"{word!r} cannot be given: configs/claims.yaml sets it for each claim",
+                hint="leave it out; --only ID tests fewer claims",
             )
 
 
@@ -284,7 +290,10 @@ def base_config(family: Family, extra: Sequence[str]) -> Config:
     check_extra(family, extra)
     base = configs.compose([f"scale={family.scale}", *extra])
     if len(base.claims.seeds) > 1 and base.model.source is not Source.trained:
-        raise UsageError(f"model.source={base.model.source.value} is trained under no seed", hint="claims.seeds=[42]")
+        raise UsageError(
+            f"model.source={base.model.source.value} is not trained here, so several seeds mean nothing",
+            hint="claims.seeds=[42]",
+        )
     return base
 
 
@@ -409,7 +418,8 @@ def best_of(grids: Sequence[Grid], chosen: str) -> Grid:
         return np.asarray(stack[stack.mean(axis=2).argmax(axis=0), seeds])
     if len(queries) < 2:
         raise DataError(
-            "one query cannot be held out from choosing the best", hint="a collection with two judged queries or more"
+            "the best is chosen on other queries than it is judged on, and there is only one query",
+            hint="a collection with two judged queries or more",
         )
     out = np.empty(stack.shape[1:])
     for half in (queries % 2 == 0, queries % 2 == 1):

@@ -78,7 +78,7 @@ def _print_plan(
     problems = preflight.missing(plans)
     paper = any(plan.cfg.scale == "paper" for plan in plans)
     if calibration is not None and not paper:
-        raise UsageError("only plans at scale=paper reckon with a calibration", hint="scale=paper")
+        raise UsageError("--calibration changes only plans at scale=paper", hint="add scale=paper, or leave it out")
     costs = cost.cost(plans, cost.calibration(calibration)) if paper else None
     todo = [line for line in lines if line.action == "run"]
     known = sum(line.seconds or 0.0 for line in todo)
@@ -267,11 +267,12 @@ def retrieve(
     --out bm25.trec
     """
     words = _merge(overrides, index=index, data=data, config=config, scale=scale)
+    if out is not None:
+        out = _writable(out)  # before anything is run
     result = _work(words, "retrieve", json, dry_run)
     if result is not None and out is not None:
         from xtrrep.artifacts import write_atomic
 
-        out = _writable(out)
         found = (result.folder / "run.trec").read_bytes()
         write_atomic(out, lambda file: file.write(found))
     _finish(result, json)
@@ -454,7 +455,7 @@ def reproduce(
     if name is None or "=" in name:
         raise UsageError("`xtrrep reproduce` needs a name", hint=f"all, or one of: {', '.join(study.names())}")
     if calibration is not None and not dry_run:
-        raise UsageError("--calibration is what a plan reckons with", hint="--dry-run")
+        raise UsageError("--calibration changes only a plan, and this is none", hint="add --dry-run")
     words = _merge(overrides, scale=scale)
     chosen = [word.removeprefix("scale=") for word in words if word.startswith("scale=")]
     extra = [word for word in words if not word.startswith("scale=")]
@@ -529,7 +530,7 @@ def sweep(
             print(f"{known:<12} {cells.load(known).title}")
         return
     if name is None or "=" in name:
-        raise UsageError("sweep what?", hint=f"one of: {', '.join(cells.names())}")
+        raise UsageError("`xtrrep sweep` needs a name", hint=f"one of: {', '.join(cells.names())}")
     asked = cells.load(name)
     plans, lacking = cells.plans(asked, _merge(overrides, scale=scale))
     if dry_run:
@@ -889,7 +890,9 @@ def _ended(signum: int, frame: Any) -> None:
 
 def _run(words: list[str]) -> int:
     if ranks.asked() > 1 and words[:1] != ["train"]:
-        return fail(UsageError("only `xtrrep train` runs in several processes", hint="the same without torchrun"))
+        return fail(
+            UsageError("only `xtrrep train` runs in several processes", hint="the same command without torchrun")
+        )
     try:
         code = app(words, standalone_mode=False)
     except XtrrepError as error:

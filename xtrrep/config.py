@@ -24,6 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xtrrep.console import DataError, UsageError, suggest
 
+SHOW = "`xtrrep show` lists every key and its value"
+
 
 class Source(Enum):
     trained = "trained"  # our training from the backbone
@@ -448,7 +450,7 @@ def _group_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     elif placed and chosen.get("data") != "folder":
         raise UsageError(
             f"{placed[0]!r} cannot change the named collection {chosen.get('data', 'pydoc/test')!r}",
-            hint="data.path=FOLDER data.split=SPLIT alone reads any folder; another split is another data=ID",
+            hint="another split is another data=ID; a folder is data.path=FOLDER data.split=SPLIT without data=",
         )
     return groups, values
 
@@ -525,12 +527,22 @@ def _check_keys(values: Sequence[str], known: dict[str, Any]) -> None:
     nodes = {key.rsplit(".", depth)[0] for key in known for depth in range(key.count(".") + 1)}
     for text in values:
         key, value = _split_override(text)
+        if key not in nodes and (engines := _engines_with(key)):
+            raise UsageError(f"the engine chosen has no {key}", hint=f"--index {' or --index '.join(engines)} has it")
         if key not in nodes:
-            raise UsageError(f"unknown key {key!r}", hint=suggest(key, known))
+            raise UsageError(f"unknown key {key!r}", hint=suggest(key, known, listing=SHOW))
         if key not in known:
-            raise UsageError(f"{key!r} is a group of keys, not a value", hint=suggest(key, known))
+            raise UsageError(
+                f"{key!r} is a group of keys and takes no value itself",
+                hint=f"its keys: {', '.join(k for k in known if k.startswith(key + '.'))}",
+            )
         if "," in value and not value.startswith(("[", "{", "'", '"')) and not _is_text(key):
             raise UsageError(f"{text!r} names several values", hint=f"a list is written {key}=[{value}]")
+
+
+def _engines_with(key: str) -> list[str]:
+    """The engines that a parameter `index.NAME` belongs to."""
+    return [name for name in options("index") if "/" not in name and key in _keys_of_file(f"index/{name}", "index")]
 
 
 def _check_index_types(values: Sequence[str], known: dict[str, Any]) -> None:
@@ -683,21 +695,21 @@ def _check_meaning(cfg: Config) -> None:
         what = "stage=kd" if cfg.stage is TrainStage.kd else "config=xtr_multi"
         raise UsageError(f"{what}: setup (I) of the study has no such model", hint="setup=II has it")
     if cfg.train.eval_data and cfg.distill.eval_data and cfg.train.eval_data != cfg.distill.eval_data:
-        raise UsageError("train.eval_data and distill.eval_data name two collections", hint="one serves both")
+        raise UsageError(
+            "train.eval_data and distill.eval_data name two collections", hint="give both the same, or one of them null"
+        )
     if cfg.stage is TrainStage.kd and (cfg.distill.data is None) == (cfg.distill.lists is None):
         raise UsageError(
             f"exactly one of distill.data ({cfg.distill.data}) and distill.lists ({cfg.distill.lists}) must be set",
-            hint="set the other to null",
+            hint="distill.data=null for the lists, or distill.lists=null distill.data=ID for a collection",
         )
     if (cfg.train.data is None) == (cfg.train.triples is None):
         raise UsageError(
             f"exactly one of train.data ({cfg.train.data}) and train.triples ({cfg.train.triples}) must be set",
-            hint="set the other to null",
+            hint="train.data=null for the triples, or train.triples=null train.data=ID for a collection",
         )
     if (cfg.model.source is Source.checkpoint) != (cfg.model.checkpoint is not None):
-        raise UsageError(
-            "model.source=checkpoint and model.checkpoint=FOLDER go together", hint="give both, or neither"
-        )
+        raise UsageError("model.source=checkpoint and model.checkpoint=NAME go together", hint="give both, or neither")
     if (cfg.model.source is Source.vectors) != (cfg.model.vectors is not None):
         raise UsageError("model.source=vectors and model.vectors=FOLDER go together", hint="give both, or neither")
     if cfg.model.normalize and cfg.model.source is not Source.vectors:
@@ -714,20 +726,30 @@ def _explain(error: Exception, values: Sequence[str]) -> UsageError:
         cause = cause.__cause__ or cause.__context__  # Hydra wraps without naming the cause
     cause = cause or error
     key = getattr(cause, "full_key", None)
-    message = str(getattr(cause, "msg", None) or cause).strip().splitlines()[0]
+    message = str(getattr(cause, "msg", None) or cause).strip().splitlines()[0].rstrip(".")
+    message = message.replace("is not a ListConfig, list or tuple", "is not a list")
     if not key:
-        return UsageError(message, hint="`xtrrep show` lists every key and its value")
+        override = getattr(cause, "override", None)  # of Hydra's grammar, which says little else
+        if override:
+            return UsageError(f"{override!r} cannot be read: {message}", hint="is a bracket or a quote left open?")
+        return UsageError(message, hint=SHOW)
     given = next((text for text in values if text.startswith(f"{key}=")), None)
     where = f", in {given!r}" if given else _find_in_files(str(key))
     known = flat(OmegaConf.create({f.name: _defaults(f) for f in fields(Config)}))
     if "not in" in message:
-        return UsageError(f"unknown key {key!r}{where}", hint=suggest(str(key), known))
-    return UsageError(f"{key}: {message}{where}", hint=f"for example {key}={known.get(str(key))}")
+        return UsageError(f"unknown key {key!r}{where}", hint=suggest(str(key), known, listing=SHOW))
+    if given and message.endswith("is not a list"):
+        return UsageError(f"{given!r} is not a list", hint=f"a list is written {key}=[{given.partition('=')[2]}]")
+    example = known.get(str(key))
+    hint = f"a value of that type, or {key}=null" if example is None else f"for example {key}={example}"
+    return UsageError(f"{key}: {message}{where}", hint=hint)
 
 
 def _defaults(item: Any) -> Any:
     kind = item.default_factory
-    return OmegaConf.structured(kind) if isinstance(kind, type) and is_dataclass(kind) else "?"
+    if isinstance(kind, type) and is_dataclass(kind):
+        return OmegaConf.structured(kind)
+    return item.default if isinstance(item.default, Enum) else "?"
 
 
 def _find_in_files(key: str) -> str:

@@ -103,13 +103,13 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """A hint naming the closest known names, or listing them when none is close."""
+def suggest(word: str, known: Iterable[str], *, listing: str = "") -> str:
+    """A hint naming the closest known names; where none is close `listing`, which says how to see them, or all."""
     names = sorted(set(known))
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(close) + "?"
-    return "one of: " + ", ".join(names) if names else "there is none yet"
+    return listing or ("one of: " + ", ".join(names) if names else "there is none yet")
 
 
 _hushed = False

@@ -256,7 +256,9 @@ def clustering(cfg: Config) -> kmeans.Clustering:
     """The k-means of an index over all of `cfg.data`, every document as long as their mean."""
     size, each = cfg.data.size, vectors(cfg)
     if not size or each is None:
-        raise UsageError(f"nothing is known of the length of {cfg.data.id}'s documents", hint=f"configs/{FILE}")
+        raise UsageError(
+            f"nothing is known of the length of {cfg.data.id}'s documents", hint=f"add it to configs/{FILE}"
+        )
     index = cfg.index
     return kmeans.plan(
         np.full(size[0], round(each), np.int64),

@@ -108,7 +108,10 @@ def encode(
         if writing is not None:
             writing.result()
     if len(ids) != count:
-        raise DataError(f"{count} {task} texts were announced and {len(ids)} came", hint="has the collection changed?")
+        raise DataError(
+            f"the collection counts {count} {task} texts, and {len(ids)} were read",
+            hint="its files changed during the run: the same command starts again",
+        )
     if not together:
         write_json(out / "ids.json", ids)
     return {
@@ -293,7 +296,9 @@ class Store:
         ids = json.loads((folder / "ids.json").read_bytes())
         flat = np.concatenate(lengths).astype(np.int64) if lengths else np.empty(0, np.int64)
         if len(ids) != len(flat):
-            raise DataError(f"{folder} has {len(ids)} ids and {len(flat)} lengths", hint=f"rm -r {folder}, run again")
+            raise DataError(
+                f"{folder} has {len(ids)} ids and {len(flat)} lengths", hint=f"rm -r {folder} and run again"
+            )
         return cls(folder, manifest["fingerprint"], ids, flat)
 
     def __len__(self) -> int:

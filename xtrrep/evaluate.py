@@ -32,8 +32,8 @@ def parse(names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         try:
             parsed[name] = measure = ir_measures.parse_measure(name)
-        except Exception as error:  # it reads names with Python's own parser and calls what it finds: any kind
-            raise UsageError(f"no measure {name!r}: {error}", hint=EXAMPLES) from None
+        except Exception:  # it reads names with Python's own parser and calls what it finds: any kind
+            raise UsageError(f"no measure is called {name!r}", hint=EXAMPLES) from None
         if not ir_measures.DefaultPipeline.supports(measure):
             raise UsageError(f"measure {name!r} cannot be computed by what is installed", hint=EXAMPLES)
         if type(measure.aggregator()).__name__ != "MeanAgg":

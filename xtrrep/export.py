@@ -22,7 +22,7 @@ def check(cfg: Config, folder: Path) -> None:
     if cfg.model.source is not Source.trained:
         raise UsageError("only a model trained here can be exported", hint="model.source=trained")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} is not empty", hint="name a folder that does not exist yet")
+        raise DataError(f"the folder {folder} is not empty", hint="name a folder that does not exist yet")
 
 
 def export(plan: Plan, trained: Path, folder: Path) -> list[dict[str, Any]]:

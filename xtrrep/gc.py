@@ -73,7 +73,7 @@ def remove(what: str | None = None) -> list[Waste]:
         if not all(ours) or any(is_held(path) for root in roots for path in _locks(root)):
             raise DataError(
                 f"another process is at work in {' or '.join(map(str, roots))}: nothing was removed",
-                hint="again when it has finished",
+                hint="run this again when that has finished",
             )
         manifests = [artifacts.read_manifest(folder) for root in roots for folder in artifacts.folders(root)]
         for folder in _without_manifest(roots, {name for made in manifests for name in made["upstream"].values()}):

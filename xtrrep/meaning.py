@@ -90,7 +90,9 @@ def _check_fit(cfg: Config, kind: str) -> None:
     """Refuse retrieval settings that what answers the query would silently ignore."""
     asked = cfg.retrieve
     if asked.scoring is Scoring.run and kind != "given":
-        raise UsageError("retrieve.scoring=run keeps the scores of a run", hint="retrieve.from_run=FILE")
+        raise UsageError(
+            "retrieve.scoring=run keeps the scores of a run file, and none is named", hint="retrieve.from_run=FILE"
+        )
     if kind == "token":
         if asked.rerank is not None and asked.scoring is Scoring.colbert:
             raise UsageError(
@@ -99,26 +101,30 @@ def _check_fit(cfg: Config, kind: str) -> None:
             )
         if asked.imputation != "min" and asked.scoring is Scoring.colbert:
             raise UsageError(
-                f"ColBERT scoring imputes nothing: retrieve.imputation={asked.imputation} means nothing",
+                f"ColBERT scoring imputes nothing: retrieve.imputation={asked.imputation} would do nothing",
                 hint="retrieve.scoring=xtr",
             )
         return
     name = engine_label(cfg)
     if asked.k_prime is not None:
-        far = "index.nprobe says how far PLAID and WARP look"
+        far = "index.nprobe=N says how far PLAID and WARP look"
         hint = far if kind == "document" else "leave it out, or --index exact"
         raise UsageError(
-            f"{name} retrieves no tokens for us: retrieve.k_prime={asked.k_prime} means nothing", hint=hint
+            f"{name} ranks documents by itself: retrieve.k_prime={asked.k_prime} would do nothing", hint=hint
         )
     if asked.imputation != "min":
         raise UsageError(
-            f"{name} does not score with our imputation: retrieve.imputation={asked.imputation} means nothing",
+            f"{name} ranks documents by itself: retrieve.imputation={asked.imputation} would do nothing",
             hint="--index scann, or --index exact",
         )
     if kind in ("text", "given") and asked.rerank is not None:
         raise UsageError(
             f"retrieve.rerank needs a model's vectors, and {name} has none",
             hint="retrieve.from_run=FILE re-ranks a run",
+        )
+    if kind == "text" and asked.scoring is not Scoring.model:
+        raise UsageError(
+            f"{name} scores words: retrieve.scoring={asked.scoring.value} does not fit", hint="leave it out"
         )
     if kind == "document" and asked.scoring not in (Scoring.model, Scoring(engine_of(cfg.index)[0].scoring)):
         raise UsageError(

@@ -212,8 +212,8 @@ def _watched(p: Plan, step: Step, run: Callable[[Path], dict[str, Any]]) -> Call
             if step.stage.spec(p.cfg, p.specs).fingerprint != step.spec.fingerprint:
                 shutil.rmtree(out)  # half of it may be of the one input and half of the other
                 raise DataError(
-                    f"what the stage {step.stage.name} reads changed after its plan was made",
-                    hint="the same command makes it of what is there now",
+                    f"what the stage {step.stage.name} reads was changed during this run",
+                    hint="the same command starts again from what is there now",
                 )
         return facts if "threads" in facts else {**_threads(), **facts}  # a latency has its own
 

@@ -227,7 +227,11 @@ def require(plans: Sequence[Plan]) -> None:
     if any(plan.cfg.scale == "paper" for plan in plans):
         raise DataError(message, hint=f"the same at a size for this machine: {_demo_command(sys.argv[1:])}")
     collections = [plan.cfg.data for plan in plans if plan.cfg.data.id in downloads(plans)]
-    hint = local_home_hint(collections[0].id) if collections else "name local folders, or try where a network is"
+    hint = (
+        local_home_hint(collections[0].id)
+        if collections
+        else "run where the hub can be reached, or name a local folder: model.source=checkpoint model.checkpoint=FOLDER"
+    )
     raise DataError(message, hint=hint)
 
 

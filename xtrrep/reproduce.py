@@ -104,7 +104,7 @@ def trainings(what: Known, extra: Sequence[str]) -> list[list[str]]:
 def check_extra(what: Known, extra: Sequence[str]) -> None:
     """Refuse an override of what a row, column or cell names: the table would say one thing and hold another."""
     if what.seeds and {word.partition("=")[0] for word in extra} & {word.partition("=")[0] for word in seed_words(0)}:
-        raise UsageError(f"{' '.join(extra)}: --seeds says under which seeds to train", hint="one or the other")
+        raise UsageError(f"{' '.join(extra)}: --seeds says under which seeds to train", hint="leave one of the two out")
     if isinstance(what, AnalysisReproduction):
         fixed = {"scale", "analyze.name", "analyze.models", "data"}
     else:
@@ -113,8 +113,8 @@ def check_extra(what: Known, extra: Sequence[str]) -> None:
     for word in extra:
         if word.partition("=")[0] in fixed:
             raise UsageError(
-                f"{word!r}: the rows and columns of {what.name} say that themselves",
-                hint=f"--only COLUMN, or another file beside configs/reproductions/{what.name}.yaml",
+                f"{word!r} cannot be given: configs/reproductions/{what.name}.yaml sets it for each cell",
+                hint="leave it out, or write a table of your own beside that file",
             )
 
 
@@ -430,7 +430,7 @@ def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str]) -> Path:
     kept = accepted_with(what, extra)
     if not kept and path.exists():
         raise DataError(
-            f"{path} was accepted with {' '.join(recorded(what)['overrides']) or 'no overrides'}",
+            f"{path} was accepted with {' '.join(recorded(what)['overrides']) or 'no overrides'}, not with these",
             hint=f"the same overrides, or first rm {path}",
         )
     for cell in cells:

@@ -63,7 +63,8 @@ def read(path: Path) -> Run:
             value = float(score)
         except ValueError:
             raise DataError(
-                f"{path}:{number}: not a TREC run line: {line[:80]!r}", hint="QUERY Q0 DOCUMENT RANK SCORE TAG"
+                f"{path}:{number}: not a TREC run line: {line[:80]!r}",
+                hint="a line has six fields: QUERY Q0 DOCUMENT RANK SCORE TAG",
             ) from None
         # Python alone reads 1_000 as a number.
         if not math.isfinite(value) or abs(value) > LARGEST_SCORE or "_" in score:

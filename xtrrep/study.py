@@ -164,9 +164,9 @@ def names() -> list[str]:
 
 
 def load(name: str, scale: str) -> Known:
-    """Read and check a reproduction. Raises DataError for an unknown name, UsageError naming file and fault."""
+    """Read and check a reproduction. Raises UsageError for an unknown name, or naming file and fault."""
     if name not in names():
-        raise DataError(f"no reproduction named {name!r}", hint=suggest(name, names()))
+        raise UsageError(f"no reproduction named {name!r}", hint=suggest(name, names()))
     path = configs.config_dir() / "reproductions" / f"{name}.yaml"
     return parse_reproduction(path, scale)
 
@@ -181,9 +181,11 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     try:
         seeds = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"{text!r} are no seeds", hint="whole numbers, e.g. 42,43,44") from None
+        raise UsageError(
+            f"--seeds {text} is not a list of whole numbers", hint="for example --seeds 42,43,44"
+        ) from None
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UsageError(f"{text!r} names a seed twice, or one below 0", hint="e.g. 42,43,44")
+        raise UsageError(f"--seeds {text} names a seed twice, or one below 0", hint="for example --seeds 42,43,44")
     return seeds
 
 
@@ -385,7 +387,9 @@ def select(what: Known, only: Sequence[str] = ()) -> Known:
         if absent:
             say(f"  note: not at hand, left out: {', '.join(absent)} (XTRREP_DATA=FOLDER of BEIR folders)")
         if not columns:
-            raise DataError(f"{what.name}: none of its collections is at hand", hint="export XTRREP_DATA=FOLDER")
+            raise DataError(
+                f"{what.name}: none of its collections is at hand", hint="export XTRREP_DATA=FOLDER of BEIR folders"
+            )
     shown = {column.name for column in columns}
     means = {k: g for k, g in what.means.items() if set(g) <= shown}
     return replace(what, columns=columns, means=means, only=tuple(only))

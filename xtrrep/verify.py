@@ -34,7 +34,7 @@ def select(what: str | None) -> list[Path]:
     found = [folder for folder in every if what in _names(folder) or fingerprint_of(folder).startswith(what)]
     if not found:
         known = {name for folder in every for name in _names(folder)}
-        raise DataError(f"no artifact here is {what!r}", hint=suggest(what, known))
+        raise DataError(f"no artifact here is {what!r}", hint=suggest(what, known, listing="`xtrrep ls` lists them"))
     return found
 
 

@@ -45,7 +45,9 @@ def cells(cfg: Config) -> list[Cell]:
     measured = set(map(canonical, cfg.data.measures))
     if not measured >= set(map(canonical, MEASURES)):
         hint = f"'data.measures=[{','.join(MEASURES)}]'"
-        raise UsageError(f"re-ranking is judged by {MEASURES}, data.measures={cfg.data.measures}", hint=hint)
+        raise UsageError(
+            f"re-ranking is judged by {' and '.join(MEASURES)}, and data.measures={cfg.data.measures}", hint=hint
+        )
     k_prime = cfg.retrieve.k_prime or cfg.retrieve.k_prime_xtr
     own = ("retrieve.scoring=xtr", f"retrieve.k_prime={k_prime}", "retrieve.from_run=null")
     return [

@@ -54,9 +54,15 @@ class Rates:
 def cells(cfg: Config) -> list[Cell]:
     """Every model by exact search. Raises UsageError where documents have no vocabulary ids to compare."""
     if cfg.model.source is Source.vectors:
-        raise UsageError("imported vectors have no vocabulary ids", hint="model.source=trained")
+        raise UsageError(
+            "this analysis compares vocabulary ids, and imported vectors (model.source=vectors) have none",
+            hint="model.source=trained",
+        )
     if cfg.encode.pool_factor > 1:
-        raise UsageError("a pooled vector stands for several tokens", hint="encode.pool_factor=1")
+        raise UsageError(
+            f"this analysis is of single tokens: with encode.pool_factor={cfg.encode.pool_factor} a vector is several",
+            hint="encode.pool_factor=1",
+        )
     return [vector_cell(model, "exact", (*words, "index=exact")) for model, words in models_of(cfg).items()]
 
 

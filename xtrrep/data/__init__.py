@@ -140,7 +140,9 @@ def check(collection: Collection) -> dict[str, int]:
     without judged queries, and one that judges nothing relevant.
     """
     if not collection.queries:
-        raise DataError(f"{collection.id} has no judged query", hint="data.split=SPLIT picks another split")
+        raise DataError(
+            f"{collection.id} has no judged query", hint="another data=ID, or another data.split beside data.path"
+        )
     seen: set[str] = set()
     for document_id, _ in collection.documents():
         if document_id in seen:

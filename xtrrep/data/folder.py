@@ -44,7 +44,7 @@ class Layout:
 def find_layout(folder: Path, split: str | None) -> Layout:
     """Recognise a folder. Raises DataError where it is absent, of no known layout, or lacks the split."""
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder", hint="data.path=FOLDER names one in BEIR or LoTTE layout")
+        raise DataError(f"there is no folder {folder}", hint="data.path=FOLDER names one in BEIR or LoTTE layout")
     corpus, queries = _maybe_zipped(folder / "corpus.jsonl"), _maybe_zipped(folder / "queries.jsonl")
     if corpus and queries:
         _need_split(folder, split, "qrels/", ".tsv")
@@ -77,7 +77,7 @@ def _need_split(folder: Path, split: str | None, prefix: str, suffix: str) -> No
     )
     raise DataError(
         f"{folder} has no split {split!r}: there is no {prefix}{split}{suffix}",
-        hint=f"data.split={found[0]} (splits here: {', '.join(found)})"
+        hint=f"splits here: {', '.join(found)}; data=ID ends in one, or data.split={found[0]} beside data.path"
         if found
         else f"put {prefix}SPLIT{suffix} there",
     )
@@ -124,7 +124,7 @@ def _id(row: dict[str, Any], key: str, where: str) -> str:
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         problem = f"no field {key!r}" if key not in row else f"{key!r} is {value!r}"
-        raise DataError(f"{where}: {problem}", hint=f"{key!r} must be a text or a whole number")
+        raise DataError(f"{where}: {problem}", hint=f"every line needs a {key!r} that is a text or a whole number")
     return _encodable(str(value), key, where)
 
 
@@ -132,7 +132,7 @@ def _text(row: dict[str, Any], key: str, where: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
         problem = f"no field {key!r}" if key not in row else f"{key!r} is a JSON {type(value).__name__}"
-        raise DataError(f"{where}: {problem}", hint=f"{key!r} must be a text")
+        raise DataError(f"{where}: {problem}", hint=f"every line needs a {key!r} that is a text, in quotes")
     return _encodable(value, key, where)
 
 
@@ -176,7 +176,10 @@ def _read_tsv_texts(path: Path, wanted: Container[str] | None) -> Rows:
         for number, line in read_lines(path):
             id, tab, text = line.partition("\t")
             if not tab or not id:
-                raise DataError(f"{path}:{number}: not an id, a tab and a text", hint="see LoTTE's collection.tsv")
+                raise DataError(
+                    f"{path}:{number}: not an id, a tab and a text",
+                    hint="one line each: 7, a tab, its text, as in LoTTE",
+                )
             yield f"{path}:{number}", id, text
 
     return _checked(rows(), wanted)
@@ -197,7 +200,7 @@ def _read_beir_qrels(path: Path) -> dict[str, dict[str, int]]:
             continue
         if len(fields) != 3 or not fields[0] or not fields[1]:
             raise DataError(
-                f"{path}:{number}: {len(fields)} fields instead of query-id, corpus-id and score",
+                f"{path}:{number}: a line of {len(fields)} instead of 3 fields: query-id, corpus-id and score",
                 hint="fields are separated by one tab",
             )
         if not GRADE.fullmatch(fields[2]):
@@ -272,8 +275,8 @@ def read_folder(id: str, folder: Path, split: str | None, max_queries: int | Non
     missing = [query_id for query_id in qrels if query_id not in texts]
     if missing:
         raise DataError(
-            f"{layout.qrels} judges {len(missing)} queries that have no text in {layout.queries.name}, "
-            f"the first is {missing[0]!r}",
+            f"{layout.qrels} judges queries that have no text in {layout.queries.name}: {len(missing)} of "
+            f"{len(qrels)}, the first is {missing[0]!r}",
             hint="both files must come from the same release of the collection",
         )
     queries = some({id: text for id, text in texts.items() if id in qrels}, max_queries)

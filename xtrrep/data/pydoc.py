@@ -132,7 +132,10 @@ def _parse(path: Path) -> ast.Module | None:
     try:
         source = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} is listed as installed but cannot be read ({error})", hint="reinstall it") from None
+        raise DataError(
+            f"{path} is listed as installed but cannot be read ({error})",
+            hint="install its package again: pip install --force-reinstall NAME",
+        ) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in other people's sources
         try:

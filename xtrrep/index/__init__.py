@@ -134,7 +134,10 @@ def engine_of(index: Mapping[str, Any]) -> tuple[Engine, Any]:
             given[key] = float(value)
         elif type(value) not in allowed:
             names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
-            raise UsageError(f"index.{key}={value!r} is not of type {names}", hint="see configs/index")
+            raise UsageError(
+                f"index.{key}={value!r} is not of type {names}",
+                hint=f"configs/index/{index['engine']}.yaml gives every value",
+            )
     return engine, engine.params(**given)
 
 
@@ -169,7 +172,7 @@ def positive(params: Any, *names: str) -> None:
     for name in names:
         value = getattr(params, name)
         if value is not None and value < 1:
-            raise UsageError(f"index.{name} must be at least 1, got {value}", hint="see configs/index")
+            raise UsageError(f"index.{name} must be at least 1, got {value}", hint=f"index.{name}=1 is the least")
 
 
 def check_queries(queries: NDArray[np.float32], store: Store, depth: int) -> None:

@@ -142,7 +142,9 @@ def _add_bfloat16(vectors: NDArray[np.float32], out: Path) -> None:
 def load(folder: Path, source: Store, params: Params, place: Place) -> Searcher:
     threads = place.search_threads
     if (folder / PICKLED).exists():
-        raise DataError(f"{folder / PICKLED} is a pickle, which the library would run", hint=f"rm -r {folder}")
+        raise DataError(
+            f"{folder / PICKLED} is a pickle, which the library would run", hint=f"rm -r {folder} and run again"
+        )
     with log_aside(), panics("scann", f"while loading {folder}", hint=f"rm -r {folder} and run again"):
         native = _library().scann_ops_pybind.load_searcher(str(folder))
         native.set_num_threads(threads)

@@ -57,7 +57,8 @@ class Params:
         threshold = self.centroid_score_threshold
         if threshold is not None and not 0 <= threshold <= 1:
             raise UsageError(
-                f"index.centroid_score_threshold={threshold} must lie between 0 and 1", hint="0.0, as in the study"
+                f"index.centroid_score_threshold={threshold} must lie between 0 and 1",
+                hint="index.centroid_score_threshold=0.0, as in the study",
             )
 
 

@@ -147,6 +147,8 @@ def load(name: str | Path, cfg: Model, device: str) -> MultiVectorEncoder:
 
     quiet()
     folder = hub.folder_of(name, cfg.revision)
+    if not any((folder / file).exists() for file in ("config.json", "modules.json")):
+        raise DataError(f"{name} holds no model: it has no config.json", hint="model.checkpoint=FOLDER that holds one")
     layout = layout_of(folder)
     if layout is Layout.backbone:  # the library would put a random head on it, without an error
         raise DataError(
@@ -221,7 +223,9 @@ def check_length(model: MultiVectorEncoder, name: str, length: int) -> None:
     """Raise UsageError for a length above what the backbone has positions for."""
     limit = position_limit(model[0])
     if limit is not None and length > limit:
-        raise UsageError(f"{name}={length} is above the backbone's limit of {limit} tokens", hint=f"at most {limit}")
+        raise UsageError(
+            f"{name}={length} is above the backbone's limit of {limit} tokens", hint=f"{name}={limit} is the most"
+        )
 
 
 def set_lengths(model: MultiVectorEncoder, n_query: int, n_doc: int, expansion: dict[str, Any] | None) -> None:

@@ -91,7 +91,9 @@ def write(results: Path, recorded: Path | None, out: Path) -> Path:
     _check_ours(out)
     sections = collect(results, recorded)
     if not sections:
-        raise DataError(f"nothing is finished under {results}, nor recorded", hint="xtrrep analyze")
+        raise DataError(
+            f"there is nothing to report: no finished result under {results}", hint="make one first: xtrrep analyze"
+        )
     shown, left_out = _fitting(sections)
     text = _index(shown, left_out)
     files = {name: data for part in shown for name, data in part.files.items()}

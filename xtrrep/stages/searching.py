@@ -47,7 +47,7 @@ def index_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[st
 def _from_run(cfg: Config) -> Path:
     path = Path(str(cfg.retrieve.from_run)).expanduser()
     if not path.is_file():
-        raise DataError(f"no run file {path}", hint="xtrrep retrieve --index bm25 leaves one")
+        raise DataError(f"no run file {path}", hint="check the path; xtrrep retrieve --index bm25 --out FILE makes one")
     return path
 
 

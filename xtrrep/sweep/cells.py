@@ -25,7 +25,7 @@ from typing import Any
 
 from xtrrep import config as configs
 from xtrrep import pipeline, reproduce, study
-from xtrrep.console import DataError, UsageError, XtrrepError, say, suggest
+from xtrrep.console import UsageError, XtrrepError, say, suggest
 from xtrrep.pipeline import Plan
 from xtrrep.stages.table import BY_NAME
 from xtrrep.yamlfile import check_keys, need_list, need_mapping, need_number, read_yaml, words_in
@@ -55,9 +55,9 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Sweep:
-    """Read and check a sweep. Raises DataError for an unknown name, UsageError naming file and fault."""
+    """Read and check a sweep. Raises UsageError for an unknown name, or naming file and fault."""
     if name not in names():
-        raise DataError(f"no sweep named {name!r}", hint=suggest(name, names()))
+        raise UsageError(f"no sweep named {name!r}", hint=suggest(name, names()))
     return parse_sweep(configs.config_dir() / "sweeps" / f"{name}.yaml")
 
 
@@ -83,7 +83,9 @@ def parse_sweep(path: Path) -> Sweep:
     for stage, number in memory.items():
         need_number(path, f"memory of {_stage(path, 'memory', stage)}", number)
         if number <= 0:
-            raise UsageError(f"{path}: memory of {stage} is not above 0 GB", hint="gigabytes, e.g. 4")
+            raise UsageError(
+                f"{path}: memory of {stage} is not above 0 GB", hint="a number of gigabytes, for example 4"
+            )
     encoders = text.get("encoders", 1)
     if isinstance(encoders, bool) or not isinstance(encoders, int) or encoders < 1:
         raise UsageError(f"{path}: encoders is no number of processes: {encoders!r}", hint="a whole number from 1")
@@ -129,8 +131,8 @@ def plans(sweep: Sweep, extra: Sequence[str]) -> tuple[dict[str, Plan], dict[str
     for word in extra:
         if word.partition("=")[0] in fixed:
             raise UsageError(
-                f"{word!r}: the cells of {sweep.name} say that themselves",
-                hint=f"another file beside configs/sweeps/{sweep.name}.yaml",
+                f"{word!r} cannot be given: configs/sweeps/{sweep.name}.yaml sets it for its cells",
+                hint="leave it out, or write a sweep of your own beside that file",
             )
     found: dict[str, Plan] = {}
     lacking: dict[str, str] = {}

@@ -115,7 +115,8 @@ class Jobs:
             executor.update_parameters(**wanted)
         except (NameError, ValueError, TypeError, AssertionError) as error:
             raise UsageError(
-                f"the sweep's cluster, for {stage or 'any stage'}: {error}", hint="docs/SWEEPS.md"
+                f"the sweep's cluster, for {stage or 'any stage'}: {error}",
+                hint="docs/SWEEPS.md says what `cluster` may hold",
             ) from None
         return executor
 

@@ -84,7 +84,7 @@ def fit(
     if loop.batch_size % ranks.size():
         raise UsageError(
             f"{ranks.size()} processes cannot share a batch of {loop.batch_size} evenly",
-            hint=f"{name}.batch_size={loop.batch_size // ranks.size() * ranks.size()}",
+            hint=f"{name}.batch_size={max(1, loop.batch_size // ranks.size()) * ranks.size()}",
         )
     if device not in ("cpu", "cuda", "cuda:0"):
         raise UsageError(
@@ -173,7 +173,10 @@ def _check_dataset(dataset: Dataset | IterableDataset, loop: Loop, name: str) ->
             hint="lists have a query, its documents and a score for each",
         )
     if documents < 1:
-        raise DataError(f"training needs a query and at least one document {found}", hint="query, positive, negative")
+        raise DataError(
+            f"training needs a query and at least one document {found}",
+            hint="the columns are query, positive, negative",
+        )
     size = len(dataset) if hasattr(dataset, "__len__") else None
     if size is not None and size < loop.batch_size:
         what = "queries" if isinstance(loop, Distill) else "triples"
@@ -239,7 +242,9 @@ def _prepare(model: MultiVectorEncoder, machine: Machine, stack: ExitStack) -> N
         try:
             backbone.activation_checkpointing_enable({"use_reentrant": False})
         except ValueError as error:
-            raise UsageError(f"machine.gradient_checkpointing: {error}", hint="set it to false") from None
+            raise UsageError(
+                f"machine.gradient_checkpointing: {error}", hint="machine.gradient_checkpointing=false"
+            ) from None
         stack.callback(backbone.activation_checkpointing_disable)
     if machine.compile:
         # Not backbone.compile(), which replaces __call__: sentence-transformers calls forward itself.
