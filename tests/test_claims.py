@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from conftest import TINY, Cli
 
-from xtrrep import claims
+from xtrrep import artifacts, claims
+from xtrrep.artifacts import Spec
 from xtrrep.claims import (
     CONTRADICTED,
     HELD_OUT,
@@ -461,3 +462,17 @@ def test_claims_as_a_user_would(cli: Cli) -> None:
     assert [row["claim"] for row in read(folder / "table.csv")] == list(rows)
     for suffix in ("csv", "md", "txt", "html", "tex"):
         assert (folder / f"table.{suffix}").stat().st_size > 500
+
+
+def test_what_is_recorded_of_accepted_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "recorded_root", lambda: tmp_path / "recorded")
+    monkeypatch.setenv("XTRREP_COMMIT", "abc")
+    spec = Spec("claims", "mini-demo", 1, {})
+    folder = artifacts.make(spec, tmp_path, lambda out: {"written": (out / "table.csv").write_text("claim\n")})
+    family = claims.Family("demo", {}, {}, (), ())
+    out = claims.accept(folder, family, ["claims.seeds=[1,2]"])
+    assert out == tmp_path / "recorded" / "claims" / "mini-demo"
+    assert (out / "table.csv").read_text() == "claim\n"
+    record = json.loads((out / "record.json").read_text())
+    assert (record["commit"], record["seeds"], record["overrides"]) == ("abc", [1, 2], ["claims.seeds=[1,2]"])
+    assert (record["scale"], record["seconds"]) == ("demo", 0)  # nothing was run for no claim

@@ -39,7 +39,7 @@ from xtrrep.config import Config, Source
 from xtrrep.console import MISSING, OK, DataError, UsageError, XtrrepError, say, suggest
 from xtrrep.evaluate import parse, read_by_query
 from xtrrep.report.table import Table
-from xtrrep.reproduce import carry_out, record_folder, recorded_root, write_table
+from xtrrep.reproduce import carry_out, provenance, record_folder, recorded_root, seconds_of, write_table
 from xtrrep.significance import Difference, holm, paired_over_seeds, ratio_over_seeds
 from xtrrep.study import seed_words
 from xtrrep.yamlfile import check_keys, need_different, need_list, need_mapping, read_yaml, words_in
@@ -613,9 +613,17 @@ def run_claims(family: Family, extra: Sequence[str]) -> tuple[Path, list[Result]
     return artifacts.make(spec, configs.results_root(), write), results, shown
 
 
-def accept(folder: Path) -> Path:
-    """Copy the table of finished claims into `results/recorded/claims/DATA-SCALE/`, in place of the last one there."""
+def accept(folder: Path, family: Family, extra: Sequence[str]) -> Path:
+    """Copy the table of finished claims into `results/recorded/claims/DATA-SCALE/`, in place of the last one there, and
+    beside it when, on what and in how many seconds it was made (`record.json`); its runs stand in the table."""
     manifest = artifacts.read_manifest(folder)
     out = recorded_root() / "claims" / str(manifest["label"])
+    base = base_config(family, extra)
     record_folder(folder, out)
+    record = provenance(extra) | {
+        "scale": family.scale,
+        "seeds": list(base.claims.seeds),
+        "seconds": seconds_of(plan(family, base, extra, require=False).all()),
+    }
+    artifacts.write_json(out / "record.json", record)
     return out

@@ -588,7 +588,7 @@ def claims(
         return
     folder, results, table = testing.run_claims(family, extra)
     if accept:
-        say(f"accepted: {_relative(testing.accept(folder))}")
+        say(f"accepted: {_relative(testing.accept(folder, family, extra))}")
     if json:
         rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
         _print_json({"folder": str(folder), "claims": rows, "notes": list(table.footer)})

@@ -444,15 +444,12 @@ def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str]) -> Path:
     whole = load(what.name, what.scale) if what.name in names() else what
     record = {
         "cells": kept,
-        "accepted": datetime.date.today().isoformat(),
-        "commit": _commit(),
-        "hardware": hardware(),
+        **provenance(extra),
         "scale": what.scale,
-        "overrides": list(extra),
         **({"seeds": list(what.seeds), "spread": spread} if what.seeds else {}),
         "missing": sum(column not in kept.get(row, {}) for row, column in whole.keys),
         "of": len(whole.keys),
-        "seconds": round(_seconds(what, extra)),
+        "seconds": seconds_of(plans(what, extra)[0]),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     artifacts.write_json(path, record)
@@ -474,14 +471,24 @@ def record_folder(folder: Path, out: Path) -> None:
             path.unlink()
 
 
-def _seconds(what: Known, extra: Sequence[str]) -> float:
-    """What all stages took that a reproduction stands on, each once, wherever they were made."""
+def seconds_of(made: Iterable[pipeline.Plan]) -> int:
+    """What all finished stages of these plans took, each once, wherever they were made."""
     found: dict[Path, float] = {}
-    for plan in plans(what, extra)[0]:
+    for plan in made:
         for step in plan.steps:
             if step.reuse:
                 found[step.folder] = float(artifacts.read_manifest(step.folder)["seconds"])
-    return sum(found.values())
+    return round(sum(found.values()))
+
+
+def provenance(extra: Sequence[str]) -> dict[str, Any]:
+    """When, from which sources and on what a result was accepted, and what was typed for it."""
+    return {
+        "accepted": datetime.date.today().isoformat(),
+        "commit": _commit(),
+        "hardware": hardware(),
+        "overrides": list(extra),
+    }
 
 
 def _commit() -> str:
