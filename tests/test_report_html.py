@@ -370,7 +370,7 @@ def test_what_is_not_finished_or_damaged_is_not_shown(tmp_path: Path, capsys: py
     runs = tmp_path / "runs"
     with pytest.raises(DataError, match="nothing to report") as caught:
         html.write(runs, None, tmp_path / "report")
-    assert caught.value.hint == "xtrrep analyze"
+    assert caught.value.hint == "make one first: xtrrep analyze"
     assert not (tmp_path / "report").exists()
     damaged = finish(runs, make(0.125), "damaged", 1)
     (damaged / "table.csv").write_text("model,nDCG@10\na,0.999\n")
