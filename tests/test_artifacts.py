@@ -104,7 +104,7 @@ def test_an_empty_manifest_is_refused_and_listing_goes_on(tmp_path: Path) -> Non
     folder = make(SPEC, tmp_path, write_one)
     other = make(Spec("stage", "other", 1, {}), tmp_path, write_one)
     (folder / "manifest.json").write_text("{}")
-    with pytest.raises(DataError, match="no manifest"):
+    with pytest.raises(DataError, match="lacks keys"):
         check(folder)
     assert [path for path, _ in complete(tmp_path)] == [other]
 
