@@ -454,6 +454,8 @@ def reproduce(
         return
     if name is None or "=" in name:
         raise UsageError("`xtrrep reproduce` needs a name", hint=f"all, or one of: {', '.join(study.names())}")
+    if accept and (dry_run or show):
+        raise UsageError("--accept records what was run, and nothing is", hint="leave out --dry-run and --show")
     if calibration is not None and not dry_run:
         raise UsageError("--calibration changes only a plan, and this is none", hint="add --dry-run")
     words = _merge(overrides, scale=scale)
@@ -836,7 +838,7 @@ def show(
 @app.command()
 def calibrate(overrides: Overrides = None, scale: Scale = None, json: Json = False) -> None:
     """Measure this machine for the hours that a dry run at scale=paper shows: a training step, encoding, clustering and
-    exact search, with the encoder that the overrides choose. It takes a minute or two.
+    exact search, with `model.backbone`, whatever `model.source` says. It takes a minute or two.
 
     Example: xtrrep calibrate setup=II scale=paper
     """
