@@ -12,6 +12,7 @@ What is built lies under the folder named last, by content, and is re-used when 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,12 +88,13 @@ def run_config(*overrides: str, until: str = "evaluate") -> Result:
 
 
 def set_threads(count: int | None) -> None:
-    """torch's threads and those of numpy's products; None leaves them."""
+    """torch's threads and those of every BLAS, loaded or still to be; None leaves them."""
     if count is not None:
         import torch
         from threadpoolctl import threadpool_limits
 
         torch.set_num_threads(count)
+        os.environ["OPENBLAS_NUM_THREADS"] = str(count)  # scipy brings a BLAS of its own, and is loaded later
         threadpool_limits(count, user_api="blas")
 
 
