@@ -92,6 +92,15 @@ def unit_vectors(rng: np.random.Generator, count: int, dim: int, low: int = 1, h
     return arrays
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """One of several workers takes a core for itself and all that it starts: where each used all of them, their threads
+    would wait for one another at every barrier."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `gpu` are skipped, with the reason, where there is none."""
     marked = [item for item in items if item.get_closest_marker("gpu")]

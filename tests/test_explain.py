@@ -274,6 +274,10 @@ def test_the_command(cli: Cli, home: Path, tmp_path: Path) -> None:
     assert [[float(value) for value in row[1:]] for row in rows[1:]] == found["similarities"]
     rows = list(csv.DictReader((kept / "table.csv").read_text().splitlines()))
     assert [float(row["XTR contribution"]) for row in rows] == [token["xtr"] for token in found["query_tokens"]]
+    empty = {"home": tmp_path / "empty", "XTRREP_DATA": str(home / "data")}
+    refused = cli("explain", QUERY, "--doc", "nowhere", *TINY, code=3, **empty)  # type: ignore[arg-type]
+    assert "no document 'nowhere'" in refused.stderr
+    assert not {"train", "documents"} & {path.name for path in (tmp_path / "empty").iterdir()}
 
 
 @pytest.mark.skipif(

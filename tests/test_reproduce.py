@@ -229,6 +229,7 @@ def test_a_table_made_as_a_user_would(cli: Cli, collections: Path, tmp_path: Pat
     assert "17.900" not in shown  # XTR's
     assert "one of: " in cli("reproduce", code=2).stderr
     assert "nothing is" in cli("reproduce", "table2", "--accept", "--dry-run", code=2).stderr
+    assert "nothing is" in cli("claims", "--accept", "--dry-run", code=2).stderr
 
 
 # --- the study's shape ---------------------------------------------------------------------------------------------

@@ -575,6 +575,8 @@ def claims(
 
     words = _merge(overrides, data=data, scale=scale)
     chosen = [word.removeprefix("scale=") for word in words if word.startswith("scale=")]
+    if accept and (dry_run or listing):
+        raise UsageError("--accept records what was run, and nothing is", hint="leave out --dry-run and --list")
     family = testing.load(chosen[-1] if chosen else "demo", only or ())
     extra = [word for word in words if not word.startswith("scale=")]
     if listing:
@@ -663,12 +665,15 @@ def explain(
     from xtrrep import query as typed
 
     typed.check_query(query)
-    plans = _plans(_merge(overrides, index=index, data=data, config=config, scale=scale), "index")
+    words = _merge(overrides, index=index, data=data, config=config, scale=scale)
+    plans = _plans(words, "index")
     typed.check_explainable(plans[0].cfg)
     if out is not None:
         out = _writable(out)
     preflight.require(plans)
     _threads(plans)
+    corpus = pipeline.run(_plans(words, "data"))
+    typed.document_text(plans[0].cfg, corpus.folders[0], doc)  # a mistyped id is said before anything is trained
     done = pipeline.run(plans)
     found = typed.explain(plans[0], done.folders[0], query, doc)
     from xtrrep import explain as explaining

@@ -90,33 +90,41 @@ def check_explainable(cfg: Config) -> None:
         )
 
 
+def document_text(cfg: Config, folders: Folders, document: str) -> str:
+    """A document's text, with the collection's `data` stage alone. Raises DataError where there is no such document."""
+    first = None
+    for name, text in open_collection(cfg.data, folders["data"]).documents():
+        if name == document:
+            return text
+        first = first or name
+    raise DataError(
+        f"{cfg.data.id} has no document {document!r}; its ids look like {first!r}",
+        hint="`xtrrep search` prints the ids of the best documents",
+    )
+
+
 def explain(p: Plan, folders: Folders, query: str, document: str) -> Explanation:
     """What each token of a typed query finds in one document of a built index, under XTR and under MaxSim.
 
-    Raises UsageError as `check_explainable` and DataError for a document that the collection does not hold.
+    Raises UsageError as `check_explainable` and DataError as `document_text`.
     """
     from xtrrep.encode import Store
     from xtrrep.explain import Explanation, evidence, tokens_of
 
     cfg, specs = p.cfg, p.specs
     check_explainable(cfg)
+    text = document_text(cfg, folders, document)
     documents = Store.open(folders["documents"], specs["documents"].fingerprint)
-    if document not in documents.ids:
-        raise DataError(
-            f"{cfg.data.id} has no document {document!r}; its ids look like {documents.ids[0]!r}",
-            hint="`xtrrep search` prints the ids of the best documents",
-        )
     number = documents.ids.index(document)
     encoder = encoder_of(cfg, folders)
     vectors, ids = _encode_typed(cfg, encoder, query)
     # ColBERT imputes nothing: beside it stands what XTR would make of the same k' hits.
     setting = replace(setting_of(cfg), drop_self=False, imputation=cfg.retrieve.imputation)
     imputations.get(setting.imputation)
-    texts = open_collection(cfg.data, folders["data"]).documents()
     return Explanation(
         query=query,
         document=document,
-        text=next(text for name, text in texts if name == document),
+        text=text,
         engine=engine_label(cfg),
         setting=setting,
         query_tokens=tokens_of(encoder.tokenizer, ids, encoder[0].query_expansion),
