@@ -29,7 +29,7 @@ test-faults: $(READY)  ## every stage killed, its disk filled, interrupted; then
 SEED ?= 1
 WORKERS ?= auto
 
-test-fuzz: $(READY)  ## bad data at every reader, and a table of it (SEED=2 for other data)
+test-fuzz: $(VENV)/.fuzz  ## bad data at every reader, and a table of it (SEED=2 for other data)
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --seed $(SEED) --cover 60
 
 format: $(READY)  ## rewrite the sources the way `make test` wants them
@@ -66,6 +66,10 @@ bench-retrieval: $(READY)  ## XTR on ScaNN beside PyLate and ScaNN's own search 
 
 bench: $(READY)  ## all comparisons in one run, and this machine's limits (FOLDER=... of NFCorpus, WORDS="--record")
 	@$(BIN)/python scripts/bench.py --pylate "$$(scripts/pylate_env.sh)" --folder "$(or $(FOLDER),$$XTRREP_DATA/nfcorpus)" $(WORDS)
+
+$(VENV)/.fuzz: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
+	@touch $@
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
