@@ -14,7 +14,8 @@ import os
 import shutil
 import statistics
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ from typing import Any, TypeVar
 from xtrrep import artifacts, pipeline
 from xtrrep import config as configs
 from xtrrep.artifacts import Spec
-from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError, XtrrepError, say
+from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError, XtrrepError, progress, say
 from xtrrep.evaluate import canonical
 from xtrrep.grid import grid
 from xtrrep.latency import hardware
@@ -49,6 +50,7 @@ K = TypeVar("K")
 COMMIT_VARIABLE = "XTRREP_COMMIT"  # for a copy of the sources without their history
 
 REPEATED = 0.1  # of the tolerance: the same commands on the same kind of machine come this close
+SHOWN = 50  # cells from which on planning them is shown
 AGREES, HIGHER, LOWER, NO_RECORD, NOT_COMPARED = "agrees", "higher", "lower", "no record", "not compared"
 NOT_RUN, QUOTED = "not run", "quoted"
 
@@ -135,23 +137,44 @@ def named_plans(what: Known, extra: Sequence[str]) -> tuple[dict[str, pipeline.P
     check_extra(what, extra)
     found: dict[str, pipeline.Plan] = {}
     lacking: dict[str, str] = {}
-    for number, words in enumerate(trainings(what, extra)):
-        seed = f", seed {what.seeds[number]}" if what.seeds else ""
-        if isinstance(what, AnalysisReproduction):
+    seeds = [f", seed {seed}" for seed in what.seeds] or [""]
+    if isinstance(what, AnalysisReproduction):
+        for seed, words in zip(seeds, trainings(what, extra), strict=True):
             try:
                 made = pipeline.plan_analysis(words_of_analysis(what, words))
                 named = (f"{what.analysis}: {' '.join(cell.overrides)}{seed}" for cell in made.cells)
                 found |= dict(zip(named, made.plans, strict=True))
             except XtrrepError as error:
                 lacking[f"analysis {what.analysis}"] = str(error)
-            continue
-        for row in what.rows:
-            for column in what.columns if row.overrides is not None else ():
-                try:
-                    found[f"{row.name}, {column.name}{seed}"] = plan_cell(what, row, column, words)
-                except XtrrepError as error:
-                    lacking[f"{row.name}, {column.name}"] = str(error)
+        return found, lacking
+    for (row, column, number), planned in _planned(what, extra):
+        if isinstance(planned, XtrrepError):
+            lacking[f"{row}, {column}"] = str(planned)
+        else:
+            found[f"{row}, {column}{seeds[number]}"] = planned
     return found, lacking
+
+
+def _planned(
+    what: Reproduction, extra: Sequence[str]
+) -> Iterator[tuple[tuple[str, str, int], pipeline.Plan | XtrrepError]]:
+    """(row, column, number of the training seed) of every cell that runs, with its plan or what stands in the way."""
+    asked = [
+        (row, column, number, words)
+        for number, words in enumerate(trainings(what, extra))
+        for row in what.rows
+        for column in (what.columns if row.overrides is not None else ())
+    ]
+    # Composing a config takes Hydra a tenth of a second: over a few dozen cells a person wants to see it.
+    with progress(len(asked), f"plan {what.name}", "cell") if len(asked) >= SHOWN else nullcontext() as bar:
+        for row, column, number, words in asked:
+            try:
+                made: pipeline.Plan | XtrrepError = plan_cell(what, row, column, words)
+            except XtrrepError as error:
+                made = error
+            if bar is not None:
+                bar.update(1)
+            yield (row.name, column.name, number), made
 
 
 # --- run, compare, show --------------------------------------------------------------------------------------------
@@ -217,16 +240,15 @@ def measure(what: Known, extra: Sequence[str]) -> Measured:
         return _measure_analysis(what, extra)
     ready: dict[tuple[str, str, int], pipeline.Plan] = {}
     failed: dict[tuple[str, str, int], str] = {}
-    for number, words in enumerate(trainings(what, extra)):
-        for row in what.rows:
-            for column in what.columns if row.overrides is not None else ():
-                key = row.name, column.name, number
-                try:
-                    plan = plan_cell(what, row, column, words)
-                    preflight.require([plan])
-                    ready[key] = plan
-                except XtrrepError as error:
-                    failed[key] = str(error)
+    for key, planned in _planned(what, extra):
+        if isinstance(planned, XtrrepError):
+            failed[key] = str(planned)
+            continue
+        try:
+            preflight.require([planned])
+            ready[key] = planned
+        except XtrrepError as error:
+            failed[key] = str(error)
     kinds = {column.name: column for column in what.columns}
     found = carry_out(ready, failed)
     reasons = {key[:2]: reason for key, reason in failed.items()}
