@@ -126,7 +126,7 @@ def contents(home: Path) -> dict[str, str]:
     found = {}
     for path in sorted(home.rglob("*")):
         name = str(path.relative_to(home))
-        if RECORDS in path.parts and (path.is_dir() or re.fullmatch(r".*-[0-9a-f]{12}\.json", path.name)):
+        if RECORDS in path.parts and (path.is_dir() or re.fullmatch(r"(.*-)?[0-9a-f]{12}\.json", path.name)):
             continue  # inodes and times of large files, once they are some seconds old: what has been read before
         if path.is_dir():
             found[name] = "folder"
