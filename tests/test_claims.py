@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import TINY, Cli
+from scipy import stats
 
 from xtrrep import artifacts, claims
 from xtrrep.artifacts import Spec
@@ -81,6 +82,55 @@ def test_seeds_widen_the_interval_where_they_differ() -> None:
     assert one.high - one.low == pytest.approx(flat.high - flat.low, rel=0.1)
     assert two.p >= one.p
     assert paired_over_seeds(spread, zero, resamples=RESAMPLES) == two
+
+
+def test_few_seeds_that_differ_support_nothing_by_chance() -> None:
+    """No true difference, and retraining moves a model ten times as far as queries do: 95 % intervals hold 0 as often
+    as they say. Drawing three seeds from themselves alone held it in 4 of 5 cases and rejected in 1 of 5."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(60):
+        grid = rng.normal(0, 0.02, (3, 100)) + rng.normal(0, 0.02, (3, 1))
+        found.append(paired_over_seeds(grid, np.zeros_like(grid), resamples=200))
+    assert sum(one.p < 0.05 for one in found) <= 6
+    assert sum(one.low <= 0 <= one.high for one in found) >= 54
+
+
+def test_over_seeds_p_is_at_least_that_of_a_t_test_of_their_means() -> None:
+    rng = np.random.default_rng(1)
+    grid = rng.normal(0.01, 1e-4, (4, 200)) + rng.normal(0, 0.005, (4, 1))
+    found = paired_over_seeds(grid, np.zeros_like(grid), resamples=RESAMPLES)
+    expected = stats.ttest_1samp(grid.mean(axis=1), 0)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    ratio = ratio_over_seeds(1 + grid, np.ones_like(grid), resamples=RESAMPLES)
+    logs = stats.ttest_1samp(np.log((1 + grid).mean(axis=1)), 0).confidence_interval(0.95)
+    assert (ratio.low, ratio.high) == pytest.approx(tuple(np.exp(logs)), rel=1e-6)
+
+
+def test_times_of_another_hour_or_of_a_busy_machine_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_of = {
+        "a": ("2026-01-01T10:00:00Z", 0.99),
+        "b": ("2026-01-01T10:50:00Z", 0.98),
+        "late": ("2026-01-01T12:00:00Z", 0.99),
+        "starved": ("2026-01-01T10:10:00Z", 0.55),
+    }
+    monkeypatch.setattr(
+        claims.artifacts,
+        "read_manifest",
+        lambda folder: {
+            "made": made_of[str(folder)][0],
+            "facts": {"threads": 1, "cpu_per_wall": made_of[str(folder)][1]},
+        },
+    )
+    assert claims.doubt_of_times([Path("a"), Path("b")]) == ""
+    assert "2.0 hours apart" in claims.doubt_of_times([Path("a"), Path("late")])
+    assert "had 0.55 of a processor's time" in claims.doubt_of_times([Path("a"), Path("starved")])
+    faster = made("speed", value="seconds", direction="below")
+    effect = Difference(-1.0, -1.1, -0.9, 0.0002, 50)
+    (sure,) = claims.judge([faster], {"speed": effect}, {}, {"speed": ()})
+    (unsure,) = claims.judge([faster], {"speed": effect}, {}, {"speed": ()}, {"speed": "measured 2.0 hours apart"})
+    assert (sure.verdict, unsure.verdict, unsure.note) == (SUPPORTED, INCONCLUSIVE, "measured 2.0 hours apart")
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -299,7 +349,7 @@ def test_a_sound_file_is_read(tmp_path: Path) -> None:
 
 
 def test_a_claim_that_cannot_run_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two seeds, made-up runs: one claim by nDCG@10, one by seconds, one whose queries differ, one that lacks a run."""
+    """Three seeds, made-up runs: one claim by nDCG@10, one by seconds, one of other queries, one that lacks a run."""
     cells: dict[str, tuple[str, ...]] = dict.fromkeys(("a", "b", "short", "lost"), ())
     family = claims.Family(
         "demo",
@@ -313,8 +363,9 @@ def test_a_claim_that_cannot_run_stops_no_other(tmp_path: Path, monkeypatch: pyt
             above(name="lacking", minus=("lost",)),
         ),
     )
-    base = compose(["claims.seeds=[1,2]", f"claims.resamples={RESAMPLES}"])
+    base = compose(["claims.seeds=[1,2,3]", f"claims.resamples={RESAMPLES}"])
     rng = np.random.default_rng(0)
+    monkeypatch.setattr(claims, "doubt_of_times", lambda made: "")
 
     def folders(cell: str, seed: int) -> Mapping[str, Path]:
         folder = tmp_path / f"{cell}{seed}"
@@ -350,12 +401,12 @@ def test_a_claim_that_cannot_run_stops_no_other(tmp_path: Path, monkeypatch: pyt
     }  # fmt: skip
     assert found["quality"].effect is not None
     assert found["quality"].effect.mean == pytest.approx(0.2, abs=0.03)
-    assert found["quality"].runs == tuple(f"evaluate-{cell}-{seed}" for cell in "ab" for seed in (1, 2))
+    assert found["quality"].runs == tuple(f"evaluate-{cell}-{seed}" for cell in "ab" for seed in (1, 2, 3))
     assert "not over the same queries" in found["uneven"].note
     assert found["lacking"].note == "lost: no teacher here"
     shown = claims.table(base, list(found.values()), [])
     text = shown.terminal()
-    assert "seeds, then queries" in text
+    assert "speak of retraining too" in text
     assert "not of retraining" not in text
     assert "—" in text
 

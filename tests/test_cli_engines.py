@@ -2,9 +2,12 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from conftest import ENGINES, TINY, Cli, unit_vectors
 
@@ -166,6 +169,24 @@ def test_vectors_made_elsewhere_need_no_model(cli: Cli, tmp_path: Path) -> None:
     assert "'d39'" in cli("encode", *words, code=3).stderr
     np.save(spoiled / "documents" / "0.doclens.npy", np.array([1, 2]))
     assert "add up to 3" in cli("encode", *words, code=3).stderr
+
+
+ASKS = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-m", "xtrrep.latency", str(os.getpid())], stdout=subprocess.DEVNULL)
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_measurement_ends_with_whoever_asked_for_it() -> None:
+    """It would disturb the next one. Its input stays open, which this test holds: it does not end for lack of that."""
+    with subprocess.Popen([sys.executable, "-c", ASKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as asking:
+        assert asking.stdout is not None
+        measuring = psutil.Process(int(asking.stdout.readline()))
+        asking.kill()
+        gone, _ = psutil.wait_procs([measuring], timeout=60)
+        assert gone
 
 
 def test_latency(cli: Cli, home: Path) -> None:

@@ -87,6 +87,19 @@ def test_every_file_reader_is_searched_by_coverage_from_inputs_that_pass(tmp_pat
             assert check(raw, folder), f"{name}: what the search starts from is refused"
 
 
+def test_what_the_search_found_is_found_no_more(tmp_path: Path) -> None:
+    """A type that numpy hands to Python's parser, and a number that no float is equal to."""
+    found = {
+        "vectors.npy": (b"'<f4'", b"',f4'", False),
+        "reproduction.yaml": (b"mean: 2", b"mean: 2" + b"7" * 30, True),
+    }
+    for name, (good, bad, accepted) in found.items():
+        check, (raw, *_) = targets()[name]
+        (tmp_path / name).mkdir()
+        assert good in raw
+        assert check(raw.replace(good, bad), tmp_path / name) is accepted
+
+
 # --- the texts of errors ----------------------------------------------------------------------------------------------
 
 

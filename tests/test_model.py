@@ -233,6 +233,26 @@ def test_a_killed_encode_keeps_its_shards(model: MultiVectorEncoder, tmp_path: P
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
 
 
+def test_shards_of_another_size_are_not_kept(model: MultiVectorEncoder, tmp_path: Path) -> None:
+    """The third shard of 3 holds as many texts as the third and last of 10, and others."""
+    whole = run_encode(model, tmp_path / "a")
+    run_encode(model, tmp_path / "b", shard=3)
+    for path in (tmp_path / "b" / "vectors").glob("0000[3-7]*"):  # as if killed after the third
+        path.unlink()
+    assert len(np.load(tmp_path / "b" / "vectors" / "00002.doclens.npy")) == 3 == len(TEXTS) % 10
+    facts = run_encode(model, tmp_path / "b")
+    assert (facts["shards_kept"], facts["tokens"]) == (0, whole["tokens"])
+    files = {path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert files == {path.relative_to(tmp_path / "b") for path in (tmp_path / "b").rglob("*") if path.is_file()}
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    with pytest.raises(DataError, match="shards of another size than 4"):
+        encode(
+            model, TEXTS, len(TEXTS), tmp_path / "b", Encode(precision=Precision.fp32, shard_documents=4),
+            task="document", device="cpu", together=True,
+        )  # fmt: skip
+
+
 def test_processes_share_a_store_which_one_more_joins(model: MultiVectorEncoder, tmp_path: Path) -> None:
     """One leaves what another is at and what is whole; the join does what a killed one left, and removes the claims."""
     cfg = Encode(precision=Precision.fp32, shard_documents=5)

@@ -5,6 +5,7 @@ import dataclasses
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import TINY, Cli
@@ -297,6 +298,49 @@ def test_seeds_that_are_none_are_refused() -> None:
     what = dataclasses.replace(load("table1", "demo"), seeds=(42, 43))
     with pytest.raises(UsageError, match="--seeds says under which seeds"):
         reproduce.check_extra(what, ["train.seed=44"])
+
+
+def test_released_models_stand_in_for_ours_and_for_no_model_that_a_row_names() -> None:
+    """As README types it. One row of Table 1 is another model's, which it stays."""
+    what, word = load("table1", "paper"), "model.source=released"
+    reproduce.check_extra(what, [word])
+    assert isinstance(what, Reproduction)
+    sources = {
+        row.name: [found for found in reproduce.words_of(what, row, what.columns[0], [word]) if "model.source" in found]
+        for row in what.rows
+        if row.overrides is not None
+    }
+    own = {name: found for name, found in sources.items() if found != [word]}
+    assert own == {"xtr-base-en as XTR": ["model.source=checkpoint"]}
+    with pytest.raises(UsageError, match="not trained here"):
+        reproduce.check_extra(dataclasses.replace(what, seeds=(1, 2)), [word])
+    with pytest.raises(UsageError, match="sets it for each cell"):
+        reproduce.check_extra(what, ["train.k_train=32"])  # what tells one row from another
+
+
+def test_a_run_without_memory_costs_its_cell_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together they fail; then each goes alone. What nobody can explain is no reason and goes on up."""
+
+    def made(cfg: str, until: str = "evaluate") -> SimpleNamespace:
+        return SimpleNamespace(cfg=cfg, steps=[SimpleNamespace(stage=SimpleNamespace(name=until))])
+
+    def run(plans: list[SimpleNamespace]) -> SimpleNamespace:
+        for plan in plans:
+            if plan.cfg == "large":
+                raise MemoryError("Unable to allocate 9 TiB")
+            if plan.cfg == "odd":
+                raise ZeroDivisionError
+        return SimpleNamespace(folders=[{"evaluate": Path(plan.cfg)} for plan in plans])
+
+    monkeypatch.setattr(reproduce.pipeline, "run", run)
+    monkeypatch.setattr(reproduce.pipeline, "plan", made)
+    reasons: dict[str, str] = {}
+    ready = {name: made(name) for name in ("small", "large")}
+    found = reproduce.carry_out(ready, reasons)  # type: ignore[arg-type]
+    assert found == {"small": {"evaluate": Path("small")}}
+    assert "9 TiB" in reasons["large"]
+    with pytest.raises(ZeroDivisionError):
+        reproduce.carry_out({"odd": made("odd")}, reasons)  # type: ignore[dict-item]
 
 
 def test_values_under_several_seeds(tmp_path: Path, collections: Path, monkeypatch: pytest.MonkeyPatch) -> None:

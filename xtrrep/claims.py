@@ -23,9 +23,11 @@ Superiority is judged two-sided, by p after Holm's correction over the claims th
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +38,10 @@ from xtrrep import config as configs
 from xtrrep.analyze import UNITS, analyses
 from xtrrep.artifacts import Spec
 from xtrrep.config import Config, Source
-from xtrrep.console import MISSING, OK, DataError, UsageError, XtrrepError, say, suggest
+from xtrrep.console import MISSING, OK, DataError, UsageError, XtrrepError, explained, say, suggest
 from xtrrep.evaluate import parse, read_by_query
 from xtrrep.report.table import Table
-from xtrrep.reproduce import carry_out, provenance, record_folder, recorded_root, seconds_of, write_table
+from xtrrep.reproduce import carry_out, of_meaning, provenance, record_folder, recorded_root, seconds_of, write_table
 from xtrrep.significance import Difference, holm, paired_over_seeds, ratio_over_seeds
 from xtrrep.study import seed_words
 from xtrrep.yamlfile import check_keys, need_different, need_list, need_mapping, read_yaml, words_in
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     Grid = NDArray[np.float64]  # (S, Q): one cell's value by training seed and query, or another unit of an analysis
 
 ALPHA = 0.05
+HOURS_APART = 1.0  # times measured further apart are not compared
+OWN_TIME = 0.8  # of the time of its processors that a measuring process should have had
 SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_RUN = "supported", "contradicted", "inconclusive", "not run"
 DIFFERENCE, RATIO, LOG_RATIO = STATISTICS = ("difference", "ratio", "log_ratio")
 ABOVE, BELOW = DIRECTIONS = ("above", "below")
@@ -272,6 +276,7 @@ def check_extra(family: Family, extra: Sequence[str]) -> None:
     told = [*(family.cells.get(cell, ()) for cell in used), *(claim.overrides for claim in family.claims)]
     fixed = {word.partition("=")[0] for words in told for word in words}
     fixed |= {"index", "scale", "data.measures", "latency.recipe", "analyze.name", "analyze.models"}
+    fixed |= configs.keys_of("config") if "config" in fixed else set()
     for word in extra:
         key = word.partition("=")[0]
         if key in ("train.seed", "model.seed", "distill.seed"):
@@ -459,8 +464,10 @@ def judge(
     effects: Mapping[str, Difference],
     reasons: Mapping[str, str],
     runs: Mapping[str, tuple[str, ...]],
+    doubts: Mapping[str, str] | None = None,
 ) -> list[Result]:
-    """Every claim with its verdict, the superiority tests that were made corrected as one family."""
+    """Every claim with its verdict, the superiority tests that were made corrected as one family; inconclusive where
+    there is a doubt of its values, which is its note."""
     tested = [claim.id for claim in claims if claim.within is None and claim.id in effects]
     corrected = dict(zip(tested, holm([effects[name].p for name in tested]), strict=True))
     results = []
@@ -471,7 +478,9 @@ def judge(
             continue
         p = corrected.get(claim.id)
         note = f"over {analyses.get(claim.analysis).units}" if claim.analysis else ""
-        results.append(Result(claim, effect, p, verdict_of(claim, effect, p), note, runs[claim.id]))
+        doubt = (doubts or {}).get(claim.id, "")
+        verdict = INCONCLUSIVE if doubt else verdict_of(claim, effect, p)
+        results.append(Result(claim, effect, p, verdict, doubt or note, runs[claim.id]))
     return results
 
 
@@ -525,6 +534,7 @@ def measure(family: Family, base: Config, extra: Sequence[str]) -> list[Result]:
     seeds = base.claims.seeds
     effects: dict[str, Difference] = {}
     runs: dict[str, tuple[str, ...]] = {}
+    doubts: dict[str, str] = {}
     reasons = dict(plans.claims)
     for claim in family.claims:
         if claim.id in reasons:
@@ -545,10 +555,29 @@ def measure(family: Family, base: Config, extra: Sequence[str]) -> list[Result]:
                 runs[claim.id] = tuple(plans.cells[key].specs[stage].fingerprint for key in keys)
             sides = [[grids[name] for name in names] for names in (claim.plus, claim.minus)]
             effects[claim.id] = effect_of(claim.statistic, sides[0], sides[1], base.claims.resamples)
-        except XtrrepError as error:
-            say(f"note: {claim.id}: {error}")
-            reasons[claim.id] = str(error)
-    return judge(family.claims, effects, reasons, runs)
+            if claim.value == "seconds":
+                doubts[claim.id] = doubt_of_times([made[key]["latency"] for key in keys])
+        except Exception as error:
+            known = explained(error)
+            if known is None:
+                raise
+            say(f"note: {claim.id}: {known}")
+            reasons[claim.id] = str(known)
+    return judge(family.claims, effects, reasons, runs, doubts)
+
+
+def doubt_of_times(folders: Sequence[Path]) -> str:
+    """Why the times of these latencies do not compare, or nothing: a test over queries cannot see that one process was
+    disturbed, or that the machine was another one by then."""
+    manifests = [artifacts.read_manifest(folder) for folder in folders]
+    when = [datetime.fromisoformat(manifest["made"]) for manifest in manifests]
+    hours = (max(when) - min(when)).total_seconds() / 3600
+    if hours > HOURS_APART:
+        return f"measured {hours:.1f} hours apart; to measure together remove results/runs/latency"
+    shares = [manifest["facts"].get("cpu_per_wall", 1.0) / manifest["facts"]["threads"] for manifest in manifests]
+    if min(shares) < OWN_TIME and max(shares) / min(shares) > 1 / OWN_TIME:
+        return f"one of them had {min(shares):.2f} of a processor's time, another {max(shares):.2f}: busy with others"
+    return ""
 
 
 COLUMNS = ("claim", "statement", "effect of", "expected", "effect", "95 % low", "95 % high", "p (Holm)", "verdict")
@@ -567,7 +596,10 @@ def table(base: Config, results: Sequence[Result], extra: Sequence[str]) -> Tabl
     if len(seeds) == 1:
         spread = f"One training seed ({seeds[0]}): intervals and p speak of queries, not of retraining."
     else:
-        spread = f"Training seeds {', '.join(map(str, seeds))}: the bootstrap draws seeds, then queries."
+        spread = (
+            f"Training seeds {', '.join(map(str, seeds))}: intervals and p speak of retraining too, by Student's t of "
+            "the seeds' means where that is the wider and the larger."
+        )
     footer = [
         ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
         + f". scale={base.scale}, {base.data.id}, protocol={base.protocol.name}: a verdict is on these runs"
@@ -583,6 +615,12 @@ def table(base: Config, results: Sequence[Result], extra: Sequence[str]) -> Tabl
         footer.append(
             "Of an analysis the units are what the note names, and the effect is of the mean over them; its own table "
             "may weigh them by tokens, or pool all scores."
+        )
+    least = 2 / (base.claims.resamples + 1) * tested
+    if least >= ALPHA:
+        footer.append(
+            f"With {base.claims.resamples:,} resamples no p after correction over {tested} tests is below {least:.2g}: "
+            f"claims.resamples={math.ceil(2 * tested / ALPHA)} or more could support or contradict one."
         )
     if extra:
         footer.append(f"with {' '.join(extra)}")
@@ -604,13 +642,31 @@ def run_claims(family: Family, extra: Sequence[str]) -> tuple[Path, list[Result]
     results = measure(family, base, extra)
     shown = table(base, results, extra)
     content = {"title": shown.title, "rows": shown.rows, "footer": shown.footer}
-    spec = Spec("claims", f"{base.data.id.replace('/', '-')}-{base.scale}", 1, content)
+    spec = Spec("claims", _label(base), 1, content)
 
     def write(out: Path) -> dict[str, Any]:
         write_table(shown, out)
         return {"units": {"claims": len(results)}, "scale": base.scale}
 
     return artifacts.make(spec, configs.results_root(), write), results, shown
+
+
+def check_accept(family: Family, extra: Sequence[str]) -> None:
+    """Raises DataError where claims made with other overrides are recorded for this collection and scale."""
+    base = base_config(family, extra)
+    path = recorded_root() / "claims" / _label(base) / "record.json"
+    if not path.exists():
+        return
+    found = json.loads(path.read_bytes())["overrides"]
+    if of_meaning(found) != of_meaning(extra):
+        raise DataError(
+            f"{path.parent} was accepted with {' '.join(found) or 'no overrides'}, not with these",
+            hint=f"the same overrides, or first rm -r {path.parent}",
+        )
+
+
+def _label(base: Config) -> str:
+    return f"{base.data.id.replace('/', '-')}-{base.scale}"
 
 
 def accept(folder: Path, family: Family, extra: Sequence[str]) -> Path:

@@ -16,7 +16,19 @@ import typer
 from typer.exceptions import TyperException
 
 from xtrrep import ranks
-from xtrrep.console import DIFFER, OK, USAGE, DataError, UsageError, XtrrepError, fail, hush, machine_error, say
+from xtrrep.console import (
+    DIFFER,
+    MISSING,
+    OK,
+    USAGE,
+    DataError,
+    UsageError,
+    XtrrepError,
+    fail,
+    hush,
+    machine_error,
+    say,
+)
 
 if TYPE_CHECKING:
     from xtrrep.api import Result
@@ -475,7 +487,9 @@ def reproduce(
         for reason in (reason for _, reasons in found for reason in reasons):
             say(f"missing: {reason}")
         return
-    codes, described = [], []
+    for what in wanted if accept else ():
+        making.check_accept(what, extra)
+    codes, described, refused = [], [], False
     for what in wanted:
         folder, cells, table = making.reproduce(what, extra)
         codes.append(making.status(cells))
@@ -488,11 +502,16 @@ def reproduce(
                 if path.suffix in (".png", ".svg", ".pdf", ".csv"):
                     print(_relative(path))
         if accept:
-            say(f"accepted: {_relative(making.accept(what, cells, extra))}")
+            try:
+                say(f"accepted: {_relative(making.accept(what, cells, extra))}")
+            except DataError as error:  # the others are still to come
+                refused = True
+                fail(error)
     if json:
         _print_json(described if name == study.ALL else described[0])
-    if not accept:
-        raise typer.Exit(DIFFER if DIFFER in codes else max(codes))
+    if accept:
+        raise typer.Exit(MISSING if refused else OK)
+    raise typer.Exit(DIFFER if DIFFER in codes else max(codes))
 
 
 @app.command()
@@ -577,6 +596,8 @@ def claims(
     chosen = [word.removeprefix("scale=") for word in words if word.startswith("scale=")]
     if accept and (dry_run or listing):
         raise UsageError("--accept records what was run, and nothing is", hint="leave out --dry-run and --list")
+    if accept and only:
+        raise UsageError("--accept records the whole family, whose tests are corrected together", hint="without --only")
     family = testing.load(chosen[-1] if chosen else "demo", only or ())
     extra = [word for word in words if not word.startswith("scale=")]
     if listing:
@@ -590,6 +611,8 @@ def claims(
         for name, reason in {**plans.claims, **{key[1]: reason for key, reason in plans.reasons.items()}}.items():
             say(f"not run: {name}: {reason}")
         return
+    if accept:
+        testing.check_accept(family, extra)
     folder, results, table = testing.run_claims(family, extra)
     if accept:
         say(f"accepted: {_relative(testing.accept(folder, family, extra))}")

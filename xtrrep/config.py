@@ -343,6 +343,12 @@ def options(group: str) -> list[str]:
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
+def keys_of(group: str) -> set[str]:
+    """The dotted keys that any choice of a group sets."""
+    files = (config_dir() / group).rglob("*.yaml")
+    return {key for path in files for key in dict(_flatten(OmegaConf.to_container(OmegaConf.load(path))))}
+
+
 @contextmanager
 def _hydra() -> Iterator[None]:
     from hydra import initialize_config_dir

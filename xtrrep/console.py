@@ -99,6 +99,11 @@ def machine_error(error: BaseException) -> DataError | None:
     return None
 
 
+def explained(error: Exception) -> XtrrepError | None:
+    """An error that a person can do something about, as such: one of ours, or of the machine. None for any other."""
+    return error if isinstance(error, XtrrepError) else machine_error(error)
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 

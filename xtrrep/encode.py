@@ -4,6 +4,7 @@
     vectors/00000.doclens.npy   (documents,) int32, written last: its presence means the shard is complete
     tokens/00000.npy            (tokens,) int32 vocabulary ids
     ids.json                    document (or query) ids in order
+    shards.json                 how many of them a shard holds, written before the first
 
 `vectors/` holds what WARP's builder streams and nothing else.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import shutil
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 # A store no larger than this in float32 is widened once and kept in memory.
 RESIDENT_BYTES = 1 << 30
+SHARDS = "shards.json"
 # Rows of a store looked at in one piece (32 MiB of float16 at dimension 128).
 PIECE = 1 << 17
 
@@ -69,17 +72,12 @@ def encode(
     together: other processes do the same at `out`. Each takes the shards that are neither whole nor another's, and
     none finishes the store: a call without it does, and encodes what one that was killed has left.
     """
-    (out / "vectors").mkdir(exist_ok=True)
-    (out / "tokens").mkdir(exist_ok=True)
+    _begin_shards(out, cfg.shard_documents, together)
     precision = resolve_precision(cfg.precision, device)
     pool_factor = cfg.pool_factor if task == "document" else 1.0
     ids: list[str] = []
     kept = 0
     shards = -(-count // cfg.shard_documents)
-    for surplus in () if together else (out / "vectors").glob("*.npy"):  # of an interrupted run with other shard sizes
-        if int(surplus.name[:5]) >= shards:
-            surplus.unlink()
-            (out / "tokens" / f"{surplus.name[:5]}.npy").unlink(missing_ok=True)
     with (
         ExitStack() as claims,  # left last, when no thread makes another
         progress(count, f"encode {task}", "text") as bar,
@@ -104,7 +102,7 @@ def encode(
             )
             if writing is not None:
                 writing.result()  # one shard at most waits to be written
-            writing = writer.submit(_write_shard, out, shard, rows)
+            writing = writer.submit(_write_shard, out, cfg.shard_documents, shard, rows)
         if writing is not None:
             writing.result()
     if len(ids) != count:
@@ -122,6 +120,40 @@ def encode(
         "device": device,
         "shards_kept": kept,
     }
+
+
+def _begin_shards(out: Path, size: int, together: bool) -> None:
+    """The folders of shards of `size` texts. Shards of another size hold other texts under the same numbers: they are
+    removed. Raises DataError where another process may be at work on them."""
+    said = out / SHARDS
+    whole = any((out / "vectors").glob("*.doclens.npy"))
+    if whole and not (said.exists() and _texts_a_shard(out) == size):
+        if together:
+            raise _other_size(out, size)
+        said.unlink(missing_ok=True)  # first: a kill from here on leaves shards of no known size
+        for name in ("vectors", "tokens"):
+            shutil.rmtree(out / name)
+    for name in ("vectors", "tokens"):
+        (out / name).mkdir(exist_ok=True)
+
+
+def _mark_shards(out: Path, size: int) -> None:
+    """Say how many texts a shard holds, before the first one is there. Raises DataError as `_begin_shards`."""
+    if not (out / SHARDS).exists():
+        write_json(out / SHARDS, {"texts": size})
+    elif _texts_a_shard(out) != size:
+        raise _other_size(out, size)
+
+
+def _texts_a_shard(out: Path) -> int:
+    return int(json.loads((out / SHARDS).read_bytes())["texts"])
+
+
+def _other_size(out: Path, size: int) -> DataError:
+    return DataError(
+        f"{out} is being encoded in shards of another size than {size} texts",
+        hint="the same encode.shard_documents everywhere; `xtrrep encode` alone starts over",
+    )
 
 
 class _Shard(NamedTuple):
@@ -224,9 +256,10 @@ def _vectors(
     return found
 
 
-def _write_shard(out: Path, shard: _Shard, rows: Rows) -> None:
+def _write_shard(out: Path, size: int, shard: _Shard, rows: Rows) -> None:
     name = f"{shard.number:05d}"
     with shard.claim:
+        _mark_shards(out, size)
         write_atomic(out / "vectors" / f"{name}.npy", lambda file: _save([vectors for vectors, _ in rows], file))
         write_atomic(out / "tokens" / f"{name}.npy", lambda file: _save([ids for _, ids in rows], file))
         lengths = np.array([len(vectors) for vectors, _ in rows], np.int32)

@@ -47,7 +47,7 @@ def grid(
     if what.seeds:
         notes.append(f"Means over training seeds {', '.join(map(str, what.seeds))}.")
     if pairs:
-        drawn = f"{RESAMPLES:,} draws of seeds and queries, the larger p; " if len(what.seeds) > 1 else ""
+        drawn = "and Student's t over the seeds' means, the larger p; " if len(what.seeds) > 1 else ""
         notes.append(
             f"{MARK}: differs from {_baselines(what)}, p < {ALPHA} ({RESAMPLES:,} sign flips over queries, two-sided, "
             f"{drawn}Holm over {len(pairs)} pairs). {len(differing)} do."

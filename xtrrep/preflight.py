@@ -71,7 +71,11 @@ def _planned_units(plan: Plan, step: Step) -> tuple[float | None, str]:
         return _counted(plan, "train_data", train_data_of(cfg.train.data), "queries")
     if name == "index" and cfg.index["engine"] == "exact":
         return 0, "nothing to build"
-    if name in ("documents", "queries", "retrieve", "evaluate", "latency"):
+    if name == "latency":
+        judged, text = _counted(plan, "data", cfg.data, "queries")
+        timed = None if judged is None else min(judged, cfg.latency.max_queries)
+        return timed, text if timed is None else f"{timed:,} queries"
+    if name in ("documents", "queries", "retrieve", "evaluate"):
         return _counted(plan, "data", cfg.data, "documents" if name == "documents" else "queries")
     return None, ""
 
@@ -98,6 +102,9 @@ def _rate(step: Step, scale: str) -> tuple[float | None, str]:
         facts, label = manifest["facts"], manifest["label"]
         # A label begins with its engine and names the scale, where these matter.
         if stage in ("index", "retrieve", "latency") and label.split("--")[0] != step.spec.label.split("--")[0]:
+            continue
+        # So does a model's with its setup: at scale=paper another one is another backbone.
+        if stage in ("train", "distill", "documents") and label.split("-")[0] != step.spec.label.split("-")[0]:
             continue
         if scale in label or stage in ("data", "triples", "scored"):
             seconds = manifest["seconds"] + facts.get("shared_search_seconds", 0.0)

@@ -23,13 +23,14 @@ from typing import Any, TypeVar
 from xtrrep import artifacts, pipeline
 from xtrrep import config as configs
 from xtrrep.artifacts import Spec
-from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError, XtrrepError, progress, say
+from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError, XtrrepError, explained, progress, say
 from xtrrep.evaluate import canonical
 from xtrrep.grid import grid
 from xtrrep.latency import hardware
 from xtrrep.meaning import slug
 from xtrrep.report.figure import Timed, k_prime_sweep, speed_and_quality
 from xtrrep.report.table import Table
+from xtrrep.stages.searching import one_search
 from xtrrep.study import (
     QPS,
     SPEED,
@@ -83,8 +84,10 @@ def last_wins(words: Iterable[str]) -> list[str]:
 def words_of(what: Reproduction, row: Row, column: Column, extra: Sequence[str]) -> list[str]:
     """The overrides of one cell; what stands later wins."""
     measure = [] if column.measure == QPS else [f"data.measures=[{column.measure}]"]
-    own = [*what.overrides, *(row.overrides or ()), *column.overrides, *measure, f"scale={what.scale}", *extra]
-    chosen = last_wins(own)
+    told = row.overrides or ()
+    if any(word.startswith("model.source=") for word in told):  # a model of its own, wherever the others come from
+        extra = [word for word in extra if not word.startswith("model.source=")]
+    chosen = last_wins([*what.overrides, *told, *column.overrides, *measure, f"scale={what.scale}", *extra])
     engine = next((word.removeprefix("index=") for word in chosen if word.startswith("index=")), "")
     if engine in ("exact", "bm25"):  # what bounds k-means means nothing to them
         chosen = [word for word in chosen if not word.startswith("index.")]
@@ -107,11 +110,16 @@ def check_extra(what: Known, extra: Sequence[str]) -> None:
     """Refuse an override of what a row, column or cell names: the table would say one thing and hold another."""
     if what.seeds and {word.partition("=")[0] for word in extra} & {word.partition("=")[0] for word in seed_words(0)}:
         raise UsageError(f"{' '.join(extra)}: --seeds says under which seeds to train", hint="leave one of the two out")
+    sources = [word for word in extra if word.startswith("model.source=") and word != "model.source=trained"]
+    if what.seeds and sources:
+        raise UsageError(f"{sources[-1]} is not trained here, so several seeds mean nothing", hint="leave out --seeds")
     if isinstance(what, AnalysisReproduction):
         fixed = {"scale", "analyze.name", "analyze.models", "data"}
     else:
         told = [*(row.overrides or () for row in what.rows), *(column.overrides for column in what.columns)]
         fixed = {word.partition("=")[0] for words in told for word in words} | {"scale", "data.measures"}
+        fixed -= {"model.source"}  # `words_of`: only for rows that name none
+        fixed |= configs.keys_of("config") if "config" in fixed else set()
     for word in extra:
         if word.partition("=")[0] in fixed:
             raise UsageError(
@@ -210,10 +218,10 @@ def accepted_with(what: Known, extra: Sequence[str]) -> dict[str, dict[str, floa
     """The values last accepted with the same overrides; what was made with others is no expectation of these."""
     record = recorded(what)
     cells: dict[str, dict[str, float]] = record["cells"]
-    return cells if _of_meaning(record["overrides"]) == _of_meaning(extra) else {}
+    return cells if of_meaning(record["overrides"]) == of_meaning(extra) else {}
 
 
-def _of_meaning(words: Sequence[str]) -> set[str]:
+def of_meaning(words: Sequence[str]) -> set[str]:
     """Without where and how fast things run."""
     return {word for word in last_wins(words) if not word.startswith("machine.")}
 
@@ -279,15 +287,20 @@ def carry_out(ready: Mapping[K, pipeline.Plan], reasons: dict[K, str]) -> dict[K
     """
     try:
         return dict(zip(ready, pipeline.run(list(ready.values())).folders, strict=True))
-    except XtrrepError as error:
-        say(f"note: {error}; cell by cell from here")
+    except Exception as error:
+        if explained(error) is None:
+            raise
+        say(f"note: {explained(error)}; cell by cell from here")
     found: dict[K, Mapping[str, Path]] = {}
     for key, plan in ready.items():
         try:
             again = pipeline.plan(plan.cfg, plan.steps[-1].stage.name)  # looks anew at what is there
             found[key] = pipeline.run([again]).folders[0]
-        except XtrrepError as error:
-            reasons[key] = str(error)
+        except Exception as error:
+            known = explained(error)
+            if known is None:
+                raise
+            reasons[key] = str(known)
     return found
 
 
@@ -311,8 +324,11 @@ def _measure_analysis(what: AnalysisReproduction, extra: Sequence[str]) -> Measu
             plan = pipeline.plan_analysis(words_of_analysis(what, words))
             preflight.require(plan.plans)
             folder, _ = pipeline.run_analysis(plan)
-        except XtrrepError as error:
-            return Measured({}, {cell.key: str(error) for cell in what.cells}, {}, {}, {}, {})
+        except Exception as error:
+            known = explained(error)
+            if known is None:
+                raise
+            return Measured({}, {cell.key: str(known) for cell in what.cells}, {}, {}, {}, {})
         runs[f"{seed}analyze"] = plan.spec.fingerprint
         kept = [path for path in sorted(folder.iterdir()) if path.suffix in (".svg", ".png", ".pdf")]
         pictures |= {f"{seed}{path.name}": path for path in kept}
@@ -440,21 +456,27 @@ def _rule(what: Known) -> str:
     )
 
 
+def check_accept(what: Known, extra: Sequence[str]) -> None:
+    """Raises DataError where something else was accepted, made with other overrides: before hours are spent on it."""
+    path = recorded_path(what)
+    if path.exists() and not accepted_with(what, extra):
+        raise DataError(
+            f"{path} was accepted with {' '.join(recorded(what)['overrides']) or 'no overrides'}, not with these",
+            hint=f"the same overrides, or first rm {path}",
+        )
+
+
 def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str]) -> Path:
     """Record what came out now as what is expected at this scale; cells without a value keep theirs.
 
     Beside the record goes its table, judged against it, with its figures. Returns the record. Raises DataError where
     there is no value at all.
     """
+    check_accept(what, extra)
     path = recorded_path(what)
     if all(cell.now is None for cell in cells):
         raise DataError(f"{what.name} has no value to accept", hint="the table says why each cell did not run")
     kept = accepted_with(what, extra)
-    if not kept and path.exists():
-        raise DataError(
-            f"{path} was accepted with {' '.join(recorded(what)['overrides']) or 'no overrides'}, not with these",
-            hint=f"the same overrides, or first rm {path}",
-        )
     for cell in cells:
         if cell.now is not None:
             kept.setdefault(cell.row, {})[cell.column] = round(cell.now, 4)
@@ -494,13 +516,18 @@ def record_folder(folder: Path, out: Path) -> None:
 
 
 def seconds_of(made: Iterable[pipeline.Plan]) -> int:
-    """What all finished stages of these plans took, each once, wherever they were made."""
+    """What all finished stages of these plans took, each once, and each search that several runs were read off."""
     found: dict[Path, float] = {}
+    searches: dict[tuple[str, ...], float] = {}
     for plan in made:
         for step in plan.steps:
             if step.reuse:
-                found[step.folder] = float(artifacts.read_manifest(step.folder)["seconds"])
-    return round(sum(found.values()))
+                manifest = artifacts.read_manifest(step.folder)
+                found[step.folder] = float(manifest["seconds"])
+                shared = float(manifest["facts"].get("shared_search_seconds", 0.0))
+                if shared:  # the same number stands in every run that was read off one search
+                    searches[*one_search(step.spec), str(shared)] = shared
+    return round(sum(found.values()) + sum(searches.values()))
 
 
 def provenance(extra: Sequence[str]) -> dict[str, Any]:
@@ -514,15 +541,20 @@ def provenance(extra: Sequence[str]) -> dict[str, Any]:
 
 
 def _commit() -> str:
+    """The commit that is checked out, `-dirty` where what makes results has changed since."""
     if COMMIT_VARIABLE in os.environ:
         return os.environ[COMMIT_VARIABLE]
+
+    def git(*words: str) -> str:
+        place = configs.checkout() or os.curdir
+        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=place).stdout.strip()
+
     try:
-        done = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=configs.checkout() or os.curdir
-        )
+        commit = git("rev-parse", "--short", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "xtrrep", "configs", "constraints.txt")
     except OSError:
         return "unknown"
-    return done.stdout.strip() or "unknown"
+    return commit + ("-dirty" if changed else "") if commit else "unknown"
 
 
 def write_table(shown: Table, out: Path, name: str = "table") -> None:

@@ -59,36 +59,56 @@ def paired(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, seed: int = 0)
 def paired_over_seeds(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, seed: int = 0) -> Difference:
     """Compare two trainings' (S, Q) values, every seed's over the same queries. One seed: as `paired`.
 
-    Several: the bootstrap draws seeds, then queries, the same ones for every seed drawn, since every seed answered the
-    same queries (Owen 2007); so the interval speaks of retraining too. p is the larger of the sign-flip test over
-    queries of the mean over seeds and of the two-sided share of that bootstrap beyond 0. One query says nothing, under
-    however many seeds. Raises DataError as `paired`.
+    Several: the interval speaks of retraining too. It holds the percentile bootstrap that draws seeds, then queries,
+    the same ones for every seed drawn, since every seed answered the same queries (Owen 2007), and Student's interval
+    of the seeds' means, because so few seeds drawn from themselves show too little spread. p is the larger of the
+    sign-flip test over queries of the mean over seeds and of the t-test of the seeds' means with S - 1 degrees of
+    freedom. One query says nothing, under however many seeds. Raises DataError as `paired`.
     """
     left, right = _grids(a, b)
     over_queries = paired(left.mean(axis=0), right.mean(axis=0), resamples=resamples, seed=seed)
     if 1 in left.shape:
         return over_queries
+    low, high, p = _student((left - right).mean(axis=1))
     means = np.concatenate([draw[0] for draw in _draws(resamples, seed, left - right)])
-    low, high = np.quantile(means, [0.025, 0.975])
-    tail = (min(int((means <= 0).sum()), int((means >= 0).sum())) + 1) / (len(means) + 1)
-    p = max(over_queries.p, min(1.0, 2 * tail))
-    return replace(over_queries, low=float(low), high=float(high), p=p)
+    drawn = np.quantile(means, [0.025, 0.975])
+    return replace(
+        over_queries, low=min(low, float(drawn[0])), high=max(high, float(drawn[1])), p=max(p, over_queries.p)
+    )
 
 
 def ratio_over_seeds(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, seed: int = 0) -> Difference:
     """As `paired_over_seeds`, with the ratio of the two means in place of their difference; p says whether they differ.
 
-    Raises DataError as `paired`, and where the mean of `b` is not positive.
+    Student's interval is of the logarithms of the seeds' ratios. Raises DataError as `paired`, and where the mean of
+    `b`, or over several seeds a mean of either, is not positive.
     """
     left, right = _grids(a, b)
     difference = paired_over_seeds(left, right, resamples=resamples, seed=seed)
-    if right.mean() <= 0:
-        raise DataError(f"a ratio to a mean of {right.mean():g} says nothing", hint="compare by the difference")
+    means = left.mean(axis=1), right.mean(axis=1)
+    least = right.mean() if len(left) == 1 else min(means[0].min(), means[1].min())
+    if least <= 0:
+        raise DataError(f"a ratio to or of a mean of {least:g} says nothing", hint="compare by the difference")
     if left.shape[1] < 2:
         return replace(difference, mean=float(left.mean() / right.mean()))
     draws = [above / below for above, below in _draws(resamples, seed, left, right)]
     low, high = np.quantile(np.concatenate(draws), [0.025, 0.975])
+    if len(left) > 1:
+        least, most, _ = _student(np.log(means[0] / means[1]))
+        low, high = min(low, np.exp(least)), max(high, np.exp(most))
     return replace(difference, mean=float(left.mean() / right.mean()), low=float(low), high=float(high))
+
+
+def _student(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """The 95 % interval of the mean of (S,) seeds' values and the two-sided p of its being 0, by Student's t."""
+    from scipy.stats import t
+
+    mean, free = float(values.mean()), len(values) - 1
+    error = float(values.std(ddof=1)) / len(values) ** 0.5
+    if not error:
+        return mean, mean, float(not mean)
+    reach = float(t.ppf(0.975, free)) * error
+    return mean - reach, mean + reach, float(2 * t.sf(abs(mean) / error, free))
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -313,7 +313,7 @@ def check_reproduction(case: YamlCase, folder: Path) -> bool:
         kept = [row for row in text["rows"] if scale == "paper" or not row.get("paper_only")]
         assert [row.name for row in found.rows] == [str(row["name"]) for row in kept]
         for row, given in zip(found.rows, kept, strict=True):
-            assert row.paper == given.get("paper", {})
+            assert row.paper == {column: float(number) for column, number in given.get("paper", {}).items()}
             assert all(map(_finite, row.paper.values()))
             assert row.overrides is None or _words(row.overrides)
         for column in found.columns:
