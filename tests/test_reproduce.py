@@ -285,7 +285,7 @@ def test_a_grid_of_several_trainings_is_tested_over_them_too(tmp_path: Path) -> 
     shown = grid(what, dict.fromkeys(folders, 50.0), folders)
     assert shown.marks == {(1, 1): "†"}
     assert "Means over training seeds 1, 2, 3." in shown.terminal()
-    assert "draws of seeds and queries" in shown.terminal()
+    assert "Student's t over the seeds' means" in shown.terminal()
     alone = grid(what, dict.fromkeys(folders, 50.0), {key: made[:1] for key, made in folders.items()})
     assert alone.marks == {(1, 1): "†", (2, 1): "†"}
 
