@@ -94,7 +94,7 @@ class Jobs:
 
     def __init__(self, cluster: str, name: str, folder: Path, asked: Mapping[str, Mapping[str, Any]]) -> None:
         if importlib.util.find_spec("submitit") is None:
-            raise DataError("submitit is not installed", hint="pip install 'xtrrep[cluster]'")
+            raise DataError("submitit is not installed", hint="pip install '.[cluster]' in the checkout")
         self.cluster, self.name, self.folder, self.asked = cluster, name, folder, asked
         self.elsewhere = cluster != "local"
         self.pause = 10.0 if self.elsewhere else 0.5
