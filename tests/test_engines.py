@@ -112,6 +112,18 @@ def test_two_builds_on_any_threads_give_one_run_and_a_moved_index_loads(
         assert path.is_dir() or str(tmp_path).encode() not in path.read_bytes(), path.name
 
 
+def test_scann_as_the_library_builds_it_is_another_index_that_says_so(world: World, built: Any, tmp_path: Path) -> None:
+    folder, index = built("scann")
+    other = make(world.documents, index | {"repeatable": False}, tmp_path)
+    one, two = (artifacts.read_manifest(path) for path in (folder, other))
+    assert one["fingerprint"] != two["fingerprint"]
+    assert (one["facts"]["repeatable"], two["facts"]["repeatable"]) == (True, False)
+    assert two["facts"]["against_exact"]["recall@100"] == pytest.approx(
+        one["facts"]["against_exact"]["recall@100"], abs=0.1
+    )
+    assert run_of(world, open_index(other, world.documents, index | {"repeatable": False}, PLACE), index)
+
+
 def direct_warp(world: World, index: dict[str, Any], folder: Path, settings: dict[str, Any]) -> list[Any]:
     from xtr_warp import XTRWarp
 

@@ -265,6 +265,7 @@ SCANN = {
     "anisotropic_quantization_threshold": 0.1,
     "reorder": None,
     "spherical": True,
+    "repeatable": True,
 }
 
 

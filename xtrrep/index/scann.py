@@ -30,7 +30,9 @@ PARALLEL = 256
 class Params:
     """score: "ah" (anisotropic quantisation), or "bf16" or "fp32", every vector of the searched leaves compared.
     reorder: at least so many of the best quantised hits (all k', where that is more) are compared once more in full,
-    which keeps the vectors in the index; None: none are. Of the search alone: `num_leaves_to_search`."""
+    which keeps the vectors in the index; None: none are. repeatable: built by one thread from k-means++, so that two
+    builds are the same to the byte; otherwise as the library builds by itself, from random centres on all threads, in a
+    third of the time. Of the search alone: `num_leaves_to_search`."""
 
     num_leaves: int
     num_leaves_to_search: int
@@ -40,6 +42,7 @@ class Params:
     anisotropic_quantization_threshold: float
     reorder: int | None
     spherical: bool
+    repeatable: bool
 
     def __post_init__(self) -> None:
         positive(self, "num_leaves", "num_leaves_to_search", "training_sample_size", "dimensions_per_block", "reorder")
@@ -107,7 +110,7 @@ def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, A
         num_leaves_to_search=params.num_leaves,  # every search says how many
         training_sample_size=min(params.training_sample_size, source.tokens),
         spherical=params.spherical,
-        random_init=False,
+        random_init=not params.repeatable,
     )
     if params.score == "ah":
         builder = builder.score_ah(
@@ -120,13 +123,16 @@ def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, A
         builder = builder.score_brute_force()
     if params.reorder is not None:
         builder = builder.reorder(params.reorder)
-    builder.set_n_training_threads(1)
-    say(f"  {params.num_leaves:,} leaves over {source.tokens:,} tokens, one thread; ScaNN shows no progress")
+    # 0: as many as there are. Which of them is first to finish decides sums in the last bit, and so leaves.
+    builder.set_n_training_threads(1 if params.repeatable else place.threads or 0)
+    how = "one thread" if params.repeatable else "from random centres"
+    say(f"  {params.num_leaves:,} leaves over {source.tokens:,} tokens, {how}; ScaNN shows no progress")
     with log_aside(), panics("scann", "while building"):
         builder.build().serialize(str(out), relative_path=True)
     if params.score == "bf16":
         _add_bfloat16(vectors, out)
-    return {"units": {"tokens": source.tokens}, "training_threads": 1}
+    threads = 1 if params.repeatable else place.threads
+    return {"units": {"tokens": source.tokens}, "training_threads": threads, "repeatable": params.repeatable}
 
 
 def _add_bfloat16(vectors: NDArray[np.float32], out: Path) -> None:
