@@ -155,6 +155,13 @@ def test_canonical_names() -> None:
     assert [canonical(m) for m in MEASURES] == ["nDCG@10", "R@100", "RR@10", "Success@5"]
 
 
+@pytest.mark.parametrize("name", ["nDCG@0.1", "nDCG@1e400", "nDCG@0", "P@True", "RR@99999999999", "nDCG(dcg='x')@10"])
+def test_a_measure_of_no_depth_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="measure") as caught:
+        canonical(name)
+    assert repr(name) in str(caught.value)
+
+
 def test_paired_difference() -> None:
     rng = np.random.default_rng(0)
     base = rng.random(200)

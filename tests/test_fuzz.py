@@ -88,16 +88,18 @@ def test_every_file_reader_is_searched_by_coverage_from_inputs_that_pass(tmp_pat
 
 
 def test_what_the_search_found_is_found_no_more(tmp_path: Path) -> None:
-    """A type that numpy hands to Python's parser, and a number that no float is equal to."""
-    found = {
-        "vectors.npy": (b"'<f4'", b"',f4'", False),
-        "reproduction.yaml": (b"mean: 2", b"mean: 2" + b"7" * 30, True),
-    }
-    for name, (good, bad, accepted) in found.items():
+    """A type that numpy hands to Python's parser, a number that no float is equal to, a depth that is none."""
+    found = [
+        ("vectors.npy", b"'<f4'", b"',f4'", False),
+        ("reproduction.yaml", b"mean: 2", b"mean: 2" + b"7" * 30, True),
+        ("reproduction.yaml", b"nDCG@10", b"nDCG@0.1", False),
+    ]
+    for number, (name, good, bad, accepted) in enumerate(found):
         check, (raw, *_) = targets()[name]
-        (tmp_path / name).mkdir()
+        folder = tmp_path / str(number)
+        folder.mkdir()
         assert good in raw
-        assert check(raw.replace(good, bad), tmp_path / name) is accepted
+        assert check(raw.replace(good, bad), folder) is accepted
 
 
 # --- the texts of errors ----------------------------------------------------------------------------------------------

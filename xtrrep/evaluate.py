@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas
 
 
+DEEPEST = 10**6  # documents that a measure may look at
 EXAMPLES = "ir-measures names, for example nDCG@10, R@100, RR@10, Success@5"
 
 
@@ -34,6 +35,13 @@ def parse(names: Sequence[str]) -> dict[str, Any]:
             parsed[name] = measure = ir_measures.parse_measure(name)
         except Exception:  # it reads names with Python's own parser and calls what it finds: any kind
             raise UsageError(f"no measure is called {name!r}", hint=EXAMPLES) from None
+        try:
+            measure.validate_params()
+        except AssertionError as error:  # its own way to say that a cut-off is no number of documents
+            raise UsageError(f"measure {name!r} has an {error}", hint=EXAMPLES) from None
+        cutoff = measure.params.get("cutoff", 1)
+        if isinstance(cutoff, bool) or not 1 <= cutoff <= DEEPEST:
+            raise UsageError(f"measure {name!r} looks at {cutoff!r} documents", hint=EXAMPLES)
         if not ir_measures.DefaultPipeline.supports(measure):
             raise UsageError(f"measure {name!r} cannot be computed by what is installed", hint=EXAMPLES)
         if type(measure.aggregator()).__name__ != "MeanAgg":
