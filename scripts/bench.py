@@ -134,6 +134,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True, help="a BEIR folder")
     parser.add_argument("--model", type=Path, help="an encoder that we trained; without it, an untrained one")
     parser.add_argument("--quick", action="store_true", help="100 documents, one round: to see that all of it runs")
+    parser.add_argument("--rounds", type=int, default=3, help="of the evaluation beside PyLate, minutes each")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--record", action="store_true", help="copy what comes out to results/recorded")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "runs" / "bench")
@@ -145,7 +146,7 @@ def main() -> int:
     out.mkdir(parents=True)
     limits(out, words.threads)
     peer, place = ["--pylate", words.pylate], ["--folder", str(words.folder)]
-    few = ["--count", "100", "--k-prime", "1000"] if words.quick else ["--rounds", "3"]
+    few = ["--count", "100", "--k-prime", "1000"] if words.quick else ["--rounds", str(words.rounds)]
     model = ["--model", str(words.model)] if words.model else []
     run = partial(call, words.threads)
     run("eval", *peer, *place, *few, *model, *threads, "--out", str(out))

@@ -386,7 +386,7 @@ def test_without_submitit_it_says_how_to_install_it(home: Path, monkeypatch: pyt
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "submitit" else found(name))
     with pytest.raises(DataError, match="submitit is not installed") as caught:
         hands.Jobs("local", "x", home, {"": {}})
-    assert "xtrrep[cluster]" in str(caught.value.hint)
+    assert ".[cluster]" in str(caught.value.hint)
 
 
 def test_a_parameter_that_submitit_does_not_know_is_refused_before_anything_runs(home: Path) -> None:
