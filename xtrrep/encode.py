@@ -126,13 +126,14 @@ def _begin_shards(out: Path, size: int, together: bool) -> None:
     """The folders of shards of `size` texts. Shards of another size hold other texts under the same numbers: they are
     removed. Raises DataError where another process may be at work on them."""
     said = out / SHARDS
-    whole = any((out / "vectors").glob("*.doclens.npy"))
-    if whole and not (said.exists() and _texts_a_shard(out) == size):
+    begun = any((out / "vectors").glob("*.npy"))
+    if begun and not (said.exists() and _texts_a_shard(out) == size):
         if together:
             raise _other_size(out, size)
         said.unlink(missing_ok=True)  # first: a kill from here on leaves shards of no known size
-        for name in ("vectors", "tokens"):
-            shutil.rmtree(out / name)
+        for name in ("tokens", "vectors"):  # the vectors last: while one of them is there, this is done again
+            if (out / name).exists():
+                shutil.rmtree(out / name)
     for name in ("vectors", "tokens"):
         (out / name).mkdir(exist_ok=True)
 
