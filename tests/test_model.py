@@ -239,6 +239,7 @@ def test_shards_of_another_size_are_not_kept(model: MultiVectorEncoder, tmp_path
     run_encode(model, tmp_path / "b", shard=3)
     for path in (tmp_path / "b" / "vectors").glob("0000[3-7]*"):  # as if killed after the third
         path.unlink()
+    (tmp_path / "b" / "vectors" / "00005.npy").write_bytes(b"of a shard that was killed before its lengths")
     assert len(np.load(tmp_path / "b" / "vectors" / "00002.doclens.npy")) == 3 == len(TEXTS) % 10
     facts = run_encode(model, tmp_path / "b")
     assert (facts["shards_kept"], facts["tokens"]) == (0, whole["tokens"])
