@@ -7,16 +7,14 @@
     bench_retrieval.py  XTR retrieval on ScaNN beside PyLate and ScaNN's own search
     bench_train.py      the training objective beside sentence-transformers and PyLate
 
-Each says at its top what it measures and how. Their tables and the limits come together in OUT/benchmarks.md, and every
-number, table by table, in OUT/benchmarks.csv. --record copies both to results/recorded. Between two machines only
+Each says at its top what it measures and how. Their tables and the limits come together in OUT/benchmarks/benchmarks.md,
+each beside its own CSV of every number. --record copies that folder to results/recorded. Between two machines only
 ratios mean anything; the limits are there to judge them by.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
 import shutil
 import subprocess
@@ -109,23 +107,23 @@ def limits(out: Path, threads: int) -> None:
     print(table.terminal(), flush=True)
 
 
-def gather(out: Path, commit: str) -> None:
-    """OUT/benchmarks.md and .csv from the tables that are there."""
+def gather(out: Path, commit: str) -> Path:
+    """OUT/benchmarks: the tables that are there, each a CSV and Markdown, and all of them in benchmarks.md."""
     from xtrrep.artifacts import write_atomic
 
+    folder = out / "benchmarks"
+    folder.mkdir()
     text = f"## Benchmarks\n\nOne run of `make bench` at {commit}; seconds are compared within it only.\n"
-    sheet = io.StringIO()
-    writer = csv.writer(sheet, lineterminator="\n")
     for name in TABLES:
-        stem = out / name
-        if not stem.with_suffix(".md").exists():
+        words = (out / name).with_suffix(".md")
+        if not words.exists():
             text += f"\nNot run: {name}.\n"
             continue
-        text += "\n" + stem.with_suffix(".md").read_text(encoding="utf-8")
-        with stem.with_suffix(".csv").open(newline="", encoding="utf-8") as file:
-            writer.writerows([stem.name, *row] for row in csv.reader(file))
-    write_atomic(out / "benchmarks.md", lambda file: file.write(text.encode()))
-    write_atomic(out / "benchmarks.csv", lambda file: file.write(sheet.getvalue().encode()))
+        text += "\n" + words.read_text(encoding="utf-8")
+        for path in (words, words.with_suffix(".csv")):
+            shutil.copy(path, folder)
+    write_atomic(folder / "benchmarks.md", lambda file: file.write(text.encode()))
+    return folder
 
 
 def main() -> int:
@@ -164,11 +162,12 @@ def main() -> int:
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    gather(out, described.stdout.strip() or "an unknown commit")
+    folder = gather(out, described.stdout.strip() or "an unknown commit")
     if words.record:
-        for suffix in ("md", "csv"):
-            shutil.copy(out / f"benchmarks.{suffix}", ROOT / "results" / "recorded")
-    print(out / "benchmarks.md")
+        recorded = ROOT / "results" / "recorded" / folder.name
+        shutil.rmtree(recorded, ignore_errors=True)
+        shutil.copytree(folder, recorded)
+    print(folder / "benchmarks.md")
     return 0
 
 
