@@ -7,9 +7,9 @@
     bench_retrieval.py  XTR retrieval on ScaNN beside PyLate and ScaNN's own search
     bench_train.py      the training objective beside sentence-transformers and PyLate
 
-Each says at its top what it measures and how. Their tables and the limits come together in OUT/benchmarks/benchmarks.md,
-each beside its own CSV of every number. --record copies that folder to results/recorded. Between two machines only
-ratios mean anything; the limits are there to judge them by.
+Each says at its top what it measures and how. Their tables and the limits stand together in
+OUT/benchmarks/benchmarks.md, and beside it each with a CSV of every number. --record copies that folder to
+results/recorded. Between two machines only ratios mean anything; the limits are there to judge them by.
 """
 
 from __future__ import annotations

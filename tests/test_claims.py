@@ -527,3 +527,22 @@ def test_what_is_recorded_of_accepted_claims(tmp_path: Path, monkeypatch: pytest
     record = json.loads((out / "record.json").read_text())
     assert (record["commit"], record["seeds"], record["overrides"]) == ("abc", [1, 2], ["claims.seeds=[1,2]"])
     assert (record["scale"], record["seconds"]) == ("demo", 0)  # nothing was run for no claim
+
+
+def test_claims_made_otherwise_are_not_recorded_over(
+    tmp_path: Path, collections: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    monkeypatch.setattr(claims, "recorded_root", lambda: tmp_path)
+    monkeypatch.setenv("XTRREP_DATA", str(collections))
+    family = claims.Family("demo", {}, {}, (), ())
+    mini = "data=beir/mini/test"
+    claims.check_accept(family, [mini])  # nothing is recorded
+    folder = tmp_path / "claims" / "beir-mini-test-demo"
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps({"overrides": [mini, "claims.seeds=[1,2]"]}))
+    claims.check_accept(family, [mini, "claims.seeds=[1,2]"])
+    claims.check_accept(family, [mini, "claims.seeds=[1,2]", "machine.threads=1"])  # how fast is no other claim
+    with pytest.raises(DataError, match=r"was accepted with data=beir/mini/test claims.seeds=\[1,2\], not with these"):
+        claims.check_accept(family, [mini])
+    assert "whose tests are corrected together" in cli("claims", "--accept", "--only=self_match", code=2).stderr
+    assert "nothing is" in cli("claims", "--accept", "--dry-run", code=2).stderr

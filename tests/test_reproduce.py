@@ -3,15 +3,18 @@
 import csv
 import dataclasses
 import json
+import subprocess
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from conftest import TINY, Cli
+from typer.testing import CliRunner
 
 from xtrrep import artifacts, reproduce, study
 from xtrrep.analyze import analyses
+from xtrrep.cli import app
 from xtrrep.config import compose
 from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError
 from xtrrep.grid import grid
@@ -504,6 +507,59 @@ def test_an_analysis_made_judged_and_accepted(
     assert reproduce.plans(broken, [])[1][0].startswith("analysis geometry: ")
     with pytest.raises(DataError, match="has no value to accept"):
         reproduce.accept(broken, judge(broken, {}, {}), [])
+
+
+def test_all_are_accepted_after_one_that_has_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    accepted = []
+
+    def accept(what: SimpleNamespace, cells: object, extra: object) -> Path:
+        if what.name == "second":
+            raise DataError("second has no value to accept", hint="see its table")
+        accepted.append(what.name)
+        return tmp_path / f"{what.name}.json"
+
+    @dataclasses.dataclass(frozen=True)
+    class Named:
+        name: str
+        seeds: tuple[int, ...] = ()
+
+    cell = Cell("row", "column", None, None, 1.0, "agrees")
+    shown = SimpleNamespace(terminal=lambda: "a table")
+    monkeypatch.setattr(study, "load_all", lambda *_: [Named("first"), Named("second"), Named("third")])
+    monkeypatch.setattr(reproduce, "check_accept", lambda *_: None)
+    monkeypatch.setattr(reproduce, "reproduce", lambda *_: (tmp_path, [cell], shown))
+    monkeypatch.setattr(reproduce, "accept", accept)
+    done = CliRunner().invoke(app, ["reproduce", "all", "--accept"])
+    assert accepted == ["first", "third"]
+    assert done.exit_code == MISSING
+    assert "second has no value to accept" in done.output
+    monkeypatch.setattr(study, "load_all", lambda *_: [Named("first")])
+    assert CliRunner().invoke(app, ["reproduce", "all", "--accept"]).exit_code == OK
+
+
+def test_the_commit_of_a_record_says_whether_sources_were_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> str:
+        named = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(["git", *named, *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    monkeypatch.delenv(reproduce.COMMIT_VARIABLE, raising=False)
+    monkeypatch.setattr(reproduce.configs, "checkout", lambda: tmp_path)
+    (tmp_path / "xtrrep").mkdir()
+    source, words = tmp_path / "xtrrep" / "scoring.py", tmp_path / "README.md"
+    source.write_text("one\n")
+    words.write_text("one\n")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "one")
+    commit = git("rev-parse", "--short", "HEAD").strip()
+    words.write_text("two\n")  # makes no result
+    assert reproduce._commit() == commit
+    source.write_text("two\n")
+    assert reproduce._commit() == f"{commit}-dirty"
+    monkeypatch.setattr(reproduce.configs, "checkout", lambda: tmp_path / "nowhere")
+    assert reproduce._commit() == "unknown"
 
 
 # --- figures -------------------------------------------------------------------------------------------------------
