@@ -84,7 +84,7 @@ def test_a_killed_training_continues_with_the_same_command(tmp_path: Path, colle
     home = tmp_path / "home"
     env = os.environ | {"XTRREP_HOME": str(home), "XTRREP_DATA": str(collections)}
     child = subprocess.Popen([sys.executable, "-m", "xtrrep", *words], env=env, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(home.glob("train/.partial-*/checkpoints/checkpoint-*/xtrrep_state.json")):
         assert child.poll() is None, "finished before it could be killed"
         assert time.monotonic() < deadline

@@ -195,7 +195,7 @@ def test_every_error_in_the_sources_says_what_where_and_what_to_do() -> None:
         assert put_in >= 2 or (len(words) >= 2 and said - {"…"}), f"{place}: {' '.join(words)!r} says too little"
         assert not words[-1].endswith((".", "!")), f"{place}: a message is no sentence with a full stop"
     # Typer's, Hydra's and OmegaConf's own messages in one line, the list of what a run lacks, and what hashes.py found.
-    assert sorted(made_elsewhere) == ["artifacts.py", "cli.py", "config.py", "preflight.py", "preflight.py"]
+    assert sorted(made_elsewhere) == ["artifacts.py", "cli/__init__.py", "config.py", "preflight.py", "preflight.py"]
 
 
 def test_the_walk_over_errors_sees_a_bare_one() -> None:

@@ -1,0 +1,35 @@
+"""The application, and the options that its verbs share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+HELP = """Experiments with multi-vector retrieval: ColBERT and XTR, trained, indexed and compared.
+
+Every verb takes KEY=VALUE overrides of the configuration beside its options, runs the stages that are missing and
+re-uses the rest. Defaults: config=xtr_k128 setup=I scale=demo data=pydoc/test index=exact protocol=stated.
+
+Exit codes: 0 ok, 1 scores differ, 2 usage, 3 data, model or engine missing or broken.
+"""
+
+
+app = typer.Typer(
+    help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="KEY=VALUE, e.g. config=colbert retrieve.k_prime=1000")]
+Index = Annotated[
+    str | None, typer.Option("--index", help="engine: exact, scann, plaid, warp, bm25, ... (same as index=NAME)")
+]
+DataId = Annotated[str | None, typer.Option("--data", help="collection id (same as data=ID)")]
+ConfigName = Annotated[str | None, typer.Option("--config", help="colbert, xtr_k64, ... (same as config=NAME)")]
+Scale = Annotated[str | None, typer.Option("--scale", help="demo or paper (same as scale=NAME)")]
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan: reuse, run, downloads, time; run nothing")]
+
+
+def merge(overrides: list[str] | None, **options: str | None) -> list[str]:
+    return [*(overrides or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]

@@ -1,0 +1,87 @@
+"""What verbs print: JSON, plans, paths."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtrrep.console import DataError, UsageError
+
+if TYPE_CHECKING:
+    from xtrrep.pipeline import Plan
+
+PLAN_LINES = 60  # steps that a dry run at scale=paper lists one by one, above its tables
+
+
+def print_json(value: Any) -> None:
+    print(jsonlib.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_plan(
+    plans: Sequence[Plan],
+    json: bool,
+    final: tuple[str, bool, Path] | None = None,
+    calibration: Path | None = None,
+) -> None:
+    from xtrrep import cost, preflight
+
+    lines = preflight.forecast(plans)
+    if final is not None:
+        stage, reuse, folder = final
+        lines.append(preflight.Forecast(stage, "reuse" if reuse else "run", folder, "", 0.0 if reuse else None, ""))
+    fetch = preflight.downloads(plans)
+    problems = preflight.missing(plans)
+    paper = any(plan.cfg.scale == "paper" for plan in plans)
+    if calibration is not None and not paper:
+        raise UsageError("--calibration changes only plans at scale=paper", hint="add scale=paper, or leave it out")
+    costs = cost.cost(plans, cost.calibration(calibration)) if paper else None
+    todo = [line for line in lines if line.action == "run"]
+    known = sum(line.seconds or 0.0 for line in todo)
+    unknown = sum(line.seconds is None for line in todo)
+    if json:
+        print_json(
+            {
+                "steps": [{**vars(line), "folder": str(line.folder)} for line in lines],
+                "run": len(todo),
+                "reuse": len(lines) - len(todo),
+                "downloads_mb": fetch,
+                "seconds": known,
+                "steps_of_unknown_time": unknown,
+                "missing": problems,
+                **({"cost": costs.as_json()} if costs else {}),
+            }
+        )
+        return
+    for line in lines if len(lines) <= PLAN_LINES or costs is None else ():
+        told = line.action == "reuse" or (costs and line.seconds is None)  # by the tables below
+        time = "" if told else f"{preflight.duration(line.seconds)} {line.source}".strip()
+        print(f"{line.action:<6} {line.stage:<10} {line.units:<24} {time:<26} {relative(line.folder)}")
+    counted = f"{len(todo)} to run, {len(lines) - len(todo)} re-used"
+    if costs:
+        for table in costs.tables():
+            print(table.terminal(), end="\n\n")
+        print(f"{counted}; --json lists every step")
+    else:
+        for name, size in fetch.items():
+            print(f"fetch  {name}  {f'{size:,} MB' if size else 'size not known'}")
+        times = [f"about {preflight.duration(known)}"] if known or not unknown else []
+        times += [f"{unknown} of unknown time"] if unknown else []
+        print(f"{counted}; {', and '.join(times)}")
+    for problem in problems:
+        print(f"missing: {problem}")
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def writable(out: Path) -> Path:
+    """A file to write, `~` expanded. Raises DataError where its folder is not there, UsageError for a folder."""
+    out = out.expanduser()
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder", hint=f"--out {out / 'NAME'}")
+    if not out.parent.is_dir():
+        raise DataError(f"there is no folder {out.parent}", hint=f"mkdir -p {out.parent}")
+    return out

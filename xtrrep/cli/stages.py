@@ -1,0 +1,356 @@
+"""Verbs that run stages: of training, of a collection, of one query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xtrrep.cli.options import ConfigName, DataId, DryRun, Index, Json, Overrides, Scale, app, merge
+from xtrrep.cli.output import print_json, print_plan, relative, writable
+from xtrrep.console import say
+
+if TYPE_CHECKING:
+    from xtrrep.api import Result
+    from xtrrep.pipeline import Plan
+
+
+def plans_of(overrides: Sequence[str], until: str) -> list[Plan]:
+    from xtrrep import config, pipeline
+
+    return [pipeline.plan(config.compose(overrides), until)]
+
+
+def set_threads_of(plans: Sequence[Plan]) -> None:
+    from xtrrep.api import set_threads
+
+    set_threads(plans[0].cfg.machine.threads)
+
+
+def work(overrides: Sequence[str], until: str, json: bool, dry_run: bool) -> Result | None:
+    """Plan, check and run up to a stage; None after a dry run."""
+    if dry_run:
+        print_plan(plans_of(overrides, until), json)
+        return None
+    from xtrrep.api import run_config
+
+    return run_config(*overrides, until=until)
+
+
+def summary(result: Result) -> dict[str, Any]:
+    return {
+        "stage": result.final,
+        "folder": str(result.folder),
+        "fingerprint": result.plan.specs[result.final].fingerprint,
+        "ran": [str(path) for path in result.ran],
+        "reused": [str(path) for path in result.reused],
+        "facts": result.facts,
+    }
+
+
+def finish(result: Result | None, json: bool) -> None:
+    if result is None:
+        return
+    if json:
+        print_json(summary(result))
+        return
+    say(f"{len(result.ran)} stages run, {len(result.reused)} re-used")
+    print(relative(result.folder))
+    for key, value in result.facts.items():
+        if key not in ("units", "measures"):
+            print(f"  {key:<24} {value}")
+
+
+def verb(until: str, overrides: list[str], json: bool, dry_run: bool) -> None:
+    finish(work(overrides, until, json, dry_run), json)
+
+
+@app.command()
+def train(
+    overrides: Overrides = None,
+    config: ConfigName = None,
+    scale: Scale = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a model; the same command continues an interrupted run.
+
+    Examples: xtrrep train config=xtr_k128 | xtrrep train setup=II config=xtr_k256 stage=kd
+    """
+    verb("train", merge(overrides, config=config, scale=scale), json, dry_run)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="where to; it must not exist yet, or be empty")],
+    overrides: Overrides = None,
+    config: ConfigName = None,
+    scale: Scale = None,
+    json: Json = False,
+) -> None:
+    """Copy a trained model to FOLDER with a model card: settings, temperature, every score measured here.
+
+    Example: xtrrep export my-xtr config=xtr_k128
+    """
+    from xtrrep import config as configs
+    from xtrrep.export import check, export
+
+    words, folder = merge(overrides, config=config, scale=scale), folder.expanduser()
+    check(configs.compose(words), folder)  # before anything is trained
+    result = work(words, "train", json=False, dry_run=False)
+    if result is None:
+        return
+    scores = export(result.plan, result.folder, folder)
+    if json:
+        print_json({"folder": str(folder), "fingerprint": summary(result)["fingerprint"], "scores": scores})
+        return
+    print(relative(folder))
+    say(f"{len(scores)} measured scores in its card; MultiVectorEncoder({str(folder)!r}) loads it")
+
+
+@app.command()
+def encode(
+    overrides: Overrides = None,
+    data: DataId = None,
+    config: ConfigName = None,
+    scale: Scale = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Encode a collection's documents into an embedding store.
+
+    Example: xtrrep encode config=colbert data=beir/nfcorpus/test
+    """
+    verb("documents", merge(overrides, data=data, config=config, scale=scale), json, dry_run)
+
+
+@app.command()
+def index(
+    overrides: Overrides = None,
+    index: Index = None,
+    data: DataId = None,
+    config: ConfigName = None,
+    scale: Scale = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Build an engine's index.
+
+    Example: xtrrep index --index scann index.num_leaves=500
+    """
+    verb("index", merge(overrides, index=index, data=data, config=config, scale=scale), json, dry_run)
+
+
+@app.command()
+def retrieve(
+    overrides: Overrides = None,
+    index: Index = None,
+    data: DataId = None,
+    config: ConfigName = None,
+    scale: Scale = None,
+    out: Annotated[Path | None, typer.Option("--out", help="copy the run file to here")] = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Rank documents for every judged query: a TREC run file.
+
+    Examples: xtrrep retrieve config=colbert retrieve.scoring=xtr retrieve.k_prime=1000 | xtrrep retrieve --index bm25
+    --out bm25.trec
+    """
+    words = merge(overrides, index=index, data=data, config=config, scale=scale)
+    if out is not None:
+        out = writable(out)  # before anything is run
+    result = work(words, "retrieve", json, dry_run)
+    if result is not None and out is not None:
+        from xtrrep.artifacts import write_atomic
+
+        found = (result.folder / "run.trec").read_bytes()
+        write_atomic(out, lambda file: file.write(found))
+    finish(result, json)
+
+
+@app.command()
+def evaluate(
+    overrides: Overrides = None,
+    index: Index = None,
+    data: DataId = None,
+    config: ConfigName = None,
+    scale: Scale = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="a TREC run file made elsewhere, scored as it is: no model, no index")
+    ] = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Score a run by ir-measures names (alias: eval).
+
+    Examples: xtrrep eval --index scann | xtrrep eval config=colbert retrieve.k_prime=1000 'data.measures=[nDCG@10,P@5]'
+    | xtrrep eval --run bm25.trec | xtrrep eval retrieve.from_run=bm25.trec (its documents re-ranked by MaxSim)
+    """
+    words = merge(overrides, index=index, data=data, config=config, scale=scale)
+    if run is not None:
+        words += [f"retrieve.from_run={run}", "retrieve.scoring=run"]
+    result = work(words, "evaluate", json, dry_run)
+    if result is None:
+        return
+    measures = result.facts["measures"]
+    run_file = result.folders["retrieve"] / "run.trec"
+    if json:
+        print_json({**summary(result), "measures": measures, "run": str(run_file)})
+        return
+    from xtrrep import meaning
+    from xtrrep.evaluate import canonical
+    from xtrrep.report.table import Table
+
+    cfg = result.plan.cfg
+    setting = meaning.setting_of(cfg)
+    names = list(cfg.data.measures)
+    engine, model = meaning.engine_label(cfg), meaning.needs_model(cfg)
+    row: list[object] = [meaning.model_label(cfg) if model else engine, setting.scoring if model else None]
+    row += [setting.k_prime, *(float(measures[canonical(name)]) for name in names)]
+    say(f"{len(result.ran)} stages run, {len(result.reused)} re-used")
+    footer = [
+        f"scale={cfg.scale}, protocol={cfg.protocol.name}, {result.facts['units']['queries']} queries",
+        *([f"the best {setting.rerank} re-ranked by MaxSim"] if setting.rerank else []),
+        f"run file   {relative(run_file)}",
+        f"per query  {relative(result.folder / 'per_query.csv')}",
+    ]
+    title = f"{cfg.data.id}, index={engine}"
+    print(Table(title, ["model", "scoring", "k'", *names], [row], footer).terminal())
+
+
+app.command("eval", hidden=True, help="Alias of evaluate.")(evaluate)
+
+
+@app.command()
+def latency(
+    overrides: Overrides = None,
+    index: Index = None,
+    data: DataId = None,
+    config: ConfigName = None,
+    scale: Scale = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Measure how long a query takes: a fresh process, threads fixed, one query at a time.
+
+    Examples: xtrrep latency --index warp latency.threads=2 | xtrrep latency --index plaid latency.recipe=paper
+    """
+    result = work(merge(overrides, index=index, data=data, config=config, scale=scale), "latency", json, dry_run)
+    if result is None:
+        return
+    if json:
+        print_json(summary(result))
+        return
+    from xtrrep.meaning import model_label
+    from xtrrep.report.table import Table
+
+    cfg, facts = result.plan.cfg, result.facts
+    columns, row = ["model", "queries/s"], [model_label(cfg), float(facts["qps"])]
+    for name in ("p50", "p90", "p99"):
+        if name in facts:
+            columns.append(f"{name}, ms")
+            row.append(1000 * facts[name])
+    for name, seconds in facts.get("steps", {}).items():
+        columns.append(f"{name}, ms")
+        row.append(1000 * seconds)
+    say(f"{len(result.ran)} stages run, {len(result.reused)} re-used")
+    wall = f", CPU time {facts['cpu_per_wall']:.2f} of wall time" if "cpu_per_wall" in facts else ""
+    footer = [
+        f"recipe={facts['recipe']}, {facts['queries']} queries, {facts['threads']} threads{wall}; {facts['processor']}",
+        "Times compare within one machine and hour only; put what you compare side by side.",
+        relative(result.folder / "latency.csv"),
+    ]
+    print(Table(f"{cfg.data.id}, index={cfg.index['engine']}", columns, [row], footer, digits=2).terminal())
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="the query, in quotes")],
+    overrides: Overrides = None,
+    index: Index = None,
+    data: DataId = None,
+    config: ConfigName = None,
+    scale: Scale = None,
+    top: Annotated[int | None, typer.Option("--top", min=1, help="documents to print (5)")] = None,
+    json: Json = False,
+) -> None:
+    """Search a collection for a typed query: the best documents with score and text.
+
+    Example: xtrrep search "shortest path between two nodes" --top 3
+    """
+    from xtrrep import pipeline, preflight
+    from xtrrep import query as typed
+
+    typed.check_query(query)
+    words = merge(overrides, index=index, data=data, config=config, scale=scale)
+    if top is not None or not any(word.startswith("retrieve.top_k=") for word in words):
+        words.append(f"retrieve.top_k={top or 5}")
+    plans = plans_of(words, "index")
+    preflight.require(plans)
+    set_threads_of(plans)
+    done = pipeline.run(plans)
+    found = typed.search(plans[0], done.folders[0], query)
+    if json:
+        print_json({"query": query, "documents": [{"id": d, "score": s, "text": t} for d, s, t in found]})
+        return
+    for rank, (document, score, text) in enumerate(found, start=1):
+        print(f"{rank:>2}. {score:.4f}  {document}")
+        print(f"    {' '.join(text.split())[:300]}")
+    if not found:
+        say("nothing found")
+
+
+@app.command()
+def explain(
+    query: Annotated[str, typer.Argument(help="the query, in quotes")],
+    doc: Annotated[str, typer.Option("--doc", help="a document's id, as `xtrrep search` prints it")],
+    overrides: Overrides = None,
+    index: Index = None,
+    data: DataId = None,
+    config: ConfigName = None,
+    scale: Scale = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="write the page with the heat map here too: FILE.html")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show why a document scores what it scores for a typed query: token by token, under XTR and MaxSim.
+
+    The page with the heat map is kept for `xtrrep report`.
+
+    Examples: xtrrep explain "a random graph" --doc networkx.algorithms.smallworld:random_reference | the same with
+    retrieve.k_prime=100 retrieve.imputation=mean --out why.html
+    """
+    from xtrrep import config as configs
+    from xtrrep import pipeline, preflight
+    from xtrrep import query as typed
+
+    typed.check_query(query)
+    words = merge(overrides, index=index, data=data, config=config, scale=scale)
+    plans = plans_of(words, "index")
+    typed.check_explainable(plans[0].cfg)
+    if out is not None:
+        out = writable(out)
+    preflight.require(plans)
+    set_threads_of(plans)
+    corpus = pipeline.run(plans_of(words, "data"))
+    typed.document_text(plans[0].cfg, corpus.folders[0], doc)  # a mistyped id is said before anything is trained
+    done = pipeline.run(plans)
+    found = typed.explain(plans[0], done.folders[0], query, doc)
+    from xtrrep import explain as explaining
+
+    page = explaining.save(found, plans[0].specs["index"], configs.results_root()) / "page.html"
+    say(f"wrote {relative(page)}")
+    if out is not None:
+        from xtrrep.artifacts import write_atomic
+
+        write_atomic(out, lambda file: file.write(page.read_bytes()))
+        say(f"wrote {relative(out)}")
+    if json:
+        print_json(explaining.as_json(found))
+        return
+    print(explaining.table(found).terminal())
+    print(f"\n{' '.join(found.text.split())[:300]}")
