@@ -1,5 +1,6 @@
 """Sweeps: the cells of a file, units of work, the order of doing them, workers that fail or are killed, both hands."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -17,7 +18,7 @@ import psutil
 import pytest
 from conftest import TINY, Cli
 
-from xtrrep import artifacts, locks, pipeline
+from xtrrep import artifacts, claims, locks, pipeline
 from xtrrep.artifacts import Spec
 from xtrrep.cli import _run
 from xtrrep.config import Config, compose
@@ -55,6 +56,7 @@ def test_axes_are_crossed_and_cells_come_beside_them(tmp_path: Path) -> None:
 
 FAULTY = {
     "title: x": "asks for no cell",
+    "title: x\nclaims: all": "claims is not a list",
     "title: x\naxis: []": "unknown key 'axis'",
     "cells: [[a=1]]": "no 'title'",
     "title: x\naxes: [[]]": "an axis has no choices",
@@ -112,6 +114,34 @@ def test_a_reproduction_is_a_sweep_whose_units_make_its_cells(home: Path) -> Non
     assert plans["table1: xtr_k64 as XTR, pydoc"].cfg.train.steps == 2
     with pytest.raises(UsageError, match="sets it for each cell"):
         cells.plans(cells.load("table1"), ["config=colbert"])
+
+
+def test_claims_are_a_sweep_whose_units_make_their_runs(home: Path) -> None:
+    extra = ["data=beir/mini/test"]
+    sweep = dataclasses.replace(cells.load("claims"), seeds=(1, 2))
+    plans, lacking = cells.plans(sweep, extra)
+    family = claims.load("demo")
+    said = [*extra, "claims.seeds=[1,2]"]
+    wanted = claims.plan(family, claims.base_config(family, said), said, require=False)
+    assert [plan.specs for plan in plans.values()] == [plan.specs for plan in wanted.all()]
+    assert {plan.cfg.train.seed for plan in plans.values()} == {1, 2}
+    assert "needs data=beir/arguana" in lacking["claim self_match"]
+    few = dataclasses.replace(sweep, claims=("warp_faster_xtr",), seeds=())
+    assert {plan.steps[-1].stage.name for plan in cells.plans(few, extra)[0].values()} == {"latency"}
+    with pytest.raises(UsageError, match="no claim 'wrap'"):
+        cells.plans(dataclasses.replace(sweep, claims=("wrap",)), extra)
+
+
+def test_each_cell_under_each_seed(home: Path) -> None:
+    demo = dataclasses.replace(cells.load("demo"), seeds=(1, 2))
+    plans, _ = cells.plans(demo, [*TINY])
+    assert len(plans) == 24
+    assert len({plan.specs["train"].fingerprint for plan in plans.values()}) == 8
+    seeds = {(cfg.train.seed, cfg.model.seed, cfg.distill.seed) for cfg in (plan.cfg for plan in plans.values())}
+    assert seeds == {(1, 1, 1), (2, 2, 2)}
+    table1 = dataclasses.replace(cells.load("table1"), seeds=(1, 2))
+    plans, _ = cells.plans(table1, [])
+    assert plans["table1: xtr_k64 as XTR, pydoc, seed 2"].cfg.train.seed == 2
 
 
 def test_what_the_axes_say_cannot_be_said_again(home: Path) -> None:
@@ -273,6 +303,16 @@ def test_a_latency_has_the_machine_to_itself(home: Path) -> None:
     work = Pretended()
     Control(diamond(ALONE), work, Room(jobs=4, memory=100.0)).run()
     assert work.log == [["a"], ["b"], ["c"], ["d"]]
+
+
+def test_latencies_come_last_and_one_after_another(home: Path) -> None:
+    units = [unit("m", stage=ALONE), unit("a"), unit("n", "a", stage=ALONE), unit("b", "a"), unit("c", "b")]
+    work = Pretended()
+    assert Control(units, work, Room(jobs=2, memory=100.0)).run() == {}
+    assert work.log == [["a"], ["b"], ["c"], ["m"], ["n"]]
+    work = Pretended()
+    Control([unit("o", stage=ALONE), unit("x"), unit("y", "x")], work, Room()).run()  # each job has a machine there
+    assert work.log == [["x"], ["o"], ["y"]]
 
 
 def test_a_failure_stops_what_needs_it_and_nothing_else(home: Path) -> None:

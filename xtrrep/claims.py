@@ -383,6 +383,17 @@ def plan(family: Family, base: Config, extra: Sequence[str], *, require: bool) -
     return found
 
 
+def named_plans(family: Family, extra: Sequence[str]) -> tuple[dict[str, pipeline.Plan], dict[str, str]]:
+    """Every run that the claims read, by a name of its own, and why the others have none."""
+    made = plan(family, base_config(family, extra), extra, require=False)
+    found = {f"claims: {cell}, {stage}, seed {seed}": part for (stage, cell, seed), part in made.cells.items()}
+    for (claim, seed), whole in made.analyses.items():
+        for cell, part in zip(whole.cells, whole.plans, strict=True):
+            found[f"{claim}: {' '.join(cell.overrides)}, seed {seed}"] = part
+    lacking = {f"claims: {cell}, {stage}, seed {seed}": why for (stage, cell, seed), why in made.reasons.items()}
+    return found, lacking | {f"claim {claim}": why for claim, why in made.claims.items()}
+
+
 # --- values and statistics ------------------------------------------------------------------------------------------
 
 

@@ -148,6 +148,7 @@ def sweep(
     name: Annotated[str | None, typer.Argument(help="a file of configs/sweeps; --list names them")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="KEY=VALUE for every cell, e.g. scale=lab")] = None,
     scale: Scale = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="train every cell under each, e.g. 42,43,44")] = None,
     executor: Annotated[
         str,
         typer.Option("--executor", help="process: workers here; slurm: arrays through submitit; local: its jobs here"),
@@ -171,7 +172,9 @@ def sweep(
     Stopped, it goes on when run again. Exit 0 all complete, 3 not. --watch --json says once how it stands.
 
     Examples: xtrrep sweep demo --jobs 2 | xtrrep sweep table3 scale=paper --executor slurm | xtrrep sweep demo --watch
+    | xtrrep sweep claims --seeds 42,43,44
     """
+    from xtrrep import study
     from xtrrep.sweep import cells, control, units
     from xtrrep.sweep import watch as watching
 
@@ -181,7 +184,7 @@ def sweep(
         return
     if name is None or "=" in name:
         raise UsageError("`xtrrep sweep` needs a name", hint=f"one of: {', '.join(cells.names())}")
-    asked = cells.load(name)
+    asked = replace(cells.load(name), seeds=study.parse_seeds(seeds) if seeds is not None else ())
     plans, lacking = cells.plans(asked, merge(overrides, scale=scale))
     if dry_run:
         print_plan(list(plans.values()), json)

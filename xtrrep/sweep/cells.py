@@ -1,4 +1,4 @@
-"""A sweep as data: the cells it asks for, crossed or listed, or those of a reproduction.
+"""A sweep as data: the cells it asks for, crossed or listed, or those of reproductions and claims.
 
 `configs/sweeps/NAME.yaml`:
 
@@ -9,6 +9,7 @@
     cells           a list of lists of overrides: single cells beside those
     until           the stage that a cell ends with (evaluate)
     reproductions   names of tables and figures, or `all`: their cells too
+    claims          ids of claims, or `all`: theirs too, with the runs of the analyses that they read
     encoders        at most so many processes encode one collection's documents together (1)
     memory          {stage: GB that one such unit of work takes}, where the rough figures of units.py do not fit
     cluster         what a job asks for, by submitit's names (timeout_min, mem_gb, cpus_per_task, gpus_per_node,
@@ -19,10 +20,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from xtrrep import claims as testing
 from xtrrep import config as configs
 from xtrrep import pipeline, reproduce, study
 from xtrrep.console import UsageError, XtrrepError, say, suggest
@@ -30,13 +32,14 @@ from xtrrep.pipeline import Plan
 from xtrrep.stages.table import BY_NAME
 from xtrrep.yamlfile import check_keys, need_list, need_mapping, need_number, read_yaml, words_in
 
-KEYS = {"title", "overrides", "axes", "cells", "until", "reproductions", "encoders", "memory", "cluster"}
+KEYS = {"title", "overrides", "axes", "cells", "until", "reproductions", "claims", "encoders", "memory", "cluster"}
 Words = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep's file. `cells` are what its own cells add to `overrides`; `cluster` is by stage, "" for any."""
+    """A sweep's file. `cells` are what its own cells add to `overrides`; `cluster` is by stage, "" for any. `seeds` are
+    no part of it: each cell is trained under every one of them, or under the config's own."""
 
     name: str
     title: str
@@ -44,9 +47,11 @@ class Sweep:
     cells: tuple[Words, ...]
     until: str
     reproductions: Words
+    claims: Words
     encoders: int
     memory: Mapping[str, float]
     cluster: Mapping[str, Mapping[str, Any]]
+    seeds: tuple[int, ...] = ()
 
 
 def names() -> list[str]:
@@ -74,8 +79,9 @@ def parse_sweep(path: Path) -> Sweep:
     crossed = [tuple(itertools.chain(*chosen)) for chosen in itertools.product(*axes)] if axes else []
     cells = [*crossed, *(words_in(path, "a cell", value) for value in need_list(path, "cells", text.get("cells", [])))]
     reproductions = words_in(path, "reproductions", text.get("reproductions", []))
-    if not cells and not reproductions:
-        raise UsageError(f"{path} asks for no cell", hint="axes, cells or reproductions")
+    claims = words_in(path, "claims", text.get("claims", []))
+    if not cells and not reproductions and not claims:
+        raise UsageError(f"{path} asks for no cell", hint="axes, cells, reproductions or claims")
     for twice in {cell for cell in cells if cells.count(cell) > 1}:
         raise UsageError(f"{path} names one cell twice: {' '.join(twice)}", hint="name it once")
     until = _stage(path, "until", text.get("until", "evaluate"))
@@ -96,6 +102,7 @@ def parse_sweep(path: Path) -> Sweep:
         tuple(cells),
         until,
         reproductions,
+        claims,
         encoders,
         {stage: float(number) for stage, number in memory.items()},
         _cluster(path, text.get("cluster", {})),
@@ -137,28 +144,43 @@ def plans(sweep: Sweep, extra: Sequence[str]) -> tuple[dict[str, Plan], dict[str
     found: dict[str, Plan] = {}
     lacking: dict[str, str] = {}
     for cell in sweep.cells:
-        name = " ".join(cell) or "the defaults"
-        try:
-            words = reproduce.last_wins([*sweep.overrides, *cell, *extra])
-            found[name] = pipeline.plan(configs.compose(words), sweep.until)
-        except XtrrepError as error:
-            lacking[name] = str(error)
-    for what in _reproductions(sweep, extra):
-        rest = [word for word in (*sweep.overrides, *extra) if not word.startswith("scale=")]
-        made, refused = reproduce.named_plans(what, reproduce.last_wins(rest))
+        for seed in sweep.seeds or (None,):
+            trained = study.seed_words(seed) if seed is not None else []
+            name = " ".join(cell) or "the defaults"
+            name += f", seed {seed}" if seed is not None else ""
+            try:
+                words = reproduce.last_wins([*sweep.overrides, *cell, *extra, *trained])
+                found[name] = pipeline.plan(configs.compose(words), sweep.until)
+            except XtrrepError as error:
+                lacking[name] = str(error)
+    rest = reproduce.last_wins([word for word in (*sweep.overrides, *extra) if not word.startswith("scale=")])
+    for what in _reproductions(sweep, _scale(sweep, extra)):
+        made, refused = reproduce.named_plans(what, rest)
         found |= {f"{what.name}: {name}": plan for name, plan in made.items()}
         lacking |= {f"{what.name}: {name}": reason for name, reason in refused.items()}
+    if sweep.claims:
+        family = testing.load(_scale(sweep, extra), () if study.ALL in sweep.claims else sweep.claims)
+        made, refused = testing.named_plans(family, [*rest, *_seeds_of_claims(sweep)])
+        found |= made
+        lacking |= refused
     return found, lacking
 
 
-def _reproductions(sweep: Sweep, extra: Sequence[str]) -> list[study.Known]:
-    """The reproductions a sweep names, as far as their collections are at hand."""
+def _scale(sweep: Sweep, extra: Sequence[str]) -> str:
     scales = [word.removeprefix("scale=") for word in (*sweep.overrides, *extra) if word.startswith("scale=")]
-    scale = scales[-1] if scales else "demo"
+    return scales[-1] if scales else "demo"
+
+
+def _seeds_of_claims(sweep: Sweep) -> list[str]:
+    return [f"claims.seeds=[{','.join(map(str, sweep.seeds))}]"] if sweep.seeds else []
+
+
+def _reproductions(sweep: Sweep, scale: str) -> list[study.Known]:
+    """The reproductions a sweep names, as far as their collections are at hand."""
     found: dict[str, study.Known] = {}
     for name in sweep.reproductions:
         for what in study.load_all(name, scale):
-            found[what.name] = what
+            found[what.name] = replace(what, seeds=sweep.seeds)
     if found:
         say(f"reproductions: {', '.join(found)}, scale={scale}")
     return list(found.values())

@@ -129,9 +129,14 @@ class Control:
 
     def _start(self) -> None:
         """Begin what is ready and fits, in the order of the cells; the first that does not fit holds up the rest, so
-        that a large one is not put off for ever."""
+        that a large one is not put off for ever. On one machine latencies come last: each needs all of it, and what is
+        compared should be measured in one go."""
         chosen: list[Running] = []
-        for unit in [unit for unit in self.waiting.values() if unit.needs <= self.done]:
+        ready = [unit for unit in self.waiting.values() if unit.needs <= self.done]
+        busy = any(unit.stage != ALONE for unit in (*ready, *(running.unit for running in self.running.values())))
+        if busy and self.room.jobs is not None:
+            ready = [unit for unit in ready if unit.stage != ALONE]
+        for unit in ready:
             if unit.complete:
                 self._finish(unit, "by another command")
                 continue
