@@ -167,6 +167,50 @@ def test_below_paper_scale_the_paper_carries_no_verdict() -> None:
     assert {c.verdict for c in speeds if c.row == "ours"} == {"not compared"}
 
 
+def test_other_weights_from_the_same_commands_may_move_a_value_further() -> None:
+    a, b = ("ours", "a"), ("ours", "b")
+    values, accepted = {a: 65.0, b: 70.0}, {"ours": {"a": 66.9, "b": 70.04, "mean": 68.5}}
+
+    def verdicts(weights: dict[tuple[str, str], str], before: dict[str, str]) -> list[str]:
+        cells = judge(made("demo"), values, accepted, None, weights, {"ours": before})
+        return [cell.verdict for cell in cells if cell.row == "ours"]
+
+    assert verdicts({a: "one", b: "two"}, {"a": "one", "b": "two"}) == ["lower", "agrees", "lower"]
+    assert verdicts({a: "other", b: "two"}, {"a": "one", "b": "two"}) == ["agrees", "agrees", "agrees"]
+    assert verdicts({a: "other", b: "two"}, {}) == ["agrees", "agrees", "agrees"]  # a record of before knew no weights
+    accepted["ours"]["a"] = 67.1  # further than training moves
+    assert verdicts({a: "other"}, {"a": "one"})[0] == "lower"
+    at_paper = judge(made("paper"), {a: 31.0}, {}, None, {a: "other"}, {})
+    assert at_paper[0].verdict == "higher"  # the paper's tolerance is one
+    assert "0.05 / 2 points" in reproduce.table(made("demo"), [], []).terminal()
+    found = reproduce._judged(of_analysis("demo", reading()), reading(), 1.0, {}, True, None, "one")
+    assert found.weights == "one"
+
+
+def test_the_weights_behind_a_value_are_told_apart(tmp_path: Path) -> None:
+    def plan(trained: str, content: str) -> SimpleNamespace:
+        spec = artifacts.Spec("train", trained, 1, {"content": content})
+        folder = artifacts.make(spec, tmp_path, partial(leave, content))
+        return SimpleNamespace(
+            steps=[SimpleNamespace(folder=folder, stage=SimpleNamespace(name=name)) for name in ("train", "evaluate")]
+        )
+
+    def leave(content: str, out: Path) -> dict[str, str]:
+        (out / "model.safetensors").write_text(content)
+        (out / "loss.csv").write_text(f"a time {content}")
+        return {}
+
+    first, same, other = (reproduce.weights_of([plan(*words)]) for words in (("a", "1"), ("b", "1"), ("c", "2")))
+    assert len(first) == 1
+    assert first == same != other
+    untrained = SimpleNamespace(steps=[SimpleNamespace(folder=tmp_path, stage=SimpleNamespace(name="index"))])
+    assert reproduce.weights_of([untrained]) == []
+    digests = reproduce._weights(
+        {("r", "c", 0): plan("a", "1"), ("r", "c", 1): plan("c", "2"), ("s", "c", 0): untrained}
+    )
+    assert list(digests) == [("r", "c")]
+
+
 def test_exit_codes() -> None:
     def cell(verdict: str) -> Cell:
         return Cell("r", "c", 1.0, None, None, verdict)
@@ -614,7 +658,7 @@ def test_what_an_analysis_drew_lies_beside_its_numbers(tmp_path: Path, monkeypat
     picture.write_text("<svg/>")
     what = of_analysis("demo", reading())
     values = {cell.key: 1.0 for cell in what.cells}
-    measured = reproduce.Measured(values, {}, {}, {"analyze": "0123456789ab"}, {}, {picture.name: picture})
+    measured = reproduce.Measured(values, {}, {}, {"analyze": "0123456789ab"}, {}, {picture.name: picture}, {})
     monkeypatch.setattr(reproduce, "measure", lambda *_: measured)
     folder, cells, _ = reproduce.reproduce(what, [])
     assert (folder / "figure4.svg").read_text() == "<svg/>"

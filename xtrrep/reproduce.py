@@ -50,10 +50,12 @@ from xtrrep.study import (
 K = TypeVar("K")
 COMMIT_VARIABLE = "XTRREP_COMMIT"  # for a copy of the sources without their history
 
-REPEATED = 0.1  # of the tolerance: the same commands on the same kind of machine come this close
+REPEATED = 0.1  # of the tolerance: what is made again from the same weights comes this close
+RETRAINED = 4.0  # times the tolerance: what other weights from the same commands move (docs/LOG.md, 2026-11-28)
 SHOWN = 50  # cells from which on planning them is shown
 AGREES, HIGHER, LOWER, NO_RECORD, NOT_COMPARED = "agrees", "higher", "lower", "no record", "not compared"
 NOT_RUN, QUOTED = "not run", "quoted"
+OTHERWISE = "from the same weights / where training came to others"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Cell:
     verdict: str
     against: float | None = None
     spread: float | None = None  # the standard deviation over training seeds, where there are several
+    weights: str | None = None  # a digest of those that `now` rests on, None where no model was trained for it
 
 
 # --- plans ---------------------------------------------------------------------------------------------------------
@@ -238,6 +241,7 @@ class Measured:
     runs: dict[str, str]
     spread: Mapping[Key, float]
     pictures: Mapping[str, Path]  # what an analysis drew, by the name to keep it under
+    weights: Mapping[Key, str]  # digests of the trained weights
 
 
 def measure(what: Known, extra: Sequence[str]) -> Measured:
@@ -266,7 +270,27 @@ def measure(what: Known, extra: Sequence[str]) -> Measured:
             folders.setdefault(key[:2], []).append(made)
     values, spread = _over_seeds({key: [_value(kinds[key[1]], f) for f in made] for key, made in folders.items()})
     runs = {_run_name(what, key): ready[key].steps[-1].spec.fingerprint for key in found}
-    return Measured(values, reasons, folders, runs, spread, {})
+    return Measured(values, reasons, folders, runs, spread, {}, _weights({key: ready[key] for key in found}))
+
+
+def _weights(made: Mapping[tuple[str, str, int], pipeline.Plan]) -> dict[Key, str]:
+    """A digest by (row, column) of the weights that were trained for it, under every seed."""
+    found: dict[Key, list[str]] = {}
+    for key, plan in made.items():
+        if hashes := weights_of([plan]):
+            found.setdefault(key[:2], []).extend(hashes)
+    return {key: artifacts.digest(hashes)[:12] for key, hashes in found.items()}
+
+
+def weights_of(made: Iterable[pipeline.Plan]) -> list[str]:
+    """The hashes of the files of weights in the trained models that these finished plans end with."""
+    hashes = []
+    for plan in made:
+        trained = [step.folder for step in plan.steps if step.stage.name in ("train", "distill")]
+        for folder in trained[-1:]:  # a distilled model holds what was trained before
+            files = artifacts.read_manifest(folder)["files"]
+            hashes += [files[name]["sha256"] for name in sorted(files) if name.endswith(".safetensors")]
+    return hashes
 
 
 def _run_name(what: Known, key: tuple[str, str, int]) -> str:
@@ -318,6 +342,7 @@ def _measure_analysis(what: AnalysisReproduction, extra: Sequence[str]) -> Measu
     reasons: dict[Key, str] = {}
     runs: dict[str, str] = {}
     pictures: dict[str, Path] = {}
+    hashes: list[str] = []
     for number, words in enumerate(trainings(what, extra)):
         seed = f"seed-{what.seeds[number]}-" if what.seeds else ""
         try:
@@ -328,8 +353,9 @@ def _measure_analysis(what: AnalysisReproduction, extra: Sequence[str]) -> Measu
             known = explained(error)
             if known is None:
                 raise
-            return Measured({}, {cell.key: str(known) for cell in what.cells}, {}, {}, {}, {})
+            return Measured({}, {cell.key: str(known) for cell in what.cells}, {}, {}, {}, {}, {})
         runs[f"{seed}analyze"] = plan.spec.fingerprint
+        hashes += weights_of(plan.plans)
         kept = [path for path in sorted(folder.iterdir()) if path.suffix in (".svg", ".png", ".pdf")]
         pictures |= {f"{seed}{path.name}": path for path in kept}
         with (folder / "table.csv").open(newline="", encoding="utf-8") as file:
@@ -340,7 +366,8 @@ def _measure_analysis(what: AnalysisReproduction, extra: Sequence[str]) -> Measu
             except DataError as error:
                 reasons[cell.key] = str(error)
     means, spread = _over_seeds({key: found for key, found in values.items() if key not in reasons})
-    return Measured(means, reasons, {}, runs, spread, pictures)
+    weights = dict.fromkeys(means, artifacts.digest(hashes)[:12]) if hashes else {}
+    return Measured(means, reasons, {}, runs, spread, pictures, weights)
 
 
 def judge(
@@ -348,11 +375,29 @@ def judge(
     values: Mapping[Key, float],
     accepted: Mapping[str, Mapping[str, float]],
     spread: Mapping[Key, float] | None = None,
+    weights: Mapping[Key, str] | None = None,
+    before: Mapping[str, Mapping[str, str]] | None = None,
 ) -> list[Cell]:
-    """Every cell of the table, its means included, with its verdict."""
-    spread = spread or {}
+    """Every cell of the table, its means included, with its verdict. weights: digests of those behind `values`, and
+    `before` of those behind `accepted`: from other weights another value is to be expected."""
+    spread, weights, before = spread or {}, weights or {}, before or {}
+
+    def again(row: str, column: str) -> bool:
+        return weights.get((row, column)) == before.get(row, {}).get(column)
+
     if isinstance(what, AnalysisReproduction):
-        return [_judged(what, cell, values.get(cell.key), accepted, spread.get(cell.key)) for cell in what.cells]
+        return [
+            _judged(
+                what,
+                cell,
+                values.get(cell.key),
+                accepted,
+                again(*cell.key),
+                spread.get(cell.key),
+                weights.get(cell.key),
+            )
+            for cell in what.cells
+        ]
     cells = []
     at_paper = what.scale == "paper"
     for row in what.rows:
@@ -364,12 +409,14 @@ def judge(
         for name, value in now.items():
             paper, record = row.paper.get(name), accepted.get(row.name, {}).get(name)
             against = paper if at_paper else record
-            verdict = _verdict(value, against, what.tolerance, at_paper=at_paper)
+            same = all(again(row.name, member) for member in what.means.get(name, [name]))
+            verdict = _verdict(value, against, _within(what.tolerance, at_paper, same))
             if row.overrides is None:
                 verdict = QUOTED
             elif value is not None and at_paper and paper is None:
                 verdict = NOT_COMPARED
-            cells.append(Cell(row.name, name, paper, record, value, verdict, against, spread.get((row.name, name))))
+            key = row.name, name
+            cells.append(Cell(*key, paper, record, value, verdict, against, spread.get(key), weights.get(key)))
     return cells
 
 
@@ -378,24 +425,33 @@ def _judged(
     cell: Reading,
     now: float | None,
     accepted: Mapping[str, Mapping[str, float]],
+    same: bool,
     spread: float | None,
+    weights: str | None,
 ) -> Cell:
     record = accepted.get(cell.name, {}).get(cell.column)
     at_paper = what.scale == "paper" and cell.paper is not None
     against = cell.paper if at_paper else record
-    verdict = _verdict(now, against, cell.tolerance, at_paper=at_paper)
-    return Cell(cell.name, cell.column, cell.paper, record, now, verdict, against, spread)
+    verdict = _verdict(now, against, _within(cell.tolerance, at_paper, same))
+    return Cell(cell.name, cell.column, cell.paper, record, now, verdict, against, spread, weights)
 
 
-def _verdict(now: float | None, against: float | None, tolerance: float | None, *, at_paper: bool) -> str:
+def _within(tolerance: float | None, at_paper: bool, same: bool) -> float | None:
+    """How far from the paper's value, or else from the recorded one, a value agrees; None where nothing is compared.
+    same: whether it rests on the weights that the recorded one rested on."""
+    if tolerance is None or at_paper:
+        return tolerance
+    return tolerance * (REPEATED if same else RETRAINED)
+
+
+def _verdict(now: float | None, against: float | None, within: float | None) -> str:
     """What to think of a value beside the paper's, or else beside the one accepted last."""
     if now is None:
         return NOT_RUN
-    if tolerance is None:
+    if within is None:
         return NOT_COMPARED
     if against is None:
         return NO_RECORD
-    within = tolerance if at_paper else REPEATED * tolerance
     if abs(now - against) <= within + 1e-9:
         return AGREES
     return HIGHER if now > against else LOWER
@@ -441,19 +497,25 @@ def _rule(what: Known) -> str:
         tolerances = sorted({cell.tolerance for cell in what.cells if cell.tolerance is not None})
         if not tolerances:
             return "nothing: not compared"
-        within = " or ".join(f"{tolerance if at_paper else REPEATED * tolerance:g}" for tolerance in tolerances)
         if not at_paper:
-            return f"{last}, within {within} as each cell says"
+            within = " or ".join(_around(tolerance) for tolerance in tolerances)
+            return f"{last}, within {within} as each cell says ({OTHERWISE})"
+        within = " or ".join(f"{tolerance:g}" for tolerance in tolerances)
         rule = f"the paper's value, within {within} as each cell says"
         some = any(cell.paper is None for cell in what.cells)
-        return rule + (f"; where it has none {last}, within a tenth of that" if some else "")
+        otherwise = f", within a tenth of that, or {RETRAINED:g} times it where other weights were trained"
+        return rule + (f"; where it has none {last}{otherwise}" if some else "")
     if what.tolerance is None:
         return "not compared: another machine"
     return (
         f"the paper's value, within {what.tolerance} points"
         if at_paper
-        else (f"{last}, within {REPEATED * what.tolerance:g} points")
+        else f"{last}, within {_around(what.tolerance)} points ({OTHERWISE})"
     )
+
+
+def _around(tolerance: float) -> str:
+    return f"{REPEATED * tolerance:g} / {RETRAINED * tolerance:g}"
 
 
 def check_accept(what: Known, extra: Sequence[str]) -> None:
@@ -484,6 +546,10 @@ def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str]) -> Path:
     for cell in cells:
         if cell.spread is not None:
             spread.setdefault(cell.row, {})[cell.column] = round(cell.spread, 4)
+    weights: dict[str, dict[str, str]] = recorded(what).get("weights", {})
+    for cell in cells:
+        if cell.now is not None and cell.weights is not None:
+            weights.setdefault(cell.row, {})[cell.column] = cell.weights
     earlier: dict[str, str] = recorded(what).get("runs", {})
     whole = load(what.name, what.scale) if what.name in names() else what
     record = {
@@ -491,6 +557,7 @@ def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str]) -> Path:
         **provenance(extra),
         "scale": what.scale,
         **({"seeds": list(what.seeds), "spread": spread} if what.seeds else {}),
+        "weights": weights,
         "missing": sum(column not in kept.get(row, {}) for row, column in whole.keys),
         "of": len(whole.keys),
         "seconds": seconds_of(plans(what, extra)[0]),
@@ -577,7 +644,8 @@ def reproduce(what: Known, extra: Sequence[str]) -> tuple[Path, list[Cell], Tabl
     measured = measure(what, extra)
     values, reasons = measured.values, measured.reasons
     accepted = accepted_with(what, extra)
-    cells = judge(what, values, accepted, measured.spread)
+    before = recorded(what).get("weights", {})
+    cells = judge(what, values, accepted, measured.spread, measured.weights, before)
     notes = _not_run(reasons)
     if not accepted and recorded_path(what).exists():
         notes.append("what was accepted at this scale was made with other overrides: not compared")
@@ -588,14 +656,15 @@ def reproduce(what: Known, extra: Sequence[str]) -> tuple[Path, list[Cell], Tabl
     state = {
         "values": sorted([*key, value] for key, value in values.items()),
         "spread": sorted([*key, value] for key, value in measured.spread.items()),
+        "weights": sorted([*key, value] for key, value in measured.weights.items()),
         "reasons": sorted(map(list, reasons)),
         "quality": sorted([*key, *found] for key, found in quality.items()),
     }
-    described = {"notes": notes, "state": state, "recorded": accepted, "title": shown.title}
+    described = {"notes": notes, "state": state, "recorded": accepted, "before": before, "title": shown.title}
     seeds = f"seeds-{'-'.join(map(str, what.seeds))}" if what.seeds else None
     kept = [word for word in (*what.only, seeds, *extra) if word is not None]
     label = slug("-".join([what.name, *kept, what.scale]))  # part of it, or another setting, is another result
-    spec = Spec("reproduce", label, 4, described, measured.runs)
+    spec = Spec("reproduce", label, 5, described, measured.runs)
 
     def write(out: Path) -> dict[str, Any]:
         write_table(shown, out)
