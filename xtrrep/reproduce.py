@@ -476,7 +476,7 @@ def table(what: Known, cells: Sequence[Cell], notes: Sequence[str]) -> Table:
         rows.append([cell.row, cell.column, cell.paper, cell.recorded, cell.now, *sd, difference, cell.verdict])
     counts = {v: sum(c.verdict == v for c in cells) for v in dict.fromkeys(c.verdict for c in cells)}
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    footer = [f"scale={what.scale}; judged against {_rule(what)}. {said}.", *seeds_in_words(what), *notes]
+    footer = [f"scale={what.scale}; {_rule(what)}. {said}.", *seeds_in_words(what), *notes]
     digits = 3 if isinstance(what, AnalysisReproduction) else 2
     # A title names the study's collection; an analysis elsewhere is made on another.
     here = "" if at_paper or isinstance(what, Reproduction) else f", here {what.data}"
@@ -493,24 +493,25 @@ def seeds_in_words(what: Known) -> list[str]:
 def _rule(what: Known) -> str:
     """What verdicts rest on, in words."""
     at_paper, last = what.scale == "paper", "the value accepted last at this scale"
+    judged = "judged against"
     if isinstance(what, AnalysisReproduction):
         tolerances = sorted({cell.tolerance for cell in what.cells if cell.tolerance is not None})
         if not tolerances:
-            return "nothing: not compared"
+            return "not compared"
         if not at_paper:
             within = " or ".join(_around(tolerance) for tolerance in tolerances)
-            return f"{last}, within {within} as each cell says ({OTHERWISE})"
+            return f"{judged} {last}, within {within} as each cell says ({OTHERWISE})"
         within = " or ".join(f"{tolerance:g}" for tolerance in tolerances)
-        rule = f"the paper's value, within {within} as each cell says"
+        rule = f"{judged} the paper's value, within {within} as each cell says"
         some = any(cell.paper is None for cell in what.cells)
         otherwise = f", within a tenth of that, or {RETRAINED:g} times it where other weights were trained"
         return rule + (f"; where it has none {last}{otherwise}" if some else "")
     if what.tolerance is None:
         return "not compared: another machine"
     return (
-        f"the paper's value, within {what.tolerance} points"
+        f"{judged} the paper's value, within {what.tolerance} points"
         if at_paper
-        else f"{last}, within {_around(what.tolerance)} points ({OTHERWISE})"
+        else f"{judged} {last}, within {_around(what.tolerance)} points ({OTHERWISE})"
     )
 
 
