@@ -18,7 +18,7 @@ def test_the_number_of_configs() -> None:
     defined = len(config.options("reproductions")) + len(config.options("sweeps"))
     assert len(on_disk) == len(CHOICES) + defined + 3  # root.yaml, claims.yaml and costs.yaml
     assert len(config.options("reproductions")) == 10
-    assert len(config.options("sweeps")) == 4
+    assert len(config.options("sweeps")) == 5
     assert len(CHOICES) == 46
 
 

@@ -560,7 +560,7 @@ def test_words_that_make_no_sense_are_refused(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _run(["sweep"]) == 2
-    assert "hint: one of: demo" in capsys.readouterr().err
+    assert "hint: one of: claims, demo" in capsys.readouterr().err
     assert _run(["sweep", "--list"]) == 0
     assert "demo         Four models" in capsys.readouterr().out
     assert _run(["sweep", "demo", *CHEAP, "--executor", "proces"]) == 2
