@@ -56,17 +56,21 @@ def points(count: int) -> list[Timed]:
 def test_labels_of_speed_and_quality_stand_apart_and_lines_start_at_the_base(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sixteen points of one height: no two labels overlap, none leaves the picture, and each engine's and stage's
-    ColBERT is joined with its three counterparts."""
+    """Sixteen points of one height: the slower are named on the left of all points, the faster on the right, no two
+    labels overlap, none leaves the picture, and each engine's and stage's ColBERT is joined with its three
+    counterparts."""
     kept = []
     monkeypatch.setattr(figure, "_save", lambda drawn, stem: kept.append(drawn) or [])
     speed_and_quality(points(16), "nDCG@10", "title", tmp_path / "one", base="ColBERT")
     (axis,) = kept[0].axes
     kept[0].draw_without_rendering()
+    left, right = (axis.transData.transform((speed, 0.5))[0] for speed in (10.0, 25.0))
     boxes = sorted((Text.get_window_extent(text) for text in axis.texts), key=lambda box: box.y0)
-    assert len(boxes) == 16
-    assert all(low.y1 <= high.y0 for low, high in pairwise(boxes))
-    assert all(box.y0 >= 0 and box.y1 <= kept[0].bbox.height and box.x1 <= kept[0].bbox.width for box in boxes)
+    slower, faster = [box for box in boxes if box.x1 < left], [box for box in boxes if box.x0 > right]
+    assert (len(slower), len(faster)) == (6, 10)  # the middle of a log axis from 10 to 25 is 15.8
+    assert all(low.y1 <= high.y0 for side in (slower, faster) for low, high in pairwise(side))
+    assert all(box.y0 >= 0 and box.y1 <= kept[0].bbox.height for box in boxes)
+    assert all(box.x0 >= 0 and box.x1 <= kept[0].bbox.width for box in boxes)
     assert len({text.get_text() for text in axis.texts}) == 16
     joined = [line.get_xdata() for line in axis.lines if line.get_marker() == "None"]
     assert len(joined) == 4 * 3

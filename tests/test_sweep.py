@@ -142,6 +142,10 @@ def test_each_cell_under_each_seed(home: Path) -> None:
     table1 = dataclasses.replace(cells.load("table1"), seeds=(1, 2))
     plans, _ = cells.plans(table1, [])
     assert plans["table1: xtr_k64 as XTR, pydoc, seed 2"].cfg.train.seed == 2
+    with pytest.raises(UsageError, match="--seeds says under which seeds to train"):
+        cells.plans(demo, ["train.seed=5"])
+    with pytest.raises(UsageError, match="several seeds mean nothing"):
+        cells.plans(demo, ["model.source=untrained"])
 
 
 def test_what_the_axes_say_cannot_be_said_again(home: Path) -> None:

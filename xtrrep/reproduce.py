@@ -42,6 +42,7 @@ from xtrrep.study import (
     Reading,
     Reproduction,
     Row,
+    check_seeds,
     load,
     names,
     seed_words,
@@ -111,11 +112,7 @@ def trainings(what: Known, extra: Sequence[str]) -> list[list[str]]:
 
 def check_extra(what: Known, extra: Sequence[str]) -> None:
     """Refuse an override of what a row, column or cell names: the table would say one thing and hold another."""
-    if what.seeds and {word.partition("=")[0] for word in extra} & {word.partition("=")[0] for word in seed_words(0)}:
-        raise UsageError(f"{' '.join(extra)}: --seeds says under which seeds to train", hint="leave one of the two out")
-    sources = [word for word in extra if word.startswith("model.source=") and word != "model.source=trained"]
-    if what.seeds and sources:
-        raise UsageError(f"{sources[-1]} is not trained here, so several seeds mean nothing", hint="leave out --seeds")
+    check_seeds(what.seeds, extra)
     if isinstance(what, AnalysisReproduction):
         fixed = {"scale", "analyze.name", "analyze.models", "data"}
     else:
@@ -665,7 +662,7 @@ def reproduce(what: Known, extra: Sequence[str]) -> tuple[Path, list[Cell], Tabl
     seeds = f"seeds-{'-'.join(map(str, what.seeds))}" if what.seeds else None
     kept = [word for word in (*what.only, seeds, *extra) if word is not None]
     label = slug("-".join([what.name, *kept, what.scale]))  # part of it, or another setting, is another result
-    spec = Spec("reproduce", label, 5, described, measured.runs)
+    spec = Spec("reproduce", label, 6, described, measured.runs)
 
     def write(out: Path) -> dict[str, Any]:
         write_table(shown, out)

@@ -176,6 +176,16 @@ def seed_words(seed: int) -> list[str]:
     return [f"{section}.seed={seed}" for section in ("train", "model", "distill")]
 
 
+def check_seeds(seeds: Sequence[int], extra: Sequence[str]) -> None:
+    """Refuse, beside several training seeds, an override that says another seed, or a model that is not trained."""
+    twice = {word.partition("=")[0] for word in seed_words(0)} & {word.partition("=")[0] for word in extra}
+    if seeds and twice:
+        raise UsageError(f"{' '.join(extra)}: --seeds says under which seeds to train", hint="leave one of the two out")
+    sources = [word for word in extra if word.startswith("model.source=") and word != "model.source=trained"]
+    if seeds and sources:
+        raise UsageError(f"{sources[-1]} is not trained here, so several seeds mean nothing", hint="leave out --seeds")
+
+
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Seeds from "42,43,44". Raises UsageError where one is no whole number, or there twice."""
     try:

@@ -5,6 +5,7 @@ Colours are Okabe and Ito's, told apart in grey by line style and marker too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -23,6 +24,7 @@ UNDATED = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 FILLS = ("full", "none", "left", "bottom")
+NAMES = 0.34  # share of the width of `speed_and_quality` that names on the left take
 
 # line name -> [(x, y)]
 Lines = Mapping[str, Sequence[tuple[float, float]]]
@@ -115,13 +117,13 @@ def speed_and_quality(
 ) -> list[Path]:
     """Queries a second (log axis) against a measure: Figure 2 of the study.
 
-    The marker tells the engine, its fill the stage, the colour the model; each name stands in the right margin. Thin
+    The marker tells the engine, its fill the stage, the colour the model; each name stands in the nearer margin. Thin
     lines lead from the model `base` to the others of its engine and stage. Returns the files written.
     """
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
     height = max(4.6, 1 + 0.17 * len(points))  # inches; a label of 8 points needs 0.16
-    figure, (axis,) = _new(8.4, height, 1)
+    figure, (axis,) = _new(9.0, height, 1)
     engines, stages, colours = (
         list(dict.fromkeys(keys))
         for keys in ([p.engine for p in points], [p.stage for p in points], [p.model or p.engine for p in points])
@@ -147,9 +149,15 @@ def speed_and_quality(
     axis.xaxis.set_minor_locator(NullLocator())
     axis.margins(0.06)
     axis.set_ylim(axis.get_ylim())
-    heights = _apart({p.name: p.value for p in points}, axis.get_ylim(), 0.16 / (height - 1))
-    for p in points:
-        _margin_label(axis, p.name, (p.speed, p.value), heights[p.name], "#666666")
+    middle = math.sqrt(slow * fast)
+    halves = [p for p in points if p.speed < middle], [p for p in points if p.speed >= middle]
+    if halves[0]:  # the slower half is named on the left, where room is made for it; so no line crosses the picture
+        low, high = (math.log(limit) for limit in axis.get_xlim())
+        axis.set_xlim(left=math.exp(low - (high - low) * NAMES / (1 - NAMES)))
+    for half, at in zip(halves, (0.01, 1.03), strict=True):
+        heights = _apart({p.name: p.value for p in half}, axis.get_ylim(), 0.16 / (height - 1))
+        for p in half:
+            _margin_label(axis, p.name, (p.speed, p.value), heights[p.name], "#666666", at)
     axis.set_xlabel("queries a second")
     axis.set_ylabel(measure)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
@@ -244,17 +252,27 @@ def _apart(wanted: Mapping[str, float], limits: tuple[float, float], share: floa
     return heights
 
 
-def _margin_label(axis: Axes, name: str, point: tuple[float, float], height: float, colour: str) -> None:
-    """A name in the right margin at a height of the axis, tied to its point by a dotted line."""
+def _margin_label(
+    axis: Axes, name: str, point: tuple[float, float], height: float, colour: str, at: float = 1.03
+) -> None:
+    """A name in the right margin, or `at` another share of the axis' width, at a height of it, tied to its point by a
+    dotted line."""
     axis.annotate(
         name,
         point,
-        xytext=(1.03, height),
+        xytext=(at, height),
         textcoords=axis.get_yaxis_transform(),
         va="center",
         fontsize=8,
         color=colour,
-        arrowprops={"arrowstyle": "-", "linestyle": ":", "linewidth": 0.8, "color": colour, "relpos": (0, 0.5)},
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        arrowprops={
+            "arrowstyle": "-",
+            "linestyle": ":",
+            "linewidth": 0.8,
+            "color": colour,
+            "relpos": (0 if at > 1 else 1, 0.5),
+        },
     )
 
 

@@ -132,8 +132,9 @@ def _cluster(path: Path, value: Any) -> dict[str, dict[str, Any]]:
 def plans(sweep: Sweep, extra: Sequence[str]) -> tuple[dict[str, Plan], dict[str, str]]:
     """Every cell's plan by its name, and why the others have none. `extra`: overrides of all cells, `scale=` too.
 
-    Raises UsageError for an override of what the cells say themselves.
+    Raises UsageError for an override of what the cells, or the sweep's seeds, say themselves.
     """
+    study.check_seeds(sweep.seeds, [*sweep.overrides, *extra])
     fixed = {word.partition("=")[0] for cell in sweep.cells for word in cell}
     for word in extra:
         if word.partition("=")[0] in fixed:
