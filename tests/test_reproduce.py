@@ -535,6 +535,12 @@ def test_an_analysis_made_judged_and_accepted(
     assert record["runs"] == {"analyze": artifacts.read_manifest(table.parent)["fingerprint"]}
     assert record["cells"]["untrained"] == {"mean cosine": round(cells[0].now, 4), "dimension": cells[1].now}
     assert "absent" not in record["cells"]
+    picture = tmp_path / "records" / "reproductions" / "made-demo" / "of-another.svg"
+    picture.write_text("<svg/>")
+    reproduce.accept(what, cells[:1], [])  # not all that is recorded: what was drawn of the rest stays, as its cells do
+    assert picture.exists()
+    reproduce.accept(what, cells, [])
+    assert not picture.exists()
     _, cells, _ = reproduce.reproduce(what, [])
     assert [cell.verdict for cell in cells] == ["agrees", "agrees", "not run"]
     _, cells, _ = reproduce.reproduce(what, ["machine.encode_tokens=512"])  # how fast it runs is no other setting

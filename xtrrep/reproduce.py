@@ -564,19 +564,22 @@ def accept(what: Known, cells: Sequence[Cell], extra: Sequence[str]) -> Path:
     artifacts.write_json(path, record)
     folder, _, _ = reproduce(what, extra)  # all is there: only the verdicts are new
     artifacts.write_json(path, record | {"runs": earlier | artifacts.read_manifest(folder)["upstream"]})
-    record_folder(folder, path.with_suffix(""))
+    now = {(cell.row, cell.column) for cell in cells if cell.now is not None}
+    whole_now = all((row, column) in now for row, columns in kept.items() for column in columns)
+    record_folder(folder, path.with_suffix(""), keep=not whole_now)
     return path
 
 
-def record_folder(folder: Path, out: Path) -> None:
+def record_folder(folder: Path, out: Path, *, keep: bool = False) -> None:
     """Copy tables and pictures (Markdown, CSV, SVG) of a result to `out`, in place of what lies there; file by file, so
-    that a kill leaves none half-written and none without a successor."""
+    that a kill leaves none half-written and none without a successor. keep: pictures of other names stay, for they are
+    of collections that this run did not have."""
     out.mkdir(parents=True, exist_ok=True)
     made = {p.name: p.read_bytes().decode() for p in folder.iterdir() if p.suffix in (".md", ".csv", ".svg")}
     for name, text in sorted(made.items()):
         _write(out / name, text)
     for path in out.iterdir():
-        if path.name not in made:
+        if path.name not in made and not (keep and path.suffix == ".svg"):
             path.unlink()
 
 
