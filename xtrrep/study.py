@@ -178,9 +178,10 @@ def seed_words(seed: int) -> list[str]:
 
 def check_seeds(seeds: Sequence[int], extra: Sequence[str]) -> None:
     """Refuse, beside several training seeds, an override that says another seed, or a model that is not trained."""
-    twice = {word.partition("=")[0] for word in seed_words(0)} & {word.partition("=")[0] for word in extra}
+    keys = {word.partition("=")[0] for word in seed_words(0)}
+    twice = [word for word in extra if word.partition("=")[0] in keys]
     if seeds and twice:
-        raise UsageError(f"{' '.join(extra)}: --seeds says under which seeds to train", hint="leave one of the two out")
+        raise UsageError(f"{' '.join(twice)}: --seeds says under which seeds to train", hint="leave one of the two out")
     sources = [word for word in extra if word.startswith("model.source=") and word != "model.source=trained"]
     if seeds and sources:
         raise UsageError(f"{sources[-1]} is not trained here, so several seeds mean nothing", hint="leave out --seeds")
