@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -42,6 +43,22 @@ def test_figures_are_repeatable(tmp_path: Path) -> None:
         first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("one", "two"))
         assert first == second
         assert len(first) > 4000
+
+
+def test_bands_and_bars_show_one_standard_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(figure, "_save", lambda drawn, stem: kept.append(drawn) or [])
+    lines = {"x as XTR": [(10.0, 0.3), (100.0, 0.4)], "y as XTR": [(10.0, 0.5), (100.0, 0.6)]}
+    bands = {"nDCG@10": {"x as XTR": [(10.0, 0.01), (100.0, 0.02)]}}
+    k_prime_sweep({"nDCG@10": lines}, {}, "title", tmp_path / "one", bands=bands)
+    (band,) = kept.pop().axes[0].collections  # y has none
+    corners = {(round(x), round(y, 6)) for x, y in band.get_paths()[0].vertices}
+    assert corners == {(10, 0.29), (10, 0.31), (100, 0.38), (100, 0.42)}
+
+    speed_and_quality([Timed(10.0, 0.5, "WARP"), Timed(20.0, 0.6, "PLAID", speed_sd=2.0, value_sd=0.01)], "nDCG@10",
+                      "title", tmp_path / "two")  # fmt: skip
+    bars = [segment for bars in kept.pop().axes[0].collections for segment in bars.get_segments()]
+    assert [bar.round(6).tolist() for bar in bars] == [[[18.0, 0.6], [22.0, 0.6]], [[20.0, 0.59], [20.0, 0.61]]]
 
 
 def points(count: int) -> list[Timed]:

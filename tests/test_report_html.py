@@ -175,7 +175,7 @@ def reproduced(
         if isinstance(what, study.Reproduction) and what.figure == study.SWEEP:
             reproduce.draw_sweep(what, values, out)
         if isinstance(what, study.Reproduction) and what.figure == study.SPEED:
-            quality = {key: ("nDCG@10", 30 + value / 40) for key, value in values.items()}
+            quality = {key: ("nDCG@10", 30 + value / 40, 0.0) for key, value in values.items()}
             reproduce.draw_speed(what, values, quality, out)
         return {"name": name, "scale": "demo"}
 

@@ -7,6 +7,7 @@ import subprocess
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import TINY, Cli
@@ -649,13 +650,43 @@ def test_figure_2_needs_what_was_evaluated_before(
     (evaluated,) = (tmp_path / "home").glob("results/runs/evaluate/[!.]*")
     assert measured.runs == {"BM25, mini": artifacts.read_manifest(evaluated)["fingerprint"]}
     quality = reproduce.quality_at_hand(what, [])
-    assert quality == {("BM25", "mini"): ("nDCG@10", values["BM25", "mini"])}
+    assert quality == {("BM25", "mini"): ("nDCG@10", values["BM25", "mini"], 0.0)}
     made = reproduce.draw_speed(what, {("BM25", "mini"): 12.5}, quality, tmp_path)
     stem = "made-beir-mini-test"
     drawn = [f"{stem}.{kind}" for kind in ("png", "svg", "pdf")]
     assert [path.name for path in made] == [*drawn, "speed_and_quality.csv"]
     (row,) = csv.DictReader(made[-1].read_text().splitlines())
     assert (row["row"], float(row["queries/s"]), float(row["value"])) == ("BM25", 12.5, values["BM25", "mini"])
+
+
+def test_figures_over_seeds_show_the_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figure 1 gets bands where a cell has a standard deviation, Figure 2 bars and their CSV; both name the seeds."""
+    drawn: list[Any] = []
+    bands = lambda lines, levels, title, stem, *, bands: drawn.append((lines, bands, title)) or []  # noqa: E731
+    bars = lambda points, measure, title, stem, *, base: drawn.append((points, measure, title)) or []  # noqa: E731
+    monkeypatch.setattr(reproduce, "k_prime_sweep", bands)
+    monkeypatch.setattr(reproduce, "speed_and_quality", bars)
+    seeds = "\nmeans over training seeds 42, 43, with their standard deviation"
+
+    what = dataclasses.replace(load("figure1", "demo"), seeds=(42, 43))
+    first, second = (column for column in what.columns if column.data == "pydoc/test" and column.measure == "nDCG@10"
+                     and column.k_prime in (100, 40_000))  # fmt: skip
+    row = what.rows[0].name
+    values = {(row, first.name): 60.0, (row, second.name): 50.0}
+    reproduce.draw_sweep(what, values, tmp_path, {(row, first.name): 0.5})
+    lines, shade, title = drawn.pop()
+    assert lines == {"nDCG@10": {row: sorted((c.k_prime, values[row, c.name]) for c in (first, second))}}
+    assert shade == {"nDCG@10": {row: [(first.k_prime, 0.5)]}}
+    assert title.endswith(seeds)
+
+    what = dataclasses.replace(load("figure2", "demo"), seeds=(42, 43))
+    key = what.rows[0].name, what.columns[0].name
+    reproduce.draw_speed(what, {key: 12.5}, {key: ("nDCG@10", 60.0, 0.5)}, tmp_path, {key: 0.25})
+    (point,), _, title = drawn.pop()
+    assert (point.name, point.speed, point.value, point.speed_sd, point.value_sd) == (key[0], 12.5, 60.0, 0.25, 0.5)
+    assert title.endswith(seeds)
+    (written,) = csv.DictReader((tmp_path / "speed_and_quality.csv").read_text().splitlines())
+    assert (written["sd of queries/s"], written["sd of value"]) == ("0.25", "0.5")
 
 
 def test_what_an_analysis_drew_lies_beside_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -665,7 +665,7 @@ def reproduce(what: Known, extra: Sequence[str]) -> tuple[Path, list[Cell], Tabl
     seeds = f"seeds-{'-'.join(map(str, what.seeds))}" if what.seeds else None
     kept = [word for word in (*what.only, seeds, *extra) if word is not None]
     label = slug("-".join([what.name, *kept, what.scale]))  # part of it, or another setting, is another result
-    spec = Spec("reproduce", label, 6, described, measured.runs)
+    spec = Spec("reproduce", label, 7, described, measured.runs)
 
     def write(out: Path) -> dict[str, Any]:
         write_table(shown, out)
@@ -675,9 +675,9 @@ def reproduce(what: Known, extra: Sequence[str]) -> tuple[Path, list[Cell], Tabl
             now = {(cell.row, cell.column): cell.now for cell in cells}
             write_table(grid(what, now, measured.folders), out, "grid")
         if isinstance(what, Reproduction) and what.figure == SWEEP:
-            draw_sweep(what, values, out)
+            draw_sweep(what, values, out, measured.spread)
         if isinstance(what, Reproduction) and what.figure == SPEED:
-            draw_speed(what, values, quality, out)
+            draw_speed(what, values, quality, out, measured.spread)
         return {"units": {"cells": len(cells)}, "name": what.name, "scale": what.scale}
 
     return artifacts.make(spec, configs.results_root(), write), cells, shown
@@ -699,27 +699,42 @@ def _stem(what: Reproduction, data: str, out: Path) -> Path:
     return out / f"{what.name}-{data.replace('/', '-')}"
 
 
-def draw_sweep(what: Reproduction, values: Mapping[Key, float], out: Path) -> list[Path]:
-    """Quality against k', a figure a collection, of the cells that have a value. Returns the files written."""
+def _title(what: Reproduction, data: str) -> str:
+    """Of a figure; under it what its points are means of, where they are."""
+    seeds = f"\nmeans over training seeds {', '.join(map(str, what.seeds))}, with their standard deviation"
+    return f"{what.title}: {data}, scale={what.scale}" + (seeds if what.seeds else "")
+
+
+def draw_sweep(
+    what: Reproduction, values: Mapping[Key, float], out: Path, spread: Mapping[Key, float] | None = None
+) -> list[Path]:
+    """Quality against k', a figure a collection, of the cells that have a value, shaded by their spread over training
+    seeds. Returns the files written."""
     files = []
     for data in dict.fromkeys(column.data for column in what.columns):
-        panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
-        for column in what.columns:
-            for row in what.rows:
-                value = values.get((row.name, column.name))
-                if column.data == data and value is not None:
-                    points = panels.setdefault(column.measure, {}).setdefault(row.name, [])
-                    points.append((column.k_prime or 0, value))
-        if panels:
-            lines = {m: {name: sorted(points) for name, points in rows.items()} for m, rows in panels.items()}
-            title = f"{what.title}: {data}, scale={what.scale}"
-            files += k_prime_sweep(lines, {}, title, _stem(what, data, out))
+        columns = [column for column in what.columns if column.data == data]
+        if lines := _sweep_lines(what, columns, values):
+            bands = _sweep_lines(what, columns, spread or {})
+            files += k_prime_sweep(lines, {}, _title(what, data), _stem(what, data, out), bands=bands)
     return files
 
 
-def quality_at_hand(what: Reproduction, extra: Sequence[str]) -> dict[Key, tuple[str, float]]:
-    """Measure and value of the cells of the same row and column in the reproduction that `what.quality` names, as far
-    as they were evaluated before: nothing is run for them."""
+def _sweep_lines(
+    what: Reproduction, columns: Sequence[Column], values: Mapping[Key, float]
+) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """(k', value) in the order of k', by measure and row."""
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for column in sorted(columns, key=lambda column: column.k_prime or 0):
+        for row in what.rows:
+            if (row.name, column.name) in values:
+                points = panels.setdefault(column.measure, {}).setdefault(row.name, [])
+                points.append((column.k_prime or 0, values[row.name, column.name]))
+    return panels
+
+
+def quality_at_hand(what: Reproduction, extra: Sequence[str]) -> dict[Key, tuple[str, float, float]]:
+    """Measure, value and standard deviation over training seeds (0 for one) of the cells of the same row and column in
+    the reproduction that `what.quality` names, as far as they were evaluated before: nothing is run for them."""
     if what.quality is None:
         return {}
     other = load(what.quality, what.scale)
@@ -741,12 +756,17 @@ def quality_at_hand(what: Reproduction, extra: Sequence[str]) -> dict[Key, tuple
                 continue  # what cannot be planned is not at hand
             if all(step.reuse for step in steps):
                 values = [_value(same, {"evaluate": step.folder}) for step in steps]
-                found[row.name, column.name] = same.measure, statistics.fmean(values)
+                sd = statistics.stdev(values) if len(values) > 1 else 0.0
+                found[row.name, column.name] = same.measure, statistics.fmean(values), sd
     return found
 
 
 def draw_speed(
-    what: Reproduction, values: Mapping[Key, float], quality: Mapping[Key, tuple[str, float]], out: Path
+    what: Reproduction,
+    values: Mapping[Key, float],
+    quality: Mapping[Key, tuple[str, float, float]],
+    out: Path,
+    spread: Mapping[Key, float] | None = None,
 ) -> list[Path]:
     """Queries a second against quality, a figure a collection, and speed_and_quality.csv, of the cells that have both.
 
@@ -759,13 +779,18 @@ def draw_speed(
         for row in what.rows:
             key = row.name, column.name
             if key in values and key in quality:
-                measured, value = quality[key]
-                points.append(Timed(values[key], value, *row.name.split(", ", 2)))
-                rows.append([row.name, column.name, values[key], measured, value])
+                measured, value, value_sd = quality[key]
+                speed_sd = (spread or {}).get(key, 0.0)
+                engine, stage, model = [*row.name.split(", ", 2), "", ""][:3]
+                points.append(Timed(values[key], value, engine, stage, model, speed_sd, value_sd))
+                sds = [speed_sd, value_sd] if what.seeds else []
+                rows.append([row.name, column.name, values[key], measured, value, *sds])
         if points:
-            title = f"{what.title}: {column.data}, scale={what.scale}"
-            files += speed_and_quality(points, measured, title, _stem(what, column.data, out), base="ColBERT")
+            title, stem = _title(what, column.data), _stem(what, column.data, out)
+            files += speed_and_quality(points, measured, title, stem, base="ColBERT")
     if rows:
-        Table("", ["row", "column", "queries/s", "measure", "value"], rows).save_csv(out / "speed_and_quality.csv")
+        columns = ["row", "column", "queries/s", "measure", "value"]
+        columns += ["sd of queries/s", "sd of value"] if what.seeds else []
+        Table("", columns, rows).save_csv(out / "speed_and_quality.csv")
         files.append(out / "speed_and_quality.csv")
     return files

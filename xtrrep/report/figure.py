@@ -62,12 +62,18 @@ def _save(figure: Figure, stem: Path) -> list[Path]:
 
 
 def k_prime_sweep(
-    panels: Mapping[str, Lines], levels: Mapping[str, Mapping[str, float]], title: str, stem: Path
+    panels: Mapping[str, Lines],
+    levels: Mapping[str, Mapping[str, float]],
+    title: str,
+    stem: Path,
+    *,
+    bands: Mapping[str, Lines] | None = None,
 ) -> list[Path]:
     """Figure 1 of the study: a measure against k' on a log axis, one panel a measure, one line a (model, scoring),
     named "MODEL as SCORING" and of one colour a model.
 
-    `levels` holds, per measure, horizontal reference lines such as BM25. Returns the files written.
+    `levels` holds, per measure, horizontal reference lines such as BM25; `bands`, shaped as `panels`, half the height
+    of a shade around the points of a line. Returns the files written.
     """
     figure, axes = _new(5.2 * len(panels), 4.6, len(panels))
     for axis, (measure, lines) in zip(axes, panels.items(), strict=True):
@@ -78,6 +84,11 @@ def k_prime_sweep(
             dashed = "--" if name.endswith("as ColBERT") else "-"
             axis.plot(xs, ys, dashed, color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
                       markersize=4, linewidth=1.4, label=name)  # fmt: skip
+            halves = dict((bands or {}).get(measure, {}).get(name, ()))
+            around = [(x, y - halves[x], y + halves[x]) for x, y in points if x in halves]
+            if around:
+                at, low, high = zip(*around, strict=True)
+                axis.fill_between(at, low, high, color=COLOURS[i % len(COLOURS)], alpha=0.15, linewidth=0)
         for name, value in levels.get(measure, {}).items():
             axis.axhline(value, color="#666666", linestyle=":", linewidth=1)
             axis.annotate(
@@ -99,13 +110,15 @@ def k_prime_sweep(
 
 @dataclass(frozen=True)
 class Timed:
-    """One point of `speed_and_quality`: queries a second and a value, and what it is of."""
+    """One point of `speed_and_quality`: queries a second and a value, what it is of, and the spread of both."""
 
     speed: float
     value: float
     engine: str
     stage: str = ""
     model: str = ""
+    speed_sd: float = 0.0
+    value_sd: float = 0.0
 
     @property
     def name(self) -> str:
@@ -118,7 +131,8 @@ def speed_and_quality(
     """Queries a second (log axis) against a measure: Figure 2 of the study.
 
     The marker tells the engine, its fill the stage, the colour the model; each name stands in the nearer margin. Thin
-    lines lead from the model `base` to the others of its engine and stage. Returns the files written.
+    lines lead from the model `base` to the others of its engine and stage, grey bars show the standard deviations of
+    points that have any. Returns the files written.
     """
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
@@ -133,6 +147,8 @@ def speed_and_quality(
         start = starts.get((p.engine, p.stage))
         if start is not None and start != p:
             axis.plot([start.speed, p.speed], [start.value, p.value], color="#333333", linewidth=0.9, zorder=1)
+        if p.speed_sd or p.value_sd:
+            axis.errorbar([p.speed], [p.value], [p.value_sd], [p.speed_sd], fmt="none", ecolor="#999999", zorder=1)
         axis.plot(
             [p.speed],
             [p.value],
