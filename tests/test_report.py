@@ -51,7 +51,10 @@ def test_bands_and_bars_show_one_standard_deviation(tmp_path: Path, monkeypatch:
     lines = {"x as XTR": [(10.0, 0.3), (100.0, 0.4)], "y as XTR": [(10.0, 0.5), (100.0, 0.6)]}
     bands = {"nDCG@10": {"x as XTR": [(10.0, 0.01), (100.0, 0.02)]}}
     k_prime_sweep({"nDCG@10": lines}, {}, "title", tmp_path / "one", bands=bands)
-    (band,) = kept.pop().axes[0].collections  # y has none
+    (axis,) = kept.pop().axes
+    assert [text.get_text() for text in axis.texts] == list(lines)  # each line by its name, no legend
+    assert axis.get_legend() is None
+    (band,) = axis.collections  # y has none
     corners = {(round(x), round(y, 6)) for x, y in band.get_paths()[0].vertices}
     assert corners == {(10, 0.29), (10, 0.31), (100, 0.38), (100, 0.42)}
 

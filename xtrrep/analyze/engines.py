@@ -166,5 +166,5 @@ def _table(
 
 
 analyses.register("engines", "each engine and preset beside the oracle: overlap, quality, speed, size")(
-    Analysis(cells, make)
+    Analysis(cells, make, schema=2)
 )

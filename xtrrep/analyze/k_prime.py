@@ -176,5 +176,5 @@ def _lines(scores: Mapping[Cell, pandas.DataFrame], measure: str) -> dict[str, l
 
 
 analyses.register("k_prime", "nDCG and recall against k', every model under both scorings, with BM25 (Figure 1)")(
-    Analysis(cells, make)
+    Analysis(cells, make, schema=2)
 )

@@ -69,13 +69,13 @@ def k_prime_sweep(
     *,
     bands: Mapping[str, Lines] | None = None,
 ) -> list[Path]:
-    """Figure 1 of the study: a measure against k' on a log axis, one panel a measure, one line a (model, scoring),
-    named "MODEL as SCORING" and of one colour a model.
+    """Figure 1 of the study: a measure against k' on a log axis, one panel a measure, one labelled line a (model,
+    scoring), named "MODEL as SCORING" and of one colour a model.
 
     `levels` holds, per measure, horizontal reference lines such as BM25; `bands`, shaped as `panels`, half the height
     of a shade around the points of a line. Returns the files written.
     """
-    figure, axes = _new(5.2 * len(panels), 4.6, len(panels))
+    figure, axes = _new(5.8 * len(panels), 4.6, len(panels))
     for axis, (measure, lines) in zip(axes, panels.items(), strict=True):
         models = list(dict.fromkeys(name.partition(" as ")[0] for name in lines))
         for name, points in lines.items():
@@ -83,12 +83,12 @@ def k_prime_sweep(
             i = models.index(name.partition(" as ")[0])
             dashed = "--" if name.endswith("as ColBERT") else "-"
             axis.plot(xs, ys, dashed, color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
-                      markersize=4, linewidth=1.4, label=name)  # fmt: skip
+                      markersize=4, linewidth=1.4)  # fmt: skip
             halves = dict((bands or {}).get(measure, {}).get(name, ()))
             around = [(x, y - halves[x], y + halves[x]) for x, y in points if x in halves]
             if around:
                 at, low, high = zip(*around, strict=True)
-                axis.fill_between(at, low, high, color=COLOURS[i % len(COLOURS)], alpha=0.15, linewidth=0)
+                axis.fill_between(at, low, high, color=COLOURS[i % len(COLOURS)], alpha=0.1, linewidth=0)
         for name, value in levels.get(measure, {}).items():
             axis.axhline(value, color="#666666", linestyle=":", linewidth=1)
             axis.annotate(
@@ -103,7 +103,11 @@ def k_prime_sweep(
         axis.set_xscale("log")
         axis.set_xlabel("k' (tokens retrieved per query token)")
         axis.set_title(measure, loc="left", fontsize=10)
-    axes[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        axis.set_ylim(axis.get_ylim())
+        heights = _apart({name: points[-1][1] for name, points in lines.items()}, axis.get_ylim())
+        for name, points in lines.items():
+            i = models.index(name.partition(" as ")[0])
+            _margin_label(axis, name, points[-1], heights[name], COLOURS[i % len(COLOURS)])
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return _save(figure, stem)
 
@@ -148,7 +152,7 @@ def speed_and_quality(
         if start is not None and start != p:
             axis.plot([start.speed, p.speed], [start.value, p.value], color="#333333", linewidth=0.9, zorder=1)
         if p.speed_sd or p.value_sd:
-            axis.errorbar([p.speed], [p.value], [p.value_sd], [p.speed_sd], fmt="none", ecolor="#999999", zorder=1)
+            axis.errorbar([p.speed], [p.value], [p.value_sd], [p.speed_sd], fmt="none", ecolor="#999999", elinewidth=1)
         axis.plot(
             [p.speed],
             [p.value],
