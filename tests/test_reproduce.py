@@ -315,9 +315,17 @@ def test_a_grid_marks_what_differs_from_its_baseline(tmp_path: Path) -> None:
     assert shown.rows[1][1:] == [pytest.approx(60), None, None]
     assert shown.marks == {(1, 1): "†"}
     assert "60.0†" in shown.terminal()
+    assert shown.footer[0] == "nDCG@10 of x, y; in points."
     assert "Holm over 2 pairs). 1 do." in shown.terminal()
     assert r"\textbf{60.0}\textsuperscript{\textdagger{}}" in shown.latex()
     assert "†" not in grid(what, values, {}).terminal()
+
+
+def test_a_grid_says_measures_and_units_once() -> None:
+    """Figure 1's columns name their measure themselves, Figure 2's unit is its measure."""
+    assert grid(load("figure1", "demo"), {}, {}).footer[0] == "in points."
+    assert grid(load("figure2", "demo"), {}, {}).footer[0] == "queries a second."
+    assert grid(load("table1", "demo"), {}, {}).footer[0] == "nDCG@10 of pydoc, nfcorpus, cranfield; in points."
 
 
 def test_a_grid_of_several_trainings_is_tested_over_them_too(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def grid(
     differing = {pair[0::2] for pair, p in zip(pairs, holm(ps), strict=True) if p < ALPHA}
     places = {(row.name, column): (r, c) for r, row in enumerate(rows) for c, column in enumerate(columns, start=1)}
     units = "queries a second" if set(measures.values()) == {QPS} else "in points"
-    notes = [f"{', '.join(f'{name}: {measure}' for name, measure in measures.items())}; {units}."]
+    notes = ["; ".join([*_measures(measures), units]) + "."]
     if what.seeds:
         notes.append(f"Means over training seeds {', '.join(map(str, what.seeds))}.")
     if pairs:
@@ -62,6 +62,15 @@ def grid(
         higher=columns,
         marks={places[key]: MARK for key in differing},
     )
+
+
+def _measures(measures: Mapping[str, str]) -> list[str]:
+    """Which measure is which columns', as far as neither their names nor the unit say it."""
+    said: dict[str, list[str]] = {}
+    for column, measure in measures.items():
+        if measure not in column and measure != QPS:
+            said.setdefault(measure, []).append(column)
+    return [f"{measure} of {', '.join(columns)}" for measure, columns in said.items()]
 
 
 def _baselines(what: Reproduction) -> str:
