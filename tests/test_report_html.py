@@ -320,6 +320,8 @@ def test_a_report_from_artifacts_and_records(results: Path, tmp_path: Path) -> N
     assert re.search(r"<h3 [^>]*>baselines<", text)
     assert re.search(r"<h3 [^>]*>demo<", text)
     assert "0123456789ab" in text
+    assert "table1, scale=demo, seeds 42, 43, 44, recorded" in text
+    assert "scale=44" not in text
     assert "What it says" not in text  # statements whose numbers no CSV holds
     assert "sd 0.0066" not in text
     assert "rows, in the CSV" in text  # the raw rounds of bench_train
@@ -330,6 +332,19 @@ def test_a_report_from_artifacts_and_records(results: Path, tmp_path: Path) -> N
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     html.write(results, recorded_root(), folder)
     assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("table1-demo", "table1, scale=demo"),
+        ("table1-only-x-lab", "table1-only-x, scale=lab"),
+        ("table1-seeds-42-43-demo", "table1, scale=demo, seeds 42, 43"),  # as `reproduce` labels it
+        ("table1-demo-seeds-42-43", "table1, scale=demo, seeds 42, 43"),  # as `--accept` does
+    ],
+)
+def test_a_result_is_named_by_its_scale_and_seeds(label: str, said: str) -> None:
+    assert sections._named_result(label) == said
 
 
 def test_the_tables_numbers_are_the_csvs(results: Path, tmp_path: Path) -> None:

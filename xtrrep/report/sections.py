@@ -45,6 +45,7 @@ MEASURE = re.compile(r"[A-Za-z]+@\d+")
 STATED = re.compile(r"(p <|within) \d+\.\d+( or \d+\.\d+)*")  # a threshold or a tolerance in a note
 MEASURED = re.compile(r"\d\.\d")  # any other decimal fraction there: somebody's result, or a version
 MARKED = re.compile(r".*<sup>(.*)</sup>")
+SEEDS = re.compile(r"-seeds-(\d+(?:-\d+)*)")  # in the label of a reproduction and in the name of its record
 UNITS = "units.csv"  # a row for each query or document, for claims to be tested on: no page's worth
 GRID = "grid.csv"  # a table of runs in the study's shape
 
@@ -116,9 +117,11 @@ def _made(results: Path) -> Iterator[Section]:
 
 
 def _named_result(label: str) -> str:
-    """NAME-SCALE as the report says it."""
-    name, _, scale = label.rpartition("-")
-    return f"{name}, scale={scale}"
+    """NAME-SCALE, and several training seeds said before or behind the scale, as the report says it."""
+    seeds = SEEDS.search(label)
+    name, _, scale = SEEDS.sub("", label).rpartition("-")
+    trained = [f"seeds {', '.join(seeds[1].split('-'))}"] if seeds else []
+    return ", ".join([name, f"scale={scale}", *trained])
 
 
 def _explanation(folder: Path, manifest: Mapping[str, Any], origin: str, ids: Mapping[str, str]) -> Section:
