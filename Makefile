@@ -56,8 +56,8 @@ endif
 reproduce-%: $(READY)  ## a table or figure of the study, e.g. reproduce-table3 (WORDS="--only nfcorpus scale=paper")
 	@$(BIN)/xtrrep reproduce $* $(WORDS)
 
-# Claims and report come even where a cell differs; what `make` returns is what the tables say. With all 1,640 questions
-# of pydoc the claims would keep PLAID busy for hours.
+# Claims and report come even where a cell differs; what `make` returns is what the tables say. For claims on all 1,640
+# questions of pydoc a dry run foresees hours of PLAID.
 CLAIMS ?= data.max_queries=300
 reproduce-all: $(READY)  ## all of them, then the claims and the report (CLAIMS="data.max_queries=null" for more)
 	@$(BIN)/xtrrep reproduce all $(WORDS); code=$$?; \

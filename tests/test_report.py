@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.text import Text
 
-from xtrrep.analyze import k_prime
+from xtrrep.analyze import engines, k_prime
 from xtrrep.config import compose
 from xtrrep.report import figure
 from xtrrep.report.figure import Timed, k_prime_sweep, loss_curve, speed_and_quality
@@ -62,6 +62,15 @@ def test_bands_and_bars_show_one_standard_deviation(tmp_path: Path, monkeypatch:
                       "title", tmp_path / "two")  # fmt: skip
     bars = [segment for bars in kept.pop().axes[0].collections for segment in bars.get_segments()]
     assert [bar.round(6).tolist() for bar in bars] == [[[18.0, 0.6], [22.0, 0.6]], [[20.0, 0.59], [20.0, 0.61]]]
+
+
+def test_no_two_engines_of_the_comparison_share_a_marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(figure, "_save", lambda drawn, stem: kept.append(drawn) or [])
+    compared = list(dict.fromkeys(cell.engine for cell in engines.cells(compose([]))))
+    assert len(compared) > 7
+    speed_and_quality([Timed(10.0 + i, 0.5, name) for i, name in enumerate(compared)], "nDCG@10", "", tmp_path / "one")
+    assert len({line.get_marker() for line in kept[0].axes[0].lines}) == len(compared)
 
 
 def points(count: int) -> list[Timed]:

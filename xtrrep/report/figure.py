@@ -78,17 +78,18 @@ def k_prime_sweep(
     figure, axes = _new(5.8 * len(panels), 4.6, len(panels))
     for axis, (measure, lines) in zip(axes, panels.items(), strict=True):
         models = list(dict.fromkeys(name.partition(" as ")[0] for name in lines))
+        number = {name: models.index(name.partition(" as ")[0]) for name in lines}
+        colours = {name: COLOURS[i % len(COLOURS)] for name, i in number.items()}
         for name, points in lines.items():
             xs, ys = zip(*points, strict=True)
-            i = models.index(name.partition(" as ")[0])
             dashed = "--" if name.endswith("as ColBERT") else "-"
-            axis.plot(xs, ys, dashed, color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
-                      markersize=4, linewidth=1.4)  # fmt: skip
+            axis.plot(xs, ys, dashed, color=colours[name], marker=MARKERS[number[name] % len(MARKERS)], markersize=4,
+                      linewidth=1.4)  # fmt: skip
             halves = dict((bands or {}).get(measure, {}).get(name, ()))
             around = [(x, y - halves[x], y + halves[x]) for x, y in points if x in halves]
             if around:
                 at, low, high = zip(*around, strict=True)
-                axis.fill_between(at, low, high, color=COLOURS[i % len(COLOURS)], alpha=0.1, linewidth=0)
+                axis.fill_between(at, low, high, color=colours[name], alpha=0.1, linewidth=0)
         for name, value in levels.get(measure, {}).items():
             axis.axhline(value, color="#666666", linestyle=":", linewidth=1)
             axis.annotate(
@@ -106,8 +107,7 @@ def k_prime_sweep(
         axis.set_ylim(axis.get_ylim())
         heights = _apart({name: points[-1][1] for name, points in lines.items()}, axis.get_ylim())
         for name, points in lines.items():
-            i = models.index(name.partition(" as ")[0])
-            _margin_label(axis, name, points[-1], heights[name], COLOURS[i % len(COLOURS)])
+            _margin_label(axis, name, points[-1], heights[name], colours[name])
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return _save(figure, stem)
 
