@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from xtrrep import config as configs
-from xtrrep import preflight, study
+from xtrrep import preflight
 from xtrrep.config import Config, Recipe, Source
 from xtrrep.console import DataError, UsageError
 from xtrrep.data import resolve
@@ -330,14 +330,13 @@ def _seconds(
 @cache
 def printed_qps() -> dict[tuple[str | None, str], float]:
     """The study's queries a second by (engine, collection): the harmonic mean over its models."""
-    known = study.load("figure2", "paper")
-    found: dict[tuple[str | None, str], list[float]] = {}
-    for row in known.rows if isinstance(known, study.Reproduction) else ():
-        engine = next((word.removeprefix("index=") for word in row.overrides or () if word.startswith("index=")), "")
-        for column in known.columns if isinstance(known, study.Reproduction) else ():
-            if column.name in row.paper:
-                found.setdefault((engine, column.data), []).append(1 / row.paper[column.name])
-    return {key: 1 / fmean(slowness) for key, slowness in found.items()}
+    figure = read_yaml(configs.config_dir() / "reproductions" / "figure2.yaml")
+    slowness: dict[tuple[str | None, str], list[float]] = {}
+    for row in figure["rows"]:
+        engine = next((o.removeprefix("index=") for o in row.get("overrides", []) if o.startswith("index=")), "")
+        for column, qps in row.get("paper", {}).items():
+            slowness.setdefault((engine, figure["columns"][column]["data"]), []).append(1 / qps)
+    return {key: 1 / fmean(times) for key, times in slowness.items()}
 
 
 def _level(plan: Plan, name: str) -> int:

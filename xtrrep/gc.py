@@ -26,7 +26,7 @@ from xtrrep.hashes import RECORDS, record_of
 from xtrrep.locks import IN_USE, alone, is_held
 from xtrrep.verify import fingerprint_of, label_of, select
 
-RESULTS = {"evaluate", "latency", "analyze", "reproduce", "claims"}
+RESULTS = {"evaluate", "latency", "analyze", "experiment"}
 MODELS = {"train", "distill"}
 DAY = 86400.0  # seconds: an interrupted run younger than this may yet be continued
 GONE = ".gone-"  # a folder on its way out: it is renamed before its files go, so that none ever looks complete

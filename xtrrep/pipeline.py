@@ -41,11 +41,10 @@ from typing import Any
 from xtrrep import artifacts, ranks
 from xtrrep import config as configs
 from xtrrep.artifacts import Folders, Spec
-from xtrrep.config import Config, Loop, Source, plain
+from xtrrep.config import Config, Loop, Source
 from xtrrep.console import DataError, UsageError, say
-from xtrrep.evaluate import read_by_query
 from xtrrep.locks import at_work
-from xtrrep.meaning import device_named, engine_label, look_again, loop_of, model_needs, slug
+from xtrrep.meaning import device_named, engine_label, look_again, loop_of, model_needs
 from xtrrep.stages.searching import one_search, retrieve_many, write_run
 from xtrrep.stages.table import BY_NAME, STAGES, Stage
 
@@ -146,7 +145,7 @@ def run_share(p: Plan) -> None:
             share(p.cfg, folders, out)
             return {}
 
-        say(f"share  {last.stage.name:<10} {_short(last.folder)}")
+        say(f"share  {last.stage.name:<10} {short(last.folder)}")
         artifacts.share(last.spec, last.stage.root(), _watched(p, last, work))
 
 
@@ -187,7 +186,7 @@ def _make(p: Plan, step: Step, folders: Folders, done: Done, begin: Callable[[Pa
     if artifacts.is_complete(step.spec, root):
         folder = artifacts.folder_of(step.spec, root)
         artifacts.check(folder, step.spec.fingerprint)
-        say(f"reuse  {step.stage.name:<10} {_short(folder)}")
+        say(f"reuse  {step.stage.name:<10} {short(folder)}")
         done.reused.append(folder)
         return folder
 
@@ -196,7 +195,7 @@ def _make(p: Plan, step: Step, folders: Folders, done: Done, begin: Callable[[Pa
             begin(out)
         return step.stage.run(p.cfg, p.specs, folders, out)
 
-    say(f"run    {step.stage.name:<10} {_short(step.folder)}")
+    say(f"run    {step.stage.name:<10} {short(step.folder)}")
     folder = artifacts.make(step.spec, root, _watched(p, step, run))
     done.ran.append(folder)
     return folder
@@ -251,7 +250,7 @@ def _run_retrievals(todo: Sequence[tuple[Plan, Step]], seen: dict[str, Path], do
         members = list(group.values())
         first = members[0][0]
         folders = {s.stage.name: seen[s.spec.fingerprint] for s in first.steps if s.spec.fingerprint in seen}
-        what = _short(folders["index"]) if "index" in folders else engine_label(first.cfg)
+        what = short(folders["index"]) if "index" in folders else engine_label(first.cfg)
         say(f"run    retrieve   {len(members)} settings, one search of {what}")
         start = time.monotonic()
         outcomes = retrieve_many([p.cfg for p, _ in members], first.specs, folders)
@@ -262,79 +261,6 @@ def _run_retrievals(todo: Sequence[tuple[Plan, Step]], seen: dict[str, Path], do
             done.ran.append(seen[step.spec.fingerprint])
 
 
-def _short(folder: Path) -> str:
+def short(folder: Path) -> str:
     """A path as people type it: relative to the current folder where it lies below it."""
     return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
-
-
-@dataclass(frozen=True)
-class AnalysisPlan:
-    """An analysis: the plans of its cells, and its own identity over all of them."""
-
-    cfg: Config
-    cells: tuple[Any, ...]
-    plans: tuple[Plan, ...]
-    spec: Spec
-    folder: Path
-
-    @property
-    def reuse(self) -> bool:
-        return artifacts.is_complete(self.spec, configs.results_root())
-
-
-def plan_analysis(overrides: Sequence[str]) -> AnalysisPlan:
-    """Compose every cell the analysis asks for and plan all of them."""
-    from xtrrep.analyze import analyses
-
-    cfg = configs.compose(overrides)
-    analysis = analyses.get(cfg.analyze.name)
-    cells = tuple(analysis.cells(cfg))
-    plans = []
-    for cell in cells:
-        names = {text.partition("=")[0] for text in cell.overrides}
-        kept = [text for text in overrides if text.partition("=")[0] not in names]
-        if "index" in names:  # what another engine was told means nothing to this one
-            kept = [text for text in kept if not text.startswith("index.")]
-        if "index=bm25" in cell.overrides:
-            kept = [text for text in kept if not text.startswith("retrieve.") or text.startswith("retrieve.top_k=")]
-        if "config" in names:  # a cell's name says whether it is distilled
-            kept = [text for text in kept if not text.startswith("stage=")]
-        plans.append(plan(configs.compose([*kept, *cell.overrides]), "evaluate", *cell.also))
-    upstream = {
-        "/".join(filter(None, [*_named(c), stage])): p.specs[stage].fingerprint
-        for c, p in zip(cells, plans, strict=True)
-        for stage in ("evaluate", *c.also)
-    }
-    shown = [cfg.data.id, cfg.setup, cfg.scale, cfg.index["engine"], cfg.protocol.name, cfg.train.seed]
-    described = {"analyze": plain(cfg.analyze), "shown": shown}
-    label = f"{cfg.analyze.name}--{slug(cfg.data.id)}-{cfg.scale}-{cfg.index['engine']}"
-    spec = Spec("analyze", label, analysis.schema, described, upstream)
-    return AnalysisPlan(cfg, cells, tuple(plans), spec, artifacts.folder_of(spec, configs.results_root()))
-
-
-def _named(cell: Any) -> list[str]:
-    """What tells a cell of an analysis from its others."""
-    return [cell.model, cell.engine, cell.scoring, str(cell.k_prime), cell.setting]
-
-
-def run_analysis(p: AnalysisPlan) -> tuple[Path, Done]:
-    """Make or re-use every run and then the analysis; returns its folder."""
-    from xtrrep.analyze import analyses
-
-    done = run(p.plans)
-    if p.reuse:
-        artifacts.check(p.folder, p.spec.fingerprint)
-        say(f"reuse  analyze    {_short(p.folder)}")
-        done.reused.append(p.folder)
-        return p.folder, done
-    scores = {
-        cell: read_by_query(folders["evaluate"] / "per_query.csv")
-        for cell, folders in zip(p.cells, done.folders, strict=True)
-    }
-    runs = {cell: q.specs["retrieve"].fingerprint for cell, q in zip(p.cells, p.plans, strict=True)}
-    made = dict(zip(p.cells, done.folders, strict=True))
-    say(f"run    analyze    {_short(p.folder)}")
-    analysis = analyses.get(p.cfg.analyze.name)
-    folder = artifacts.make(p.spec, configs.results_root(), lambda out: analysis.make(p.cfg, scores, out, runs, made))
-    done.ran.append(folder)
-    return folder, done

@@ -25,7 +25,7 @@ from xtrrep.analyze import (
     require_token_engine,
 )
 from xtrrep.config import Config
-from xtrrep.report.figure import imputation_bars
+from xtrrep.report.figure import bars as draw_bars
 from xtrrep.report.table import Table
 from xtrrep.scoring.imputation import imputations
 
@@ -85,7 +85,7 @@ def make(
         ],
     )
     table.save(out / "table")
-    imputation_bars(bars, measure, f"{what}\n{how}, k'={smallest:,}", out / "imputation")  # one model's bars are narrow
+    draw_bars(bars, measure, f"{what}\n{how}, k'={smallest:,}", out / "imputation")  # one model's bars are narrow
     return {"cells": len(scores), "queries": len(next(iter(scores.values()))), "measure": measure}
 
 

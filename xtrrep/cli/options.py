@@ -29,6 +29,16 @@ ConfigName = Annotated[str | None, typer.Option("--config", help="colbert, xtr_k
 Scale = Annotated[str | None, typer.Option("--scale", help="demo or paper (same as scale=NAME)")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan: reuse, run, downloads, time; run nothing")]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", help="part of it: a collection, column, cell or claim; may be given again")
+]
+Seeds = Annotated[
+    str | None, typer.Option("--seeds", help="train every model under each, e.g. 42,43,44; values are means over them")
+]
+Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="so many processes on this machine, through Ray")]
+On = Annotated[str | None, typer.Option("--on", help="ray: run on the Ray cluster that RAY_ADDRESS names")]
+Accept = Annotated[bool, typer.Option("--accept", help="record what came out in results/recorded")]
+Listing = Annotated[bool, typer.Option("--list", help="list what there is; run nothing")]
 
 
 def merge(overrides: list[str] | None, **options: str | None) -> list[str]:

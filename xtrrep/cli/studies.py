@@ -1,78 +1,208 @@
-"""Verbs over many runs: analyses, the study's tables and claims, sweeps, the report."""
+"""Verbs over many runs: analyses and your own grids, the study's tables and claims, the report."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xtrrep.cli.options import DataId, DryRun, Index, Json, Overrides, Scale, app, merge
+from xtrrep.cli.options import (
+    Accept,
+    DataId,
+    DryRun,
+    Index,
+    Jobs,
+    Json,
+    Listing,
+    On,
+    Only,
+    Overrides,
+    Scale,
+    Seeds,
+    app,
+    merge,
+)
 from xtrrep.cli.output import print_json, print_plan, relative
-from xtrrep.cli.stages import set_threads_of
 from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError, fail, say
+
+if TYPE_CHECKING:
+    from xtrrep.experiments.definition import Experiment
+
+EXIT = {"ok": OK, "differs": DIFFER, "missing": MISSING}
+
+
+@dataclass(frozen=True)
+class _How:
+    """The options that mean the same in every verb of this file."""
+
+    scale: str
+    overrides: dict[str, str]  # without scale
+    seeds: tuple[int, ...]
+    jobs: int | None
+    on: str | None
+    dry_run: bool
+    accept: bool
+    json: bool
+    calibration: Path | None = None
+
+
+def _how(
+    texts: Sequence[str],
+    seeds: str | None,
+    jobs: int | None,
+    on: str | None,
+    dry_run: bool,
+    accept: bool,
+    json: bool,
+    calibration: Path | None = None,
+) -> _How:
+    from xtrrep.experiments.cell import parse_overrides, parse_seeds
+
+    if accept and dry_run:
+        raise UsageError("--accept records what was run, and nothing is", hint="leave out --dry-run")
+    if calibration is not None and not dry_run:
+        raise UsageError("--calibration changes only a plan, and this is none", hint="add --dry-run")
+    overrides = parse_overrides(texts)
+    scale = overrides.pop("scale", "demo")
+    trained = parse_seeds(seeds) if seeds is not None else ()
+    return _How(scale, overrides, trained, jobs, on, dry_run, accept, json, calibration)
+
+
+def _carry_out(experiments: Sequence[Experiment], how: _How, *, several: bool = False) -> None:
+    """Plan, run, show and record experiments. Ends with the exit code of the worst of them."""
+    from xtrrep.experiments.drawing import status, tables
+    from xtrrep.experiments.planning import plan
+    from xtrrep.experiments.record import accept, check_acceptable, save
+    from xtrrep.experiments.run import run
+
+    experiments = [replace(experiment, seeds=how.seeds) for experiment in experiments]
+    if how.dry_run:
+        planned = [plan(experiment, how.overrides) for experiment in experiments]
+        every = [part for plans in planned for part in plans.all()]
+        print_plan(every, how.json, calibration=how.calibration)
+        for reason in dict.fromkeys(reason for plans in planned for reason in plans.reasons()):
+            say(f"not run: {reason}")
+        return
+    for experiment in experiments if how.accept else ():
+        check_acceptable(experiment, how.overrides)
+    codes, described, refused = [], [], False
+    for experiment in experiments:
+        result, pictures = run(experiment, how.overrides, jobs=how.jobs, on=how.on)
+        folder = save(result, pictures)
+        codes.append(EXIT[status(result)])
+        described.append({"folder": str(folder), **result.as_json()})
+        if not how.json:
+            for table in tables(result).values():
+                print(table.terminal(), end="\n\n")
+            _print_files(folder)
+        if how.accept:
+            try:
+                say(f"accepted: {relative(accept(experiment, result, pictures))}")
+            except DataError as error:  # the others are still to come
+                refused = True
+                fail(error)
+    if how.json:
+        print_json(described if several else described[0])
+    if how.accept:
+        raise typer.Exit(MISSING if refused else OK)
+    raise typer.Exit(DIFFER if DIFFER in codes else max(codes))
+
+
+def _print_files(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".png", ".svg", ".pdf", ".md", ".csv"):
+            print(relative(path))
 
 
 @app.command()
 def analyze(
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="an analysis by name (k_prime; see `xtrrep ls`), and KEY=VALUE overrides")
+        list[str] | None,
+        typer.Argument(help="an analysis by name (k_prime; see `xtrrep ls`) or a grid (FILE.yaml), and KEY=VALUE"),
     ] = None,
     index: Index = None,
     data: DataId = None,
     scale: Scale = None,
+    only: Only = None,
+    seeds: Seeds = None,
+    jobs: Jobs = None,
+    on: On = None,
+    accept: Accept = False,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Run an analysis over many models and settings: a table and a figure.
+    """Run an analysis over many models and settings, or a grid of your own: tables and figures.
 
-    Examples: xtrrep analyze | xtrrep analyze engines | xtrrep analyze 'analyze.models=[colbert,xtr_k64]'
+    Examples: xtrrep analyze | xtrrep analyze engines | xtrrep analyze my_grid.yaml --jobs 2 | xtrrep analyze
+    'analyze.models=[colbert,xtr_k64]'
     """
-    from xtrrep import pipeline, preflight
+    from xtrrep.experiments import definition
 
-    words = overrides or []
-    if words and "=" not in words[0]:
-        words = [f"analyze.name={words[0]}", *words[1:]]
-    plan = pipeline.plan_analysis(merge(words, index=index, data=data, scale=scale))
-    if dry_run:
-        print_plan(plan.plans, json, ("analyze", plan.reuse, plan.folder))
+    given = overrides or []
+    name = given[0] if given and "=" not in given[0] else None
+    texts = merge(given[1:] if name else given, index=index, data=data, scale=scale)
+    how = _how(texts, seeds, jobs, on, dry_run, accept, json)
+    if name is not None and name.endswith((".yaml", ".yml")):
+        grid = definition.parse(Path(name).expanduser(), how.scale)
+        _carry_out([definition.select(grid, only or ())], how)
         return
-    preflight.require(plan.plans)
-    set_threads_of(plan.plans)
-    folder, done = pipeline.run_analysis(plan)
-    if json:
-        files = sorted(str(path) for path in folder.iterdir())
-        print_json(
-            {
-                "folder": str(folder),
-                "files": files,
-                "ran": list(map(str, done.ran)),
-                "reused": list(map(str, done.reused)),
-            }
-        )
+    for option, value in (("--only", only), ("--accept", accept)):
+        if value:
+            raise UsageError(
+                f"{option} is for grids, tables and claims, and an analysis is one table",
+                hint="xtrrep analyze FILE.yaml, or leave it out",
+            )
+    _analyze(name, how)
+
+
+def _analyze(name: str | None, how: _How) -> None:
+    """A registered analysis, under each training seed."""
+    from xtrrep import preflight
+    from xtrrep.api import set_threads
+    from xtrrep.experiments.analysis import plan_analysis, run_analysis
+    from xtrrep.experiments.cell import check_seeds
+    from xtrrep.experiments.execute import run_plans
+
+    own = {"scale": how.scale, **how.overrides, **({"analyze.name": name} if name else {})}
+    check_seeds(how.seeds, own)
+    made = [plan_analysis(own, seed) for seed in how.seeds or (None,)]
+    plans = [plan for one in made for plan in one.plans]
+    if how.dry_run:
+        final = ("analyze", made[0].reuse, made[0].folder)
+        print_plan(plans, how.json, final)
         return
-    print((folder / "table.txt").read_text(encoding="utf-8"))
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".png", ".svg", ".pdf", ".md", ".csv"):
-            print(relative(path))
-    say(f"{len(done.ran)} stages run, {len(done.reused)} re-used")
+    preflight.require(plans)
+    set_threads(plans[0].cfg.machine.threads)
+    before = {step.folder for plan in plans for step in plan.steps if not step.reuse}
+    if how.jobs is not None or how.on is not None:
+        run_plans(dict(enumerate(plans)), jobs=how.jobs, on=how.on)
+    folders = [run_analysis(one) for one in made]
+    ran = sorted(map(str, {*before, *(one.folder for one in made if not one.reuse)}))
+    if how.json:
+        described = [{"folder": str(f), "files": sorted(map(str, f.iterdir())), "ran": ran} for f in folders]
+        print_json(described if how.seeds else described[0])
+        return
+    for folder in folders:
+        print((folder / "table.txt").read_text(encoding="utf-8"))
+        _print_files(folder)
+    steps = {step.folder for plan in plans for step in plan.steps} | {one.folder for one in made}
+    say(f"{len(ran)} stages run, {len(steps) - len(ran)} reused")
 
 
 @app.command()
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="a table, figure or stated result; --list names them")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="KEY=VALUE, e.g. scale=paper protocol=released")] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option("--only", help="a collection's columns, or an analysis' cells of a name; may be given again"),
-    ] = None,
+    overrides: Overrides = None,
+    only: Only = None,
     scale: Scale = None,
-    seeds: Annotated[
-        str | None, typer.Option("--seeds", help="train under each, e.g. 42,43,44; cells are their means")
-    ] = None,
-    accept: Annotated[bool, typer.Option("--accept", help="record what came out as what is expected here")] = False,
-    listing: Annotated[bool, typer.Option("--list", help="list the reproductions")] = False,
+    seeds: Seeds = None,
+    jobs: Jobs = None,
+    on: On = None,
+    accept: Accept = False,
+    listing: Listing = False,
     show: Annotated[bool, typer.Option("--show", help="the cells and the paper's values; run nothing")] = False,
     calibration: Annotated[
         Path | None, typer.Option("--calibration", help="for --dry-run: another machine's, a file of xtrrep calibrate")
@@ -86,175 +216,60 @@ def reproduce(
 
     Examples: xtrrep reproduce table3 | xtrrep reproduce table1 --only nfcorpus scale=paper model.source=released
     """
-    from xtrrep import reproduce as making
-    from xtrrep import study
+    from xtrrep.experiments import definition
 
     if listing:
-        for known in study.names():
-            print(f"{known:<12} {study.load(known, 'paper').title}")
+        for known in definition.names():
+            print(f"{known:<12} {definition.load(known, 'paper').title}")
         return
     if name is None or "=" in name:
-        raise UsageError("`xtrrep reproduce` needs a name", hint=f"all, or one of: {', '.join(study.names())}")
-    if accept and (dry_run or show):
-        raise UsageError("--accept records what was run, and nothing is", hint="leave out --dry-run and --show")
-    if calibration is not None and not dry_run:
-        raise UsageError("--calibration changes only a plan, and this is none", hint="add --dry-run")
-    words = merge(overrides, scale=scale)
-    chosen = [word.removeprefix("scale=") for word in words if word.startswith("scale=")]
-    extra = [word for word in words if not word.startswith("scale=")]
-    trained = study.parse_seeds(seeds) if seeds is not None else ()
-    defined = study.load_all(name, chosen[-1] if chosen else "demo", only or ())
-    wanted = [replace(what, seeds=trained) for what in defined]
+        hint = f"all, or one of: {', '.join(definition.names())}"
+        raise UsageError("`xtrrep reproduce` needs a name", hint=hint)
+    if accept and show:
+        raise UsageError("--accept records what was run, and nothing is", hint="leave out --show")
+    how = _how(merge(overrides, scale=scale), seeds, jobs, on, dry_run, accept, json, calibration)
+    wanted = definition.load_all(name, how.scale, only or ())
     if show:
-        for what in wanted:
-            cells = making.judge(what, {}, making.accepted_with(what, extra))
-            print(making.table(what, cells, ["Nothing was run."]).terminal())
-        return
-    if dry_run:
-        found = [making.plans(what, extra) for what in wanted]
-        print_plan([plan for plans, _ in found for plan in plans], json, calibration=calibration)
-        for reason in (reason for _, reasons in found for reason in reasons):
-            say(f"missing: {reason}")
-        return
-    for what in wanted if accept else ():
-        making.check_accept(what, extra)
-    codes, described, refused = [], [], False
-    for what in wanted:
-        folder, cells, table = making.reproduce(what, extra)
-        codes.append(making.status(cells))
-        described.append({"name": what.name, "folder": str(folder), "cells": [vars(cell) for cell in cells]})
-        if not json:
-            if (folder / "grid.txt").exists():
-                print((folder / "grid.txt").read_text(encoding="utf-8"))
-            print(table.terminal())
-            for path in sorted(folder.iterdir()):
-                if path.suffix in (".png", ".svg", ".pdf", ".csv"):
-                    print(relative(path))
-        if accept:
-            try:
-                say(f"accepted: {relative(making.accept(what, cells, extra))}")
-            except DataError as error:  # the others are still to come
-                refused = True
-                fail(error)
-    if json:
-        print_json(described if name == study.ALL else described[0])
-    if accept:
-        raise typer.Exit(MISSING if refused else OK)
-    raise typer.Exit(DIFFER if DIFFER in codes else max(codes))
+        from xtrrep.experiments.drawing import expected
+        from xtrrep.experiments.run import not_run
 
-
-@app.command()
-def sweep(
-    name: Annotated[str | None, typer.Argument(help="a file of configs/sweeps; --list names them")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="KEY=VALUE for every cell, e.g. scale=lab")] = None,
-    scale: Scale = None,
-    seeds: Annotated[str | None, typer.Option("--seeds", help="train every cell under each, e.g. 42,43,44")] = None,
-    executor: Annotated[
-        str,
-        typer.Option("--executor", help="process: workers here; slurm: arrays through submitit; local: its jobs here"),
-    ] = "process",
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="workers here at a time (a fourth of the cores)")
-    ] = None,
-    memory: Annotated[
-        float | None, typer.Option("--memory", min=0.1, help="GB that they may take together (80 % of what is free)")
-    ] = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="show how it stands until it is complete; run nothing")
-    ] = False,
-    every: Annotated[float, typer.Option("--every", min=0.2, help="seconds between two looks of --watch")] = 5.0,
-    listing: Annotated[bool, typer.Option("--list", help="list the sweeps")] = False,
-    json: Json = False,
-    dry_run: DryRun = False,
-) -> None:
-    """Run many cells, here or on SLURM: what they share once, what exists not at all.
-
-    Stopped, it goes on when run again. Exit 0 all complete, 3 not. --watch --json says once how it stands.
-
-    Examples: xtrrep sweep demo --jobs 2 | xtrrep sweep table3 scale=paper --executor slurm | xtrrep sweep demo --watch
-    | xtrrep sweep claims --seeds 42,43,44
-    """
-    from xtrrep import study
-    from xtrrep.sweep import cells, control, units
-    from xtrrep.sweep import watch as watching
-
-    if listing:
-        for known in cells.names():
-            print(f"{known:<12} {cells.load(known).title}")
+        for experiment in wanted:
+            result = not_run(replace(experiment, seeds=how.seeds), how.overrides)
+            print(expected(result).terminal(), end="\n\n")
         return
-    if name is None or "=" in name:
-        raise UsageError("`xtrrep sweep` needs a name", hint=f"one of: {', '.join(cells.names())}")
-    asked = replace(cells.load(name), seeds=study.parse_seeds(seeds) if seeds is not None else ())
-    plans, lacking = cells.plans(asked, merge(overrides, scale=scale))
-    if dry_run:
-        print_plan(list(plans.values()), json)
-        for number, wave in enumerate(units.waves_of(plans.values()), start=1):
-            say(f"wave {number}: {', '.join(f'{count} x {stage}' for stage, count in wave.items())}")
-        for cell, reason in lacking.items():
-            say(f"missing: {cell}: {reason}")
-        return
-    if watch and json:
-        print_json(watching.standing(list(plans.values()), watching.foreseen(list(plans.values()))).as_json())
-        return
-    if watch:
-        raise typer.Exit(watching.follow(name, list(plans.values()), every))
-    failed = control.carry_out(asked, list(plans.values()), executor, jobs, memory)
-    found = watching.cells(plans, lacking, failed)
-    if json:
-        print_json([{**row, "folder": row["folder"] and str(row["folder"])} for row in found])
-    else:
-        print(watching.cells_table(asked.title, found).terminal())
-    raise typer.Exit(watching.status(found))
+    _carry_out(wanted, how, several=name == definition.ALL)
 
 
 @app.command()
 def claims(
     overrides: Overrides = None,
-    only: Annotated[list[str] | None, typer.Option("--only", help="a claim's id; may be given again")] = None,
+    only: Only = None,
     data: DataId = None,
     scale: Scale = None,
-    accept: Annotated[bool, typer.Option("--accept", help="record what came out in results/recorded/claims")] = False,
-    listing: Annotated[bool, typer.Option("--list", help="list the claims and where the study makes them")] = False,
+    seeds: Seeds = None,
+    jobs: Jobs = None,
+    on: On = None,
+    accept: Accept = False,
+    listing: Listing = False,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Test the study's statements on runs of our own: effect, interval, p, verdict. Exit 0, or 3 where none could run.
 
-    Examples: xtrrep claims --only colbert_keeps_quality | xtrrep claims 'claims.seeds=[42,43,44]' --dry-run
+    Examples: xtrrep claims --only colbert_keeps_quality | xtrrep claims --seeds 42,43,44 --dry-run
     """
-    from xtrrep import claims as testing
+    from xtrrep.experiments import definition
 
-    words = merge(overrides, data=data, scale=scale)
-    chosen = [word.removeprefix("scale=") for word in words if word.startswith("scale=")]
-    if accept and (dry_run or listing):
-        raise UsageError("--accept records what was run, and nothing is", hint="leave out --dry-run and --list")
+    how = _how(merge(overrides, data=data, scale=scale), seeds, jobs, on, dry_run, accept, json)
     if accept and only:
         raise UsageError("--accept records the whole family, whose tests are corrected together", hint="without --only")
-    family = testing.load(chosen[-1] if chosen else "demo", only or ())
-    extra = [word for word in words if not word.startswith("scale=")]
+    experiment = definition.load_claims(how.scale, only or ())
     if listing:
-        width = max(len(claim.id) for claim in family.claims)
-        for claim in family.claims:
-            print(f"{claim.id:<{width}}  {claim.says} ({claim.where})")
+        width = max(len(comparison.id) for comparison in experiment.comparisons)
+        for comparison in experiment.comparisons:
+            print(f"{comparison.id:<{width}}  {comparison.says} ({comparison.where})")
         return
-    if dry_run:
-        plans = testing.plan(family, testing.base_config(family, extra), extra, require=False)
-        print_plan(plans.all(), json)
-        for name, reason in {**plans.claims, **{key[1]: reason for key, reason in plans.reasons.items()}}.items():
-            say(f"not run: {name}: {reason}")
-        return
-    if accept:
-        testing.check_accept(family, extra)
-    folder, results, table = testing.run_claims(family, extra)
-    if accept:
-        say(f"accepted: {relative(testing.accept(folder, family, extra))}")
-    if json:
-        rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-        print_json({"folder": str(folder), "claims": rows, "notes": list(table.footer)})
-    else:
-        print(table.terminal())
-        print(relative(folder / "table.csv"))
-    raise typer.Exit(testing.status(results))
+    _carry_out([experiment], how)
 
 
 @app.command()

@@ -235,16 +235,19 @@ def candidate_shares(lines: Lines, title: str, stem: Path) -> list[Path]:
     return _save(figure, stem)
 
 
-def imputation_bars(bars: Mapping[str, Mapping[str, float]], measure: str, title: str, stem: Path) -> list[Path]:
-    """A measure under each imputation, from zero, one panel a model, the value on each bar.
+def bars(
+    panels: Mapping[str, Mapping[str, float]], measure: str, title: str, stem: Path, *, digits: int = 3
+) -> list[Path]:
+    """A measure as bars from zero with the value on each, a panel a key: under each imputation, or in each row.
 
     Returns the files written.
     """
-    figure, axes = _new(3.6 * len(bars) + 0.8, 4.0, len(bars))
-    top = max(value for values in bars.values() for value in values.values())
-    for axis, (model, values) in zip(axes, bars.items(), strict=True):
+    width = max(3.6, *(0.9 * len(values) for values in panels.values()))
+    figure, axes = _new(width * len(panels) + 0.8, 4.0, len(panels))
+    top = max(value for values in panels.values() for value in values.values())
+    for axis, (model, values) in zip(axes, panels.items(), strict=True):
         drawn = axis.bar(list(values), list(values.values()), color=COLOURS[: len(values)], width=0.7)
-        axis.bar_label(drawn, fmt="%.3f", fontsize=8, padding=2)
+        axis.bar_label(drawn, fmt=f"%.{digits}f", fontsize=8, padding=2)
         axis.set_ylim(0, 1.12 * top or 1)
         axis.set_axisbelow(True)
         axis.set_ylabel(measure)

@@ -215,15 +215,16 @@ class Table:
     def save(self, stem: Path) -> None:
         """Write `stem`.csv, .md and .txt."""
         self.save_csv(stem.with_suffix(".csv"))
-        _write(stem.with_suffix(".md"), self.markdown())
-        _write(stem.with_suffix(".txt"), self.terminal() + "\n")
+        write_text(stem.with_suffix(".md"), self.markdown())
+        write_text(stem.with_suffix(".txt"), self.terminal() + "\n")
 
     def save_csv(self, path: Path) -> None:
         """Write the CSV alone: what a figure was drawn from."""
-        _write(path, self.csv())
+        write_text(path, self.csv())
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
     write_atomic(path, lambda file: file.write(text.encode()))
 
 

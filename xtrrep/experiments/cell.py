@@ -1,0 +1,107 @@
+"""One run of an experiment: a composed config, and the stages that it ends with.
+
+A cell is composed once, from overrides. What varies after that (training seeds, measures, the latency recipe) is set
+field by field on the composed config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+from xtrrep import config as configs
+from xtrrep import pipeline
+from xtrrep.config import Config
+from xtrrep.console import UsageError
+from xtrrep.index import engines
+
+Overrides = dict[str, str]  # dotted key (or group) -> value as typed
+
+SEED_KEYS = ("train.seed", "model.seed", "distill.seed")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """name: unique in its experiment. until: the stages that the run ends with, such as ("evaluate", "latency")."""
+
+    name: str
+    config: Config
+    until: tuple[str, ...] = ("evaluate",)
+
+    def with_seed(self, seed: int | None) -> Cell:
+        """The same cell, its model trained under another seed. None leaves the config's own seeds."""
+        if seed is None:
+            return self
+        cfg = self.config
+        trained = replace(
+            cfg,
+            train=replace(cfg.train, seed=seed),
+            model=replace(cfg.model, seed=seed),
+            distill=replace(cfg.distill, seed=seed),
+        )
+        return replace(self, name=f"{self.name}, seed {seed}", config=trained)
+
+    def plan(self) -> pipeline.Plan:
+        """The steps that lead to the cell's stages. Raises UsageError and DataError as `pipeline.plan`."""
+        return pipeline.plan(self.config, *self.until)
+
+
+def parse_overrides(texts: Iterable[str]) -> Overrides:
+    """Overrides by key. Of two of one key the later wins. Raises UsageError for a text without `=`."""
+    parsed = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{text!r} is not a KEY=VALUE override", hint="for example retrieve.k_prime=1000")
+        parsed[key] = value
+    return parsed
+
+
+def as_texts(overrides: Mapping[str, str]) -> list[str]:
+    """Overrides as they are typed."""
+    return [f"{key}={value}" for key, value in overrides.items()]
+
+
+def compose_cell(name: str, overrides: Mapping[str, str], until: Sequence[str] = ("evaluate",)) -> Cell:
+    """Compose a cell from overrides that several rows share.
+
+    An `index.` parameter is left out where the chosen engine does not have it, and `retrieve.` settings are left out
+    for an engine that searches words: a table's own overrides are written for its other rows. Raises UsageError and
+    DataError as `config.compose`.
+    """
+    kept = dict(overrides)
+    choice = kept.get("index")
+    if choice is not None and choice in configs.options("index"):
+        engine = engines.get(choice.partition("/")[0])
+        own = {f"index.{parameter.name}" for parameter in fields(engine.params)}
+        kept = {key: value for key, value in kept.items() if not key.startswith("index.") or key in own}
+        if engine.kind == "text":
+            kept = {key: value for key, value in kept.items() if not key.startswith("retrieve.")}
+    return Cell(name, configs.compose(as_texts(kept)), tuple(until))
+
+
+def check_seeds(seeds: Sequence[int], overrides: Mapping[str, str]) -> None:
+    """Refuse, beside several training seeds, an override that sets a seed or a model that is not trained here."""
+    if not seeds:
+        return
+    twice = [f"{key}={overrides[key]}" for key in SEED_KEYS if key in overrides]
+    if twice:
+        raise UsageError(f"{' '.join(twice)}: --seeds says under which seeds to train", hint="leave one of the two out")
+    if overrides.get("model.source", "trained") != "trained":
+        raise UsageError(
+            f"model.source={overrides['model.source']} is not trained here, so several seeds mean nothing",
+            hint="leave out --seeds",
+        )
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds from "42,43,44". Raises UsageError where one is no whole number, or is given twice."""
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--seeds {text} is not a list of whole numbers", hint="for example --seeds 42,43,44"
+        ) from None
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise UsageError(f"--seeds {text} names a seed twice, or one below 0", hint="for example --seeds 42,43,44")
+    return seeds

@@ -1,0 +1,358 @@
+"""An experiment: the cells of one YAML file at one scale, and what is compared. schema.py has the grammar."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from xtrrep import config as configs
+from xtrrep.console import DataError, UsageError, XtrrepError, say, suggest
+from xtrrep.experiments.cell import Overrides, check_seeds, parse_overrides
+from xtrrep.experiments.schema import QPS, STAGE_OF, File, ReadingPart, StandIn, crossed, filled, read_file
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A collection with what is measured on it. `data` is None for the collection that the command line names."""
+
+    name: str
+    data: str | None
+    measure: str
+    overrides: Overrides = field(default_factory=dict)
+
+    @property
+    def k_prime(self) -> int | None:
+        return int(self.overrides["retrieve.k_prime"]) if "retrieve.k_prime" in self.overrides else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of an experiment: what chooses its model and engine (None: only quoted), and the paper's values."""
+
+    name: str
+    overrides: Overrides | None
+    paper: Mapping[str, float] = field(default_factory=dict)
+    baseline: str | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One number of an analysis' table: under `column`, in the one row that matches `where`, times `scale_by`."""
+
+    name: str
+    where: Mapping[str, str | int | float]
+    column: str
+    paper: float | None
+    scale_by: float
+    tolerance: float | None
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best of several cells, chosen on the other half of the queries, or on the same ones."""
+
+    of: tuple[str, ...]
+    chosen: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One statement: a difference with a direction, a margin, or (neither) a two-sided difference from a baseline.
+
+    column: of the table's columns, "" where cells have none. Other fields as in the file.
+    """
+
+    id: str
+    says: str
+    value: str
+    plus: tuple[str, ...]
+    minus: tuple[str, ...]
+    column: str = ""
+    where: str = ""
+    analysis: str | None = None
+    statistic: str = "difference"
+    direction: str | None = None
+    within: tuple[float, float] | None = None
+    family: str = ""
+    overrides: Overrides = field(default_factory=dict)
+    needs: Mapping[str, str] = field(default_factory=dict)
+    why: str = ""
+
+    @property
+    def neutral(self) -> float:
+        """The effect of no difference."""
+        return 0.0 if self.statistic == "difference" else 1.0
+
+    @property
+    def expected(self) -> str:
+        """The effect that the statement leads one to expect, in signs."""
+        if self.within is None:
+            return {"above": f"> {self.neutral:g}", "below": f"< {self.neutral:g}"}.get(str(self.direction), "")
+        low, high = self.within
+        if math.isinf(low) or math.isinf(high):
+            return f"≥ {low:g}" if math.isinf(high) else f"≤ {high:g}"
+        return f"{low:g} to {high:g}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A file of the grammar at one scale. seeds: of training; without any, each model is trained under its own."""
+
+    name: str
+    title: str
+    scale: str
+    tolerance: float | None
+    overrides: Overrides
+    columns: tuple[Column, ...] = ()
+    means: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rows: tuple[Row, ...] = ()
+    best: Mapping[str, Best] = field(default_factory=dict)
+    analysis: str | None = None
+    readings: tuple[Reading, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    figure: str | None = None
+    quality: str | None = None
+    only: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures that the comparisons of cells without columns read, in their order."""
+        read = (comparison.value for comparison in self.comparisons if comparison.analysis is None)
+        return tuple(dict.fromkeys(value for value in read if value not in STAGE_OF))
+
+    @property
+    def data(self) -> str:
+        """The collection that an analysis is made on."""
+        return self.overrides.get("data") or configs.compose().data.id
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """The cells that a name of `plus` or `minus` stands for."""
+        return self.best[name].of if name in self.best else (name,)
+
+
+# --- reading it -------------------------------------------------------------------------------------------------------
+
+
+def folder() -> Path:
+    """Where the study's reproductions lie, a file each."""
+    return configs.config_dir() / "reproductions"
+
+
+def names() -> list[str]:
+    """Every reproduction there is: tables, then figures, then the rest."""
+    found = (path.stem for path in folder().glob("*.yaml"))
+    return sorted(found, key=lambda name: (name[:3] != "tab", name[:3] != "fig", name))
+
+
+def load(name: str, scale: str) -> Experiment:
+    """A reproduction by name. Raises UsageError for an unknown name, or naming file, line and fault."""
+    if name not in names():
+        raise UsageError(f"no reproduction named {name!r}", hint=suggest(name, names()))
+    return parse(folder() / f"{name}.yaml", scale)
+
+
+def load_claims(scale: str, only: Sequence[str] = ()) -> Experiment:
+    """The project's claims, or those of `only` by id. Raises UsageError for an unknown id, or as `load`."""
+    experiment = parse(configs.config_dir() / "claims.yaml", scale)
+    known = [comparison.id for comparison in experiment.comparisons]
+    for name in only:
+        if name not in known:
+            hint = suggest(name, known, listing="`xtrrep claims --list` lists them")
+            raise UsageError(f"no claim {name!r}", hint=hint)
+    kept = tuple(c for c in experiment.comparisons if not only or c.id in only)
+    return replace(experiment, comparisons=kept, only=tuple(only))
+
+
+def load_all(name: str, scale: str, only: Sequence[str] = ()) -> list[Experiment]:
+    """One reproduction, or for `all` every one that `select` leaves something of.
+
+    Raises as `load` and `select` do; for `all` only where nothing is left at all.
+    """
+    if name != ALL:
+        return [select(load(name, scale), only)]
+    found: list[Experiment] = []
+    for known in names():
+        try:
+            found.append(select(load(known, scale), only))
+        except XtrrepError as error:
+            say(f"  note: {known} is left out: {error}")
+    if not found:
+        raise DataError(f"no reproduction has {' or '.join(only)} at hand", hint="xtrrep reproduce --list")
+    return found
+
+
+def parse(path: Path, scale: str) -> Experiment:
+    """Read and check a file of the grammar. Raises UsageError that names every fault with its line."""
+    return _experiment(path.stem, read_file(path, scale), scale)
+
+
+def _experiment(name: str, file: File, scale: str) -> Experiment:
+    """The file at one scale."""
+    paper = scale == "paper"
+    here = StandIn() if paper else file.here
+    added = file.lab if scale == "lab" else StandIn()
+    shown = {**(here.columns or file.columns), **added.columns}
+    columns = tuple(Column(key, c.data, c.measure, parse_overrides(c.overrides)) for key, c in shown.items())
+    rows = [
+        Row(row.name, None if row.overrides is None else parse_overrides(row.overrides), row.paper, row.baseline)
+        for row in file.rows
+        if paper or not row.paper_only
+    ]
+    rows += [Row(key, overrides, baseline=file.baseline if key != file.baseline else None)
+             for key, overrides in crossed(file.axes).items()]  # fmt: skip
+    rows += [Row(key, filled(texts, file.numbers.get(scale, {}))) for key, texts in file.cells.items()]
+    comparisons = [
+        Comparison(
+            **{
+                **comparison.model_dump(),
+                "overrides": parse_overrides(comparison.overrides),
+                "needs": dict(comparison.needs),
+            }
+        )
+        for comparison in file.comparisons
+    ]
+    experiment = Experiment(
+        name=name,
+        title=file.title,
+        scale=scale,
+        tolerance=file.tolerance,
+        overrides=parse_overrides((*file.overrides, *here.overrides, *added.overrides)),
+        columns=columns,
+        means=file.means,
+        rows=tuple(rows),
+        best={key: Best(best.of, best.chosen) for key, best in file.best.items()},
+        analysis=file.analysis,
+        readings=tuple(_reading(reading, file.tolerance) for reading in file.readings),
+        comparisons=tuple(comparisons),
+        figure=file.figure or ("bars" if file.axes else None),
+        quality=file.quality,
+    )
+    return _narrowed(experiment, columns)
+
+
+def _reading(reading: ReadingPart, tolerance: float | None) -> Reading:
+    own = reading.tolerance if "tolerance" in reading.model_fields_set else tolerance
+    return Reading(reading.name, reading.where, reading.column, reading.paper, reading.scale_by, own)
+
+
+def _narrowed(experiment: Experiment, columns: Sequence[Column]) -> Experiment:
+    """With some of its columns, the means over these, and a difference from the baseline for each row and column."""
+    shown = {column.name for column in columns}
+    means = {key: group for key, group in experiment.means.items() if set(group) <= shown}
+    run = {row.name for row in experiment.rows if row.overrides is not None}
+    from_baselines = [
+        Comparison(
+            f"{row.name}, {column.name}",
+            f"{row.name} differs from {row.baseline} on {column.name}",
+            column.measure,
+            (row.name,),
+            (row.baseline,),
+            column.name,
+        )
+        for row in experiment.rows
+        for column in columns
+        if row.baseline in run and row.name in run and row.baseline is not None and column.measure != QPS
+    ]
+    stated = [comparison for comparison in experiment.comparisons if not comparison.column]
+    return replace(experiment, columns=tuple(columns), means=means, comparisons=(*stated, *from_baselines))
+
+
+# --- part of it -------------------------------------------------------------------------------------------------------
+
+
+def at_hand(data: str) -> bool:
+    """Whether a collection can be read here without a network: the embedded one, or a local folder."""
+    from xtrrep.data import resolve
+
+    try:
+        return resolve(configs.compose([f"data={data}"]).data).loader != "ir_datasets"
+    except DataError:
+        return False
+
+
+def select(experiment: Experiment, only: Sequence[str] = ()) -> Experiment:
+    """Some columns, or some readings by name or by a value of `where`; everything where `only` is empty. At any scale
+    but `paper`, only collections at hand.
+
+    Raises UsageError for a name that is not there, and DataError where nothing is left.
+    """
+    if experiment.readings:
+        return _select_readings(experiment, only)
+    columns = experiment.columns
+    if only:
+        known = {c.name: {c.name, str(c.data), c.name.split()[0]} for c in columns}
+        _check_names(experiment.name, "column", only, known.values(), known)
+        columns = tuple(column for column in columns if known[column.name] & set(only))
+    if experiment.scale != "paper":
+        absent = sorted({c.data for c in columns if c.data is not None and not at_hand(c.data)})
+        columns = tuple(c for c in columns if c.data is None or c.data not in absent)
+        if absent:
+            say(f"  note: not at hand, left out: {', '.join(absent)} (XTRREP_DATA=FOLDER of BEIR folders)")
+        if not columns:
+            raise DataError(
+                f"{experiment.name}: none of its collections is at hand",
+                hint="export XTRREP_DATA=FOLDER of BEIR folders",
+            )
+    return replace(_narrowed(experiment, columns), only=tuple(only))
+
+
+def _select_readings(experiment: Experiment, only: Sequence[str]) -> Experiment:
+    readings = experiment.readings
+    if only:
+        known = [{r.name, r.column, experiment.data, *map(str, r.where.values())} for r in readings]
+        _check_names(experiment.name, "cell", only, known, [reading.name for reading in readings])
+        readings = tuple(r for r, named in zip(readings, known, strict=True) if named & set(only))
+    if experiment.scale != "paper" and not at_hand(experiment.data):
+        raise DataError(
+            f"{experiment.name}: {experiment.data} is not at hand", hint="export XTRREP_DATA=FOLDER of BEIR folders"
+        )
+    return replace(experiment, readings=readings, only=tuple(only))
+
+
+def _check_names(
+    experiment: str, kind: str, only: Sequence[str], known: Iterable[set[str]], listed: Iterable[str]
+) -> None:
+    every = set().union(*known)
+    for name in only:
+        if name not in every:
+            raise UsageError(f"{experiment} has no {kind} {name!r}", hint=suggest(name, set(listed)))
+
+
+def check_overrides(experiment: Experiment, overrides: Mapping[str, str]) -> None:
+    """Refuse an override of what the experiment sets for each cell: its table would say one thing and hold another."""
+    check_seeds(experiment.seeds, overrides)
+    fixed = {"scale"}
+    if experiment.analysis is not None:
+        fixed |= {"analyze.name", "analyze.models", "data"}
+    else:
+        fixed |= {"data.measures"}
+        parts = [*(row.overrides or {} for row in experiment.rows), *(c.overrides for c in experiment.columns)]
+        parts += [comparison.overrides for comparison in experiment.comparisons]
+        fixed |= {key for part in parts for key in part}
+        fixed |= {"data"} if any(column.data is not None for column in experiment.columns) else set()
+        fixed |= configs.keys_of("config") if "config" in fixed else set()
+        fixed -= {"model.source"}  # applies to the rows that do not set it
+        if not experiment.columns:
+            fixed |= {"index", "latency.recipe", "analyze.name", "analyze.models"}
+    for key, value in overrides.items():
+        within = not experiment.columns and experiment.analysis is None and key.startswith("index.")
+        if key in fixed or within:
+            raise UsageError(
+                f"'{key}={value}' cannot be given: {experiment.name} sets it for each cell",
+                hint="leave it out, or write a grid of your own: examples/grid.yaml",
+            )
+
+
+def cell_overrides(experiment: Experiment, row: Row, column: Column | None, overrides: Mapping[str, str]) -> Overrides:
+    """All overrides of one cell; what stands later wins."""
+    extra = dict(overrides)
+    if row.overrides and "model.source" in row.overrides:  # a model of its own, wherever the others come from
+        extra.pop("model.source", None)
+    placed = {} if column is None or column.data is None else {"data": column.data}
+    own = {**(row.overrides or {}), **placed, **({} if column is None else column.overrides)}
+    return {**experiment.overrides, **own, "scale": experiment.scale, **extra}

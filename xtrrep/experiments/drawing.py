@@ -1,0 +1,269 @@
+"""A result of an experiment as tables and figures; nothing else is read for them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from xtrrep.experiments.result import DIFFERS, NO_DIFFERENCE, NOT_RUN, Effect, Result, ShownColumn
+from xtrrep.report.figure import Timed, bars, k_prime_sweep, speed_and_quality
+from xtrrep.report.table import Table, write_text
+
+ALPHA = 0.05
+MARK = "†"
+QPS = "qps"
+
+
+def draw(result: Result, out: Path) -> None:
+    """Every table of the result as NAME.csv, .md, .txt, .tex, .html and .json, and its figures."""
+    for name, table in tables(result).items():
+        table.save(out / name)
+        write_text(out / f"{name}.tex", table.latex())
+        write_text(out / f"{name}.html", table.html())
+    if result.figure == "k_prime_sweep":
+        draw_sweep(result, out)
+    elif result.figure == "speed_and_quality":
+        draw_speed(result, out)
+    elif result.figure == "bars":
+        draw_bars(result, out)
+
+
+def tables(result: Result) -> dict[str, Table]:
+    """The tables of a result by file name, the one to read first in front."""
+    shown: dict[str, Table] = {}
+    if result.columns:
+        shown["grid"] = grid(result)
+    if result.kind == "claims":
+        shown["table"] = claims(result)
+    elif result.expected:
+        shown["table"] = expected(result)
+    if result.kind == "grid" and result.effects:
+        shown["differences"] = differences(result)
+    return shown
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def expected(result: Result) -> Table:
+    """One line a cell: what the paper printed, what was accepted, what came out now, and the verdict."""
+    paper = "paper" if result.scale == "paper" else "paper (another setting)"
+    sd = ["sd"] if result.seeds else []
+    rows: list[list[object]] = []
+    for cell in result.expected:
+        difference = None if cell.now is None or cell.against is None else cell.now - cell.against
+        spread = [cell.sd] if result.seeds else []
+        rows.append([cell.row, cell.column, cell.paper, cell.recorded, cell.now, *spread, difference, cell.verdict])
+    footer = [f"scale={result.scale}; {result.rule}. {_counts([cell.verdict for cell in result.expected])}."]
+    if result.seeds:
+        footer.append(f"Means over training seeds {_listed(result.seeds)}; sd is their standard deviation.")
+    # A title names the study's collection; an analysis elsewhere is made on another.
+    here = f", here {result.data}" if result.data and result.scale != "paper" else ""
+    return Table(
+        f"{result.title}{here}, scale={result.scale}",
+        ["row", "column", paper, "recorded", "now", *sd, "difference", "verdict"],
+        rows,
+        [*footer, *result.notes],
+        digits=3 if result.data else 2,
+    )
+
+
+def grid(result: Result) -> Table:
+    """What was run in the study's own shape: a row a model, a column a collection, the best bold, differences marked.
+
+    Rows that are only quoted are left out. A mark stands on a value that differs from its row's baseline.
+    """
+    columns = [*(column.name for column in result.columns), *result.means]
+    measures = {column.name: column.measure for column in result.columns}
+    against = [effect for effect in result.effects if effect.column]
+    places = {(row, column): (r, c) for r, row in enumerate(result.rows) for c, column in enumerate(columns, start=1)}
+    marked = [(effect.row, effect.column) for effect in against if effect.verdict == DIFFERS]
+    unit = "queries a second" if set(measures.values()) == {QPS} else "in points"
+    notes = ["; ".join([*_measures(measures), unit]) + "."]
+    if result.seeds:
+        notes.append(f"Means over training seeds {_listed(result.seeds)}.")
+    tested = [effect for effect in against if effect.verdict != NOT_RUN]
+    if tested:
+        notes.append(
+            f"{MARK}: differs from {_baselines(against)}, p < {ALPHA} ({_test(result)}, Holm over {len(tested)} "
+            f"pairs). {len(marked)} of them do."
+        )
+    notes.append(f"scale={result.scale}. Bold, where there is any: the best of its column.")
+    return Table(
+        result.title,
+        ["", *columns],
+        [[row, *(result.now(row, column) for column in columns)] for row in result.rows],
+        notes,
+        digits=1,
+        higher=columns,
+        marks={places[key]: MARK for key in marked if key in places},
+    )
+
+
+def differences(result: Result) -> Table:
+    """One line a row and column: the difference from the baseline, its interval and its p."""
+    rows: list[list[object]] = [
+        [e.row, e.column, e.baseline, result.now(e.row, e.column), e.effect, e.low, e.high, e.p,
+         "" if e.verdict == NO_DIFFERENCE else e.verdict, e.note]
+        for e in result.effects
+    ]  # fmt: skip
+    columns = ["row", "column", "baseline", "now", "difference", "95 % low", "95 % high", "p (Holm)", "verdict", "note"]
+    notes = [
+        f"In points. {_test(result)}; p by Holm's method over {sum(e.p is not None for e in result.effects)} tests."
+    ]
+    return Table(f"{result.title}: differences, scale={result.scale}", columns, rows, [*notes, *result.notes], digits=3)
+
+
+CLAIMS = ("claim", "statement", "effect of", "expected", "effect", "95 % low", "95 % high", "p (Holm)", "verdict")
+
+
+def claims(result: Result) -> Table:
+    """One line a claim; what the verdicts mean stands in the footer."""
+    rows: list[list[object]] = [
+        [e.id, e.says, e.of, e.expected, e.effect, e.low, e.high, e.p, e.verdict, e.note, " ".join(e.runs)]
+        for e in result.effects
+    ]
+    families = Counter(effect.family for effect in result.effects if effect.p is not None)
+    tests = (
+        ", ".join(f"{count} tests" + (f" ({name})" if name else "") for name, count in families.items()) or "no test"
+    )
+    setting = "" if result.scale == "paper" else ", in another setting than the study's"
+    seeds = (
+        f"Training seeds {_listed(result.seeds)}: intervals and p include the variation between trainings, by "
+        "Student's t of the seeds' means where that is the wider and the larger."
+        if len(result.seeds) > 1
+        else "One training seed: intervals and p speak of queries, not of retraining."
+    )
+    footer = [
+        f"{_counts([e.verdict for e in result.effects])}. scale={result.scale}, {result.data}: a verdict is on these "
+        f"runs{setting}.",
+        f"> and <: two-sided sign-flip p over queries, corrected by Holm's method over {tests}. A claim is supported "
+        f"or contradicted, by the sign, where p < {ALPHA:g}, and inconclusive elsewhere.",
+        "A stated interval: supported where the 95 % interval lies within it, contradicted where it lies outside, "
+        "inconclusive elsewhere. Intervals are not corrected for their number.",
+        f"Intervals: percentile bootstrap, {result.resamples:,} resamples. {seeds}",
+        "A ratio of nDCG@10 is of the means. A ratio of seconds or candidates is the geometric mean over queries.",
+    ]
+    if any(effect.note.startswith("over ") for effect in result.effects):
+        footer.append(
+            "For an analysis the note names the units, and the effect is the mean over them. The analysis' own table "
+            "may weigh them by tokens, or pool all scores."
+        )
+    largest = max(families.values(), default=0)
+    least = 2 / (result.resamples + 1) * largest
+    if least >= ALPHA:
+        footer.append(
+            f"With {result.resamples:,} resamples no p after correction over {largest} tests is below {least:.2g}: "
+            f"analyze.resamples={round(2 * largest / ALPHA)} or more could support or contradict one."
+        )
+    title = f"Claims of the study on {result.data}, scale={result.scale}"
+    return Table(title, [*CLAIMS, "note", "runs"], rows, [*footer, *result.notes])
+
+
+def _counts(verdicts: Sequence[str]) -> str:
+    return ", ".join(f"{count} {verdict}" for verdict, count in Counter(verdicts).items())
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def _test(result: Result) -> str:
+    """The test behind a p, in words."""
+    seeds = ", and Student's t over the seeds' means, the larger p" if len(result.seeds) > 1 else ""
+    return f"{result.resamples:,} sign flips over queries, two-sided{seeds}"
+
+
+def _measures(measures: dict[str, str]) -> list[str]:
+    """Which measure is which columns', where neither their names nor the unit say it."""
+    said: dict[str, list[str]] = {}
+    for column, measure in measures.items():
+        if measure not in column and measure != QPS:
+            said.setdefault(measure, []).append(column)
+    return [f"{measure} of {', '.join(columns)}" for measure, columns in said.items()]
+
+
+def _baselines(effects: Sequence[Effect]) -> str:
+    """In words, what the rows are tested against."""
+    names = list(dict.fromkeys(effect.baseline for effect in effects))
+    return names[0] if len(names) == 1 else "the row of its kind that is one of " + "; ".join(names)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def _stem(result: Result, column: ShownColumn, out: Path) -> Path:
+    return out / f"{result.name}-{str(column.data).replace('/', '-')}"
+
+
+def _title(result: Result, data: str | None) -> str:
+    """Of a figure; under it what its points are means of, where they are."""
+    seeds = f"\nmeans over training seeds {_listed(result.seeds)}, with their standard deviation"
+    return f"{result.title}: {data}, scale={result.scale}" + (seeds if result.seeds else "")
+
+
+def draw_sweep(result: Result, out: Path) -> None:
+    """Quality against k', a figure a collection, shaded by the spread over training seeds."""
+    for data in dict.fromkeys(column.data for column in result.columns):
+        columns = sorted((c for c in result.columns if c.data == data), key=lambda column: column.k_prime or 0)
+        panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+        bands: dict[str, dict[str, list[tuple[float, float]]]] = {}
+        for column in columns:
+            for row in result.rows:
+                value = result.value(row, column.name)
+                if value is None or value.mean is None:
+                    continue
+                k_prime = float(column.k_prime or 0)
+                panels.setdefault(column.measure, {}).setdefault(row, []).append((k_prime, value.mean))
+                if value.sd is not None:
+                    bands.setdefault(column.measure, {}).setdefault(row, []).append((k_prime, value.sd))
+        if panels:
+            k_prime_sweep(panels, {}, _title(result, data), _stem(result, columns[0], out), bands=bands)
+
+
+def draw_speed(result: Result, out: Path) -> None:
+    """Queries a second against quality, a figure a collection, and speed_and_quality.csv, of the cells with both."""
+    quality = {(row, column): (measure, value, sd) for row, column, measure, value, sd in result.quality}
+    rows: list[list[object]] = []
+    for column in result.columns:
+        points, measure = [], ""
+        for row in result.rows:
+            value = result.value(row, column.name)
+            if value is None or value.mean is None or (row, column.name) not in quality:
+                continue
+            measure, found, sd = quality[row, column.name]
+            engine, stage, model = [*row.split(", ", 2), "", ""][:3]
+            points.append(Timed(value.mean, found, engine, stage, model, value.sd or 0.0, sd))
+            spread = [value.sd or 0.0, sd] if result.seeds else []
+            rows.append([row, column.name, value.mean, measure, found, *spread])
+        if points:
+            title = _title(result, column.data)
+            speed_and_quality(points, measure, title, _stem(result, column, out), base="ColBERT")
+    if rows:
+        columns = ["row", "column", "queries/s", "measure", "value"]
+        columns += ["sd of queries/s", "sd of value"] if result.seeds else []
+        Table("", columns, rows).save_csv(out / "speed_and_quality.csv")
+
+
+def draw_bars(result: Result, out: Path) -> None:
+    """A grid of your own: a panel a column, a bar a row."""
+    panels = {}
+    for column in result.columns:
+        values = {row: result.now(row, column.name) for row in result.rows}
+        if known := {row: value for row, value in values.items() if value is not None}:
+            panels[column.name] = known
+    measures = " / ".join(dict.fromkeys(column.measure for column in result.columns))
+    if panels:
+        bars(panels, measures, f"{result.title}, scale={result.scale}", out / result.name, digits=1)
+
+
+def status(result: Result) -> str:
+    """The verdict on a whole result: differs, missing or ok."""
+    verdicts = {cell.verdict for cell in result.expected}
+    if verdicts & {"higher", "lower"}:
+        return "differs"
+    if result.kind == "claims":
+        return "ok" if any(effect.verdict != NOT_RUN for effect in result.effects) else "missing"
+    empty = any(value.reason for value in result.values)
+    return "missing" if NOT_RUN in verdicts or empty else "ok"

@@ -1,0 +1,127 @@
+"""Keep a result: below results/runs/, or accepted into results/recorded/."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from xtrrep import artifacts
+from xtrrep import config as configs
+from xtrrep.artifacts import Spec
+from xtrrep.console import DataError
+from xtrrep.experiments import compare
+from xtrrep.experiments import result as results
+from xtrrep.experiments.cell import Overrides
+from xtrrep.experiments.definition import Experiment, load
+from xtrrep.experiments.drawing import draw
+from xtrrep.experiments.result import Result
+from xtrrep.experiments.run import describe
+from xtrrep.meaning import slug
+
+SCHEMA = 1  # raised where the files beside result.json change
+
+
+def save(made: Result, pictures: Mapping[str, Path]) -> Path:
+    """Write a result with its tables and figures below `results/runs/experiment/`. Returns its folder."""
+    upstream = {
+        ", ".join(filter(None, [*value.key[:2], str(number) if len(value.runs) > 1 else ""])): run
+        for value in made.values
+        for number, run in enumerate(value.runs)
+    }
+    upstream |= {f"{effect.id}, {number}": run for effect in made.effects for number, run in enumerate(effect.runs)}
+    described = made.as_json()
+    described.pop("provenance")
+    kept = [*made.only, *([f"seeds-{'-'.join(map(str, made.seeds))}"] if made.seeds else []), *made.overrides]
+    label = slug("-".join([made.name, *([made.data] if made.kind == "claims" else []), *kept, made.scale]))
+    spec = Spec("experiment", label, SCHEMA, described, upstream)
+
+    def write(out: Path) -> dict[str, Any]:
+        write_files(made, pictures, out)
+        return {"units": {"cells": len(made.values)}, "name": made.name, "kind": made.kind, "scale": made.scale}
+
+    return artifacts.make(spec, configs.results_root(), write)
+
+
+def write_files(made: Result, pictures: Mapping[str, Path], out: Path) -> None:
+    """result.json, units.csv, and what is drawn from them."""
+    made.write(out)
+    for name, path in pictures.items():
+        shutil.copyfile(path, out / name)
+    draw(made, out)
+
+
+def check_acceptable(experiment: Experiment, overrides: Overrides) -> None:
+    """Raise DataError where something else was accepted, before hours are spent on the experiment."""
+    results.check_accept(describe(experiment, overrides))
+
+
+def accept(experiment: Experiment, made: Result, pictures: Mapping[str, Path]) -> Path:
+    """Record a result as what is expected at this scale, with its tables and figures. Cells without a value keep the
+    recorded one. Returns the folder. Raises DataError where there is no value at all, or as `check_accept`."""
+    results.check_accept(made)
+    if not any(value.mean is not None for value in made.values) and not any(
+        effect.effect is not None for effect in made.effects
+    ):
+        raise DataError(f"{made.name} has no value to accept", hint="the table says why each cell did not run")
+    before = results.recorded(made)
+    whole = made
+    if before is not None and made.kind != "claims":
+        now = {value.key for value in made.values if value.mean is not None}
+        kept = [value for value in before.values if value.mean is not None and value.key not in now]
+        columns = {column.name: column for column in (*before.columns, *made.columns)}
+        whole = replace(
+            made,
+            values=(*(value for value in made.values if value.key in now), *kept),
+            columns=tuple(columns.values()),
+            only=(),
+        )
+    if made.kind == "reproduction":
+        widest = load(made.name, made.scale) if not made.only else experiment
+        shown = replace(widest, seeds=made.seeds)
+        shown = replace(shown, columns=tuple(c for c in shown.columns if c.name in {s.name for s in whole.columns}))
+        whole = replace(whole, expected=tuple(compare.judge_expected(shown, whole, whole_record(whole))))
+    out = results.recorded_folder(whole)
+    out.mkdir(parents=True, exist_ok=True)
+    partial = len(whole.values) > len(made.values)
+    written = _write_recorded(whole, pictures, out)
+    for path in out.iterdir():
+        if path.name not in written and not (partial and path.suffix == ".svg"):
+            path.unlink()
+    return out
+
+
+def whole_record(made: Result) -> Result:
+    """A result as its own record: every value agrees with itself."""
+    cells = [
+        results.Expected(value.row, value.column, None, None, value.mean, results.AGREES, sd=value.sd,
+                         weights=value.weights)
+        for value in made.values
+    ]  # fmt: skip
+    means = [
+        results.Expected(row, column, None, None, now, results.AGREES)
+        for row in made.rows
+        for column in made.means
+        if (now := made.now(row, column)) is not None
+    ]
+    return replace(made, expected=(*cells, *means))
+
+
+def _write_recorded(made: Result, pictures: Mapping[str, Path], out: Path) -> set[str]:
+    """Write a record file by file, each in place of its predecessor, so that a kill leaves none half-written."""
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        write_files(replace(made, per_unit={}), pictures, scratch)
+        kept = [path for path in scratch.iterdir() if path.suffix in (".json", ".md", ".csv", ".svg")]
+        for path in sorted(kept):
+            data = path.read_bytes()
+            artifacts.write_atomic(out / path.name, partial(_put, data=data))
+        return {path.name for path in kept}
+
+
+def _put(file: Any, data: bytes) -> None:
+    file.write(data)

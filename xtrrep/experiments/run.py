@@ -1,0 +1,294 @@
+"""Run an experiment: its missing stages, then the values and comparisons. Definition to Result.
+
+result, pictures = run(experiment, overrides)     runs or reuses every cell, reads, compares
+folder = save(result, pictures)                   record.py: result.json, tables and figures in results/runs/
+accept(experiment, result, pictures)              record.py: the same into results/recorded/
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from xtrrep import config as configs
+from xtrrep.api import set_threads
+from xtrrep.console import DataError, XtrrepError, explained, say
+from xtrrep.experiments import compare, values
+from xtrrep.experiments import result as results
+from xtrrep.experiments.analysis import run_analysis
+from xtrrep.experiments.cell import Overrides, as_texts
+from xtrrep.experiments.definition import Comparison, Experiment, load
+from xtrrep.experiments.execute import run_plans
+from xtrrep.experiments.planning import (
+    AnalysisKey,
+    CellKey,
+    Plans,
+    base_config,
+    cells_of,
+    columns_of,
+    compose_cells,
+    plan,
+    reads_of,
+)
+from xtrrep.experiments.result import Key, PerUnit, Result, ShownColumn, Value
+from xtrrep.experiments.schema import QPS
+from xtrrep.significance import Difference
+
+
+def run(
+    experiment: Experiment, overrides: Overrides, *, jobs: int | None = None, on: str | None = None
+) -> tuple[Result, Mapping[str, Path]]:
+    """Run or reuse every cell and compare. One that fails does not stop the others.
+
+    Returns the result, and the pictures that an analysis drew, by the name to keep them under.
+    """
+    plans = plan(experiment, overrides, require=True)
+    for made in plans.all()[:1]:
+        set_threads(made.cfg.machine.threads)
+    outcome = run_plans(plans.cells, jobs=jobs, on=on)
+    plans.missing |= outcome.failures
+    folders = _run_analyses(plans, jobs=jobs, on=on)
+    read, per_unit = _read_cells(experiment, plans, outcome.folders)
+    read += _read_readings(experiment, plans, folders)
+    shown = describe(experiment, overrides)
+    shown = replace(
+        shown,
+        values=tuple(read),
+        per_unit=per_unit,
+        notes=tuple(_notes(experiment, read, overrides)),
+        quality=_quality(experiment, overrides),
+        provenance=results.provenance(values.seconds_of(plans.all())),
+        effects=tuple(_effects(experiment, plans, outcome.folders, folders, shown.resamples)),
+    )
+    pictures = {
+        f"{f'seed-{experiment.seeds[number]}-' if experiment.seeds else ''}{path.name}": path
+        for (name, number), folder in folders.items()
+        if not name
+        for path in sorted(folder.iterdir())
+        if path.suffix in (".svg", ".png", ".pdf")
+    }
+    return compared(experiment, shown), pictures
+
+
+def describe(experiment: Experiment, overrides: Overrides) -> Result:
+    """The result of an experiment before anything ran: what it is, and no value."""
+    kind = "claims" if experiment.name == "claims" else "reproduction" if _is_reproduction(experiment) else "grid"
+    if kind == "claims":
+        data = base_config(experiment, overrides).data.id
+    else:
+        data = experiment.data if experiment.readings else ""
+    return Result(
+        kind=kind,
+        name=experiment.name,
+        title=experiment.title,
+        scale=experiment.scale,
+        values=(),
+        data=data,
+        seeds=experiment.seeds,
+        overrides=tuple(as_texts(overrides)),
+        only=experiment.only,
+        rows=tuple(row.name for row in experiment.rows if row.overrides is not None),
+        columns=tuple(ShownColumn(c.name, c.data, c.measure, c.k_prime) for c in experiment.columns),
+        means=experiment.means,
+        rule=compare.rule_of(experiment),
+        figure=experiment.figure,
+        resamples=_resamples(overrides),
+    )
+
+
+def compared(experiment: Experiment, result: Result) -> Result:
+    """A result with its expected values judged, against the paper or what was accepted with the same overrides."""
+    if result.kind != "reproduction":
+        return result
+    record = results.recorded(result)
+    if record is not None and not results.same_settings(record.overrides, result.overrides):
+        note = "what was accepted at this scale was made with other overrides: not compared"
+        result, record = replace(result, notes=(*result.notes, note)), None
+    return replace(result, expected=tuple(compare.judge_expected(experiment, result, record)))
+
+
+def not_run(experiment: Experiment, overrides: Overrides) -> Result:
+    """The cells with the paper's and the recorded values, and none of our own."""
+    return replace(compared(experiment, describe(experiment, overrides)), notes=("Nothing was run.",))
+
+
+def _resamples(overrides: Overrides) -> int:
+    """Resamples of every test: `analyze.resamples`."""
+    key = "analyze.resamples"
+    return configs.compose(as_texts({k: v for k, v in overrides.items() if k == key})).analyze.resamples
+
+
+def _is_reproduction(experiment: Experiment) -> bool:
+    return bool(experiment.readings) or any(row.paper for row in experiment.rows) or experiment.tolerance is not None
+
+
+def _run_analyses(plans: Plans, *, jobs: int | None, on: str | None) -> dict[AnalysisKey, Path]:
+    """The analyses' folders; one that fails blocks what reads it."""
+    if jobs is not None or on is not None:
+        parts = {(key, i): p for key, whole in plans.analyses.items() for i, p in enumerate(whole.plans)}
+        run_plans(parts, jobs=jobs, on=on)
+    folders: dict[AnalysisKey, Path] = {}
+    for key, whole in plans.analyses.items():
+        if key[0] in plans.blocked:
+            continue
+        try:
+            folders[key] = run_analysis(whole)
+        except Exception as error:
+            known = explained(error)
+            if known is None:
+                raise
+            say(f"note: {key[0] or whole.cfg.analyze.name}: {known}")
+            plans.blocked[key[0]] = str(known)
+    return {key: folder for key, folder in folders.items() if key[0] not in plans.blocked}
+
+
+def _read_cells(
+    experiment: Experiment, plans: Plans, made: Mapping[CellKey, Mapping[str, Path]]
+) -> tuple[list[Value], dict[Key, PerUnit]]:
+    """The values of all cells, and those of each query behind them."""
+    seeds = range(len(experiment.seeds) or 1)
+    read: list[Value] = []
+    per_unit: dict[Key, PerUnit] = {}
+    for row in experiment.rows:
+        for column in columns_of(experiment) if row.overrides is not None else ():
+            keys = [(row.name, column.name, seed) for seed in seeds]
+            if not any(key in plans.cells or key in plans.missing for key in keys):
+                continue
+            for reads in [column.measure] if column.name else reads_of(experiment, row):
+                reason = next((plans.missing[key] for key in keys if key in plans.missing), "")
+                if reason or not all(key in made for key in keys):
+                    read.append(Value(row.name, column.name, reads, reason=reason))
+                    continue
+                folders = [made[key] for key in keys]
+                stage = values.stage_of(reads)
+                own = [plans.cells[key] for key in keys]
+                numbers = [values.number(reads, folder) for folder in folders]
+                made_from = [p.specs[stage].fingerprint for p in own]
+                read.append(Value(row.name, column.name, reads).over(numbers, made_from, values.weights_of(own)))
+                if reads != QPS:
+                    series = [values.by_unit(reads, folder) for folder in folders]
+                    per_unit[row.name, column.name, reads] = values.over_seeds(series, list(series[0].index))
+    return read, per_unit
+
+
+def _read_readings(experiment: Experiment, plans: Plans, folders: Mapping[AnalysisKey, Path]) -> list[Value]:
+    """The numbers of an analysis. Where it failed under one seed no reading has a value."""
+    read = []
+    own = [plans.analyses[key] for key in plans.analyses if not key[0]]
+    for reading in experiment.readings:
+        value = Value(reading.name, reading.column, reading.column, reason=plans.blocked.get("", ""))
+        if not value.reason:
+            try:
+                numbers = [values.read_analysis(reading, folder) for key, folder in folders.items() if not key[0]]
+                weights = values.weights_of(part for whole in own for part in whole.plans)
+                value = value.over(numbers, (whole.spec.fingerprint for whole in own), weights)
+            except DataError as error:
+                value = replace(value, reason=str(error))
+        read.append(value)
+    return read
+
+
+def _effects(
+    experiment: Experiment,
+    plans: Plans,
+    made: Mapping[CellKey, Mapping[str, Path]],
+    folders: Mapping[AnalysisKey, Path],
+    resamples: int,
+) -> list[results.Effect]:
+    """Every comparison's effect, judged."""
+    seeds = range(len(experiment.seeds) or 1)
+    effects: dict[str, Difference] = {}
+    runs: dict[str, tuple[str, ...]] = {}
+    notes: dict[str, str] = {}
+    doubts: dict[str, str] = {}
+    reasons = dict(plans.blocked)
+    for comparison in experiment.comparisons:
+        if comparison.id in reasons:
+            continue
+        try:
+            if comparison.analysis is not None:
+                whole = [(comparison.id, seed) for seed in seeds]
+                models = dict.fromkeys((*comparison.plus, *comparison.minus))
+                grids = values.analysis_units(comparison.value, models, [folders[key] for key in whole])
+                runs[comparison.id] = tuple(plans.analyses[key].spec.fingerprint for key in whole)
+                notes[comparison.id] = f"over {plans.analyses[whole[0]].units}"
+            else:
+                keys = [(cell, comparison.column, s) for cell in cells_of(experiment, comparison) for s in seeds]
+                lost = next((key for key in keys if key not in made), None)
+                if lost is not None:
+                    reasons[comparison.id] = f"{lost[0]}: {plans.missing.get(lost, 'it did not run')}"
+                    continue
+                grids = _grids(experiment, comparison, made)
+                stage = values.stage_of(comparison.value)
+                runs[comparison.id] = tuple(plans.cells[key].specs[stage].fingerprint for key in keys)
+                if stage == "latency":
+                    doubts[comparison.id] = values.doubt_of_times([made[key]["latency"] for key in keys])
+            sides = [[grids[name].values for name in names] for names in (comparison.plus, comparison.minus)]
+            if comparison.column:  # a difference from a baseline is in the units of its table
+                sides = [[100 * grid for grid in side] for side in sides]
+            effects[comparison.id] = compare.effect_of(comparison.statistic, sides[0], sides[1], resamples)
+        except Exception as error:
+            known = explained(error)
+            if known is None:
+                raise
+            say(f"note: {comparison.id}: {known}")
+            reasons[comparison.id] = str(known)
+    return compare.judge_effects(experiment.comparisons, effects, reasons, runs, notes, doubts)
+
+
+def _grids(
+    experiment: Experiment, comparison: Comparison, made: Mapping[CellKey, Mapping[str, Path]]
+) -> dict[str, PerUnit]:
+    """Values by unit of each name of `plus` and `minus`, all over the same queries."""
+    seeds = range(len(experiment.seeds) or 1)
+    cells: dict[str, PerUnit] = {}
+    ids: list[str] = []
+    for cell in cells_of(experiment, comparison):
+        series = [values.by_unit(comparison.value, made[cell, comparison.column, seed]) for seed in seeds]
+        ids = ids or list(series[0].index)
+        cells[cell] = values.over_seeds(series, ids)
+    grids = {}
+    for name in dict.fromkeys((*comparison.plus, *comparison.minus)):
+        members = [cells[cell] for cell in experiment.members(name)]
+        grids[name] = members[0]
+        if name in experiment.best:
+            best = compare.best_of([member.values for member in members], experiment.best[name].chosen)
+            grids[name] = replace(members[0], values=best)
+    return grids
+
+
+def _notes(experiment: Experiment, read: Sequence[Value], overrides: Overrides) -> list[str]:
+    """What was not run and why, a note a reason, and the overrides."""
+    notes = []
+    if not experiment.comparisons or experiment.columns:
+        for reason in dict.fromkeys(value.reason for value in read if value.reason):
+            cells = [f"{value.row}, {value.column}" for value in read if value.reason == reason]
+            notes.append(f"not run: {'; '.join(cells) if len(cells) < 4 else f'{len(cells)} cells'}: {reason}")
+    return [*notes, f"with {' '.join(as_texts(overrides))}"] if overrides else notes
+
+
+def _quality(experiment: Experiment, overrides: Overrides) -> tuple[tuple[str, str, str, float, float], ...]:
+    """(row, column, measure, value, standard deviation over seeds) of the experiment that `quality` names, for the
+    cells that were evaluated before: nothing is run for them."""
+    if experiment.quality is None:
+        return ()
+    other = replace(load(experiment.quality, experiment.scale), seeds=experiment.seeds)
+    rows, columns = {row.name: row for row in other.rows}, {column.name: column for column in other.columns}
+    found = []
+    for row in experiment.rows:
+        for column in experiment.columns:
+            if row.overrides is None or row.name not in rows or column.name not in columns:
+                continue
+            same = columns[column.name]
+            try:
+                cell = compose_cells(other, rows[row.name], same, overrides)
+                steps = [cell.with_seed(seed).plan().steps[-1] for seed in other.seeds or (None,)]
+            except XtrrepError:
+                continue  # what cannot be planned has not been evaluated
+            if all(step.reuse for step in steps):
+                numbers = [values.number(same.measure, {"evaluate": step.folder}) for step in steps]
+                sd = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+                found.append((row.name, column.name, same.measure, statistics.fmean(numbers), sd))
+    return tuple(found)

@@ -1,0 +1,163 @@
+"""Read what finished runs hold: one number a cell, and the numbers of each query behind it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xtrrep import artifacts, pipeline
+from xtrrep.analyze import UNITS
+from xtrrep.console import DataError, suggest
+from xtrrep.evaluate import canonical, read_by_query
+from xtrrep.experiments.definition import Reading
+from xtrrep.experiments.result import PerUnit
+from xtrrep.experiments.schema import QPS, STAGE_OF
+from xtrrep.stages.searching import one_search
+
+if TYPE_CHECKING:
+    import pandas
+
+HOURS_APART = 1.0  # times measured further apart are not compared
+OWN_TIME = 0.8  # of the time of its processors that a measuring process should have had
+
+
+def stage_of(reads: str) -> str:
+    """The stage whose output holds a value: a measure is of `evaluate`."""
+    return STAGE_OF.get(reads, "evaluate")
+
+
+def number(reads: str, folders: Mapping[str, Path]) -> float:
+    """A cell's number: a measure in points (100 x its mean), queries a second, or a mean over queries."""
+    facts = artifacts.read_manifest(folders[stage_of(reads)])["facts"]
+    if reads == QPS:
+        return float(facts["qps"])
+    if reads in STAGE_OF:
+        return float(by_unit(reads, folders).mean())
+    return 100 * float(facts["measures"][canonical(reads)])
+
+
+def by_unit(reads: str, folders: Mapping[str, Path]) -> pandas.Series[float]:
+    """A run's value by query. Raises DataError where the run does not hold it for every query."""
+    stage = stage_of(reads)
+    name = {"latency": "latency.csv", "retrieve": "candidates.csv"}.get(stage, "per_query.csv")
+    frame = read_by_query(folders[stage] / name)
+    wanted = "wall" if stage == "latency" else canonical(reads) if stage == "evaluate" else reads
+    spelt = {canonical(str(c)) if stage == "evaluate" else str(c): c for c in frame.columns}
+    column = spelt.get(wanted)
+    if column is None or frame[column].isna().any():
+        raise DataError(
+            f"{folders[stage] / name} does not give {reads} for every query",
+            hint=f"is {reads} among data.measures? If so, rm -r {folders[stage]} and run again",
+        )
+    return frame[column].astype(float)
+
+
+def over_seeds(series: Sequence[pandas.Series[float]], ids: Sequence[str]) -> PerUnit:
+    """The values of one cell's seeds in the order of `ids`. Raises DataError where they are of other units."""
+    for one in series:
+        if set(one.index) != set(ids):
+            raise DataError(
+                f"its runs are not over the same queries or documents ({len(one)} and {len(ids)})",
+                hint="one data= for all cells of a comparison",
+            )
+    return PerUnit(tuple(ids), np.stack([one.reindex(list(ids)).to_numpy() for one in series]))
+
+
+def analysis_units(column: str, models: Iterable[str], folders: Sequence[Path]) -> dict[str, PerUnit]:
+    """By model, an analysis' values by unit, its folders being one a training seed.
+
+    Raises DataError where the analysis does not hold the value once for every unit.
+    """
+    import pandas
+
+    series: dict[str, list[pandas.Series[float]]] = {name: [] for name in models}
+    for path in (folder / UNITS for folder in folders):
+        # A unit may be called "NA".
+        frame = pandas.read_csv(path, dtype={"unit": str}, keep_default_na=False, na_values={column: [""]})
+        if column not in frame:
+            raise DataError(f"{path} has no column {column!r}", hint=suggest(column, map(str, frame.columns)))
+        if frame.duplicated(["model", "unit"]).any() or frame[column].isna().any():
+            raise DataError(
+                f"{path} does not give {column} once for every unit", hint=f"rm -r {path.parent} and run again"
+            )
+        for name, own in series.items():
+            own.append(frame[frame["model"] == name].set_index("unit")[column])
+    ids = list(next(iter(series.values()))[0].index)
+    return {name: over_seeds(own, ids) for name, own in series.items()}
+
+
+def read_analysis(reading: Reading, folder: Path) -> float:
+    """One number of an analysis' table. Raises DataError where no row matches, or several, or it is no number."""
+    with (folder / "table.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    said = ", ".join(f"{column}={wanted}" for column, wanted in reading.where.items())
+    for column in (*reading.where, reading.column):
+        if rows and column not in rows[0]:
+            raise DataError(f"its table has no column {column!r}", hint=suggest(column, rows[0]))
+    matching = [row for row in rows if all(_same(row[column], value) for column, value in reading.where.items())]
+    if len(matching) != 1:
+        raise DataError(
+            f"{len(matching) or 'no'} rows of its table match {said}, and one should",
+            hint="`where` names as many columns as single out one row",
+        )
+    try:
+        return float(matching[0][reading.column]) * reading.scale_by
+    except ValueError:
+        raise DataError(
+            f"{reading.column} of {said} is no number: {matching[0][reading.column]!r}", hint="another `column`"
+        ) from None
+
+
+def _same(text: str, wanted: str | int | float) -> bool:
+    """Whether a CSV's text is a value of a YAML file."""
+    if isinstance(wanted, str):
+        return text == wanted
+    try:
+        return float(text) == wanted
+    except ValueError:
+        return False
+
+
+def doubt_of_times(folders: Sequence[Path]) -> str:
+    """Why the times of these latencies do not compare, or nothing: a test over queries cannot see that one process was
+    disturbed, or that the machine had changed by then."""
+    manifests = [artifacts.read_manifest(folder) for folder in folders]
+    when = [datetime.fromisoformat(manifest["made"]) for manifest in manifests]
+    hours = (max(when) - min(when)).total_seconds() / 3600
+    if hours > HOURS_APART:
+        return f"measured {hours:.1f} hours apart; to measure together remove results/runs/latency"
+    shares = [manifest["facts"].get("cpu_per_wall", 1.0) / manifest["facts"]["threads"] for manifest in manifests]
+    if min(shares) < OWN_TIME and max(shares) / min(shares) > 1 / OWN_TIME:
+        return f"one of them had {min(shares):.2f} of a processor's time, another {max(shares):.2f}: busy with others"
+    return ""
+
+
+def weights_of(plans: Iterable[pipeline.Plan]) -> str | None:
+    """A digest of the trained weights that these finished plans end with; None where no model was trained."""
+    hashes = []
+    for plan in plans:
+        trained = [step.folder for step in plan.steps if step.stage.name in ("train", "distill")]
+        for folder in trained[-1:]:  # a distilled model holds what was trained before
+            files = artifacts.read_manifest(folder)["files"]
+            hashes += [files[name]["sha256"] for name in sorted(files) if name.endswith(".safetensors")]
+    return artifacts.digest(hashes)[:12] if hashes else None
+
+
+def seconds_of(plans: Iterable[pipeline.Plan]) -> int:
+    """What all finished stages of these plans took, each once, and each search that several runs were read from."""
+    taken: dict[Path, float] = {}
+    searches: dict[tuple[str, ...], float] = {}
+    for plan in plans:
+        for step in plan.steps:
+            if artifacts.is_complete(step.spec, step.stage.root()):
+                manifest: dict[str, Any] = artifacts.read_manifest(step.folder)
+                taken[step.folder] = float(manifest["seconds"])
+                shared = float(manifest["facts"].get("shared_search_seconds", 0.0))
+                if shared:  # the same number stands in every run that was read from one search
+                    searches[*one_search(step.spec), str(shared)] = shared
+    return round(sum(taken.values()) + sum(searches.values()))
