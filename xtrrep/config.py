@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
@@ -768,8 +768,17 @@ def _find_in_files(key: str) -> str:
 
 
 def plain(section: Any) -> dict[str, Any]:
-    """A config section as plain JSON values, for fingerprints and manifests."""
-    value = OmegaConf.to_container(OmegaConf.structured(section), enum_to_str=True)
-    if not isinstance(value, dict):
+    """A config section as plain JSON values, enums by name, for fingerprints and manifests."""
+    if not is_dataclass(section) or isinstance(section, type):
         raise TypeError(f"{type(section).__name__} is not a config section")
-    return {str(key): inner for key, inner in value.items()}
+    return {item.name: _plain(getattr(section, item.name)) for item in fields(section)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.name
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

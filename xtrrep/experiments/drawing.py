@@ -16,9 +16,9 @@ QPS = "qps"
 
 
 def draw(result: Result, out: Path) -> None:
-    """Every table of the result as NAME.csv, .md, .txt, .tex, .html and .json, and its figures."""
+    """Every table of the result as NAME.csv, .md, .txt, .tex and .html, and its figures."""
     for name, table in tables(result).items():
-        table.save(out / name)
+        table.save(out / name, json=False)
         write_text(out / f"{name}.tex", table.latex())
         write_text(out / f"{name}.html", table.html())
     if result.figure == "k_prime_sweep":

@@ -1,8 +1,7 @@
 """What the report shows: a Section for each finished artifact, and for each result that the project recorded.
 
-A table of a section is its CSV, read back: of the Markdown beside a CSV only the title, the marks of significance and
-the notes are taken, and no note that gives a measured number of its own, so that nothing is shown that no linked CSV
-holds. Verdicts are those of the CSV's column of that name.
+An experiment's tables and verdicts come from its result.json. Any other table comes from the JSON that was written
+beside its CSV; a CSV without one is shown as it is, under its own name.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import html
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,35 +17,29 @@ from typing import Any
 
 from xtrrep import artifacts
 from xtrrep.console import DataError, say
-from xtrrep.report.table import MISSING, Table
+from xtrrep.experiments.drawing import tables
+from xtrrep.experiments.result import read as read_result
+from xtrrep.report.table import Table, read_table
 
 MAX_ROWS = 400  # a longer table is linked, not shown
 FOLDED_ROWS = 30  # a longer one is shown on demand
 
-GROUPS = (REPRODUCTIONS, CLAIMS, ANALYSES, RECORDED, EXPLANATIONS) = (
+GROUPS = (REPRODUCTIONS, CLAIMS, GRIDS, ANALYSES, RECORDED, EXPLANATIONS) = (
     "Reproductions",
     "Claims",
+    "Grids",
     "Analyses",
     "Recorded results",
     "Explanations",
 )
-GROUP_OF = {"reproduce": REPRODUCTIONS, "claims": CLAIMS, "analyze": ANALYSES, "explain": EXPLANATIONS}  # by stage
-ONE_A_LABEL = ("reproduce", "claims")  # of these only the newest of a label
+GROUP_OF = {"reproduction": REPRODUCTIONS, "claims": CLAIMS, "grid": GRIDS}  # by kind of experiment
 
 # Verdicts, each with a sign that does not depend on colour.
 CELL_SIGNS = {"agrees": "=", "higher": "↑", "lower": "↓", "no record": "?", "not run": "–", "not compared": "·"}
 CLAIM_SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not run": "–"}
 SIGNS = CELL_SIGNS | CLAIM_SIGNS
 
-# As Python writes them, so that a fingerprint such as 12345678e901 is none.
-NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?(e[-+]\d+)?")
-MEASURE = re.compile(r"[A-Za-z]+@\d+")
-STATED = re.compile(r"(p <|within) \d+\.\d+( or \d+\.\d+)*")  # a threshold or a tolerance in a note
-MEASURED = re.compile(r"\d\.\d")  # any other decimal fraction there: somebody's result, or a version
-MARKED = re.compile(r".*<sup>(.*)</sup>")
-SEEDS = re.compile(r"-seeds-(\d+(?:-\d+)*)")  # in the label of a reproduction and in the name of its record
 UNITS = "units.csv"  # a row for each query or document, for claims to be tested on: no page's worth
-GRID = "grid.csv"  # a table of runs in the study's shape
 
 
 @dataclass(frozen=True)
@@ -78,7 +70,7 @@ def collect(results: Path, recorded: Path | None) -> list[Section]:
     """
     sections = list(_made(results))
     if recorded is not None and recorded.is_dir():
-        sections += [*_reproductions(recorded), *_claims(recorded), *_recorded(recorded)]
+        sections += [*_recorded_experiments(recorded), *_recorded(recorded)]
     return sorted(sections, key=_rank)
 
 
@@ -95,33 +87,42 @@ def _rank(section: Section) -> tuple[int, int, str]:
 
 
 def _made(results: Path) -> Iterator[Section]:
-    """Finished artifacts, newest first."""
+    """Finished artifacts, newest first; of the experiments only the newest of a label."""
     seen = set()
     for folder, manifest in reversed(artifacts.complete(results)):
         stage, label = manifest["stage"], manifest["label"]
-        if stage not in GROUP_OF or (stage, label) in seen:
+        if stage not in ("experiment", "analyze", "explain") or (stage, label) in seen:
             continue
         try:
             artifacts.check(folder)
         except DataError as error:
             say(f"broken: {error}")
             continue
-        if stage in ONE_A_LABEL:
-            seen.add((stage, label))
         origin = f"{stage}/{folder.name}, made {manifest['made']}"
         ids = {stage: manifest["fingerprint"], **manifest["upstream"]}
         if stage == "explain":
             yield _explanation(folder, manifest, origin, ids)
+        elif stage == "analyze":
+            yield _section(ANALYSES, label, origin, ids, folder, _tables_of(folder))
         else:
-            yield _section(GROUP_OF[stage], _named_result(label) if stage != "analyze" else label, origin, ids, folder)
+            seen.add((stage, label))
+            yield _experiment(folder, origin, ids)
 
 
-def _named_result(label: str) -> str:
-    """NAME-SCALE, and several training seeds said before or behind the scale, as the report says it."""
-    seeds = SEEDS.search(label)
-    name, _, scale = SEEDS.sub("", label).rpartition("-")
-    trained = [f"seeds {', '.join(seeds[1].split('-'))}"] if seeds else []
-    return ", ".join([name, f"scale={scale}", *trained])
+def _experiment(folder: Path, origin: str, ids: Mapping[str, str], suffix: str = "") -> Section:
+    """An experiment from its result.json, with the figures beside it."""
+    result = read_result(folder)
+    group = GROUP_OF[result.kind]
+    seeds = f"seeds {', '.join(map(str, result.seeds))}" if result.seeds else ""
+    named = result.data if result.kind == "claims" else result.name
+    name = ", ".join(filter(None, [named, f"scale={result.scale}", seeds])) + suffix
+    if result.kind == "claims":
+        verdicts = [(effect.verdict, f"{effect.says} ({effect.id})") for effect in result.effects]
+        ids = {**ids, **{effect.id: " ".join(effect.runs) for effect in result.effects if effect.runs}}
+    else:
+        verdicts = [(cell.verdict, f"{cell.row} ({cell.column})") for cell in result.expected]
+    shown = [(folder / f"{key}.csv", _arranged(table, group)) for key, table in tables(result).items()]
+    return _section(group, name, origin, ids, folder, shown, verdicts=verdicts)
 
 
 def _explanation(folder: Path, manifest: Mapping[str, Any], origin: str, ids: Mapping[str, str]) -> Section:
@@ -137,38 +138,52 @@ def _explanation(folder: Path, manifest: Mapping[str, Any], origin: str, ids: Ma
     return Section(EXPLANATIONS, name, origin, ids, body, files, page=_file_name(EXPLANATIONS, "page.html", page))
 
 
-def _reproductions(recorded: Path) -> Iterator[Section]:
-    """What `reproduce --accept` left: a record, and beside it the folder of its table and figures."""
-    for path in sorted((recorded / "reproductions").glob("*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            said = [f"accepted {record['accepted']} at commit {record['commit']}", str(record["hardware"])]
-            ids = {"commit": str(record["commit"]), **record.get("runs", {})}  # records of before have no runs
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path} is no record of a reproduction ({error!r})", hint=f"rm {path}") from None
-        folder = path.with_suffix("")
-        origin = ", ".join([f"results/recorded/reproductions/{folder.name}/", *said])
-        name = f"{_named_result(folder.name)}, recorded"
-        yield _section(REPRODUCTIONS, name, origin, ids, folder, texts=[path])
-
-
-def _claims(recorded: Path) -> Iterator[Section]:
-    for path in sorted((recorded / "claims").glob("*/table.csv")):
+def _recorded_experiments(recorded: Path) -> Iterator[Section]:
+    """What `--accept` left: a folder with result.json, tables and figures."""
+    for path in sorted(recorded.glob("*/*/result.json")):
         folder = path.parent
-        origin = f"results/recorded/claims/{folder.name}/"
-        yield _section(CLAIMS, f"{_named_result(folder.name)}, recorded", origin, {}, folder)
+        made = read_result(folder).provenance
+        origin = f"results/recorded/{folder.parent.name}/{folder.name}/"
+        if "date" in made:
+            origin += f", accepted {made['date']} at commit {made['commit']}, {made['hardware']}"
+        ids = {"commit": str(made["commit"])} if "commit" in made else {}
+        yield _experiment(folder, origin, ids, ", recorded")
 
 
 def _recorded(recorded: Path) -> Iterator[Section]:
     """What else the project stands behind: a file of its own at the top, or a folder with its figures."""
     for path in sorted(recorded.glob("*.csv")):
-        yield _section(RECORDED, path.stem, f"results/recorded/{path.name}", {}, tables=[path])
+        yield _section(RECORDED, path.stem, f"results/recorded/{path.name}", {}, None, [(path, _table(path))])
     for folder in sorted(path for path in recorded.iterdir() if path.is_dir()):
         if any(folder.glob("*.csv")):
-            yield _section(RECORDED, folder.name, f"results/recorded/{folder.name}/", {}, folder)
+            yield _section(RECORDED, folder.name, f"results/recorded/{folder.name}/", {}, folder, _tables_of(folder))
     for path in sorted(recorded.glob("*.md")):
         if not path.with_suffix(".csv").exists():  # words alone: linked, since no CSV vouches for its numbers
-            yield _section(RECORDED, path.stem, f"results/recorded/{path.name}", {}, texts=[path])
+            yield _section(RECORDED, path.stem, f"results/recorded/{path.name}", {}, None, [], texts=[path])
+
+
+def _tables_of(folder: Path) -> list[tuple[Path, Table]]:
+    return [(path, _table(path)) for path in sorted(folder.glob("*.csv")) if path.name != UNITS]
+
+
+def _table(path: Path) -> Table:
+    """The table of a CSV: from the JSON beside it, or else its texts under its own name.
+
+    Raises DataError naming file and line where the CSV is empty or a row has another length than its header.
+    """
+    if path.with_suffix(".json").exists():
+        return read_table(path.with_suffix(".json"))
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.reader(file))
+    if not lines:
+        raise DataError(f"{path} is empty", hint=f"make it again, or rm {path}")
+    for number, row in enumerate(lines[1:], start=2):
+        if len(row) != len(lines[0]):
+            raise DataError(
+                f"{path}:{number}: {len(row)} values under {len(lines[0])} columns",
+                hint=f"make it again, or rm {path}",
+            )
+    return Table(path.stem, lines[0], [[value or None for value in row] for row in lines[1:]])
 
 
 # --- one section ---------------------------------------------------------------------------------------------------
@@ -179,42 +194,30 @@ def _section(
     name: str,
     origin: str,
     ids: Mapping[str, str],
-    folder: Path | None = None,
+    folder: Path | None,
+    shown: Sequence[tuple[Path, Table]],
     *,
-    tables: Sequence[Path] = (),
     texts: Sequence[Path] = (),
+    verdicts: Sequence[tuple[str, str]] = (),
 ) -> Section:
-    """From the CSVs and figures of a folder, or from `tables`; `texts` are linked as they are."""
+    """From tables with their CSVs, and the figures of a folder; `texts` are linked as they are."""
     files: dict[str, bytes] = {}
     body: list[str] = []
-    verdicts: list[tuple[str, str]] = []
     slug = f"{group}-{name}"
-    if folder and not tables:
-        tables = sorted(path for path in folder.glob("*.csv") if path.name != UNITS)
-    # The best of each measure in bold, which only means something where all rows share a collection.
-    bold = group == ANALYSES
-    for path in tables:
-        table, words = read(path, bold=bold)
-        if path.name == GRID:
-            table = replace(table, higher=table.columns[1:], digits=1)
-        judged = group in (REPRODUCTIONS, CLAIMS) and "verdict" in table.columns
-        if judged:
-            verdicts += _verdicts(table, group)
-            ids = {**ids, **_runs(table)}
-            table = _arranged(table, group)
+    for path, table in shown:
         linked = {path.name: ("CSV, full precision", path.read_bytes())}
         if len(table.rows) <= MAX_ROWS:
             linked[f"{path.stem}.tex"] = ("LaTeX", table.latex().encode())
-            body.append(_shown(_signed(table) if judged else table))
+            body.append(_shown(_signed(table)))
         else:
             body.append(f"<p>{html.escape(table.title)}: {len(table.rows):,} rows, in the CSV.</p>")
-        if words is not None:
-            linked[words.name] = ("as it was written, with all its notes", words.read_bytes())
+        if path.with_suffix(".md").exists():
+            linked[f"{path.stem}.md"] = ("Markdown", path.with_suffix(".md").read_bytes())
         body.append(_links(slug, linked, files))
     if texts:
         body.append(_links(slug, {path.name: ("as it was written", path.read_bytes()) for path in texts}, files))
     drawn: dict[str, bytes] = {}
-    data = {path.name: _file_name(slug, path.name, path.read_bytes()) for path in tables}
+    data = {path.name: _file_name(slug, path.name, path.read_bytes()) for path, _ in shown}
     images = sorted(folder.glob("*.svg")) or sorted(folder.glob("*.png")) if folder else []
     figures = "\n".join(_figure(slug, path, data, drawn) for path in images)
     return Section(group, name, origin, ids, "\n".join(body), files, figures, drawn, verdicts)
@@ -226,27 +229,6 @@ def _shown(table: Table) -> str:
         return table.html()
     summary = f"{html.escape(table.title)}: {len(table.rows):,} rows"
     return f"<details><summary>{summary}</summary>\n{table.html()}\n</details>"
-
-
-def _verdicts(table: Table, group: str) -> list[tuple[str, str]]:
-    """Every row's verdict, and the row and column, or the claim, that it is on."""
-    columns = ("statement", "claim") if group == CLAIMS else ("row", "column")
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise DataError(
-            f"the table {table.title!r} has verdicts, but no column {missing[0]!r}",
-            hint="written by another version? Make it again",
-        )
-    at = [table.columns.index(name) for name in ("verdict", *columns)]
-    return [(str(row[at[0]]), f"{row[at[1]]} ({row[at[2]]})") for row in table.rows]
-
-
-def _runs(table: Table) -> dict[str, str]:
-    """Fingerprints by claim."""
-    if "runs" not in table.columns:
-        return {}
-    at = table.columns.index("runs")
-    return {str(row[0]): str(row[at]) for row in table.rows if row[at] is not None}
 
 
 def _arranged(table: Table, group: str) -> Table:
@@ -261,7 +243,9 @@ def _arranged(table: Table, group: str) -> Table:
 
 
 def _signed(table: Table) -> Table:
-    """With a sign before each verdict."""
+    """With a sign before each verdict, where it has any."""
+    if "verdict" not in table.columns:
+        return table
     at = table.columns.index("verdict")
     rows = [[f"{SIGNS.get(str(v), '')} {v}".strip() if i == at else v for i, v in enumerate(r)] for r in table.rows]
     return replace(table, rows=rows)
@@ -302,64 +286,3 @@ def _file_name(slug: str, name: str, data: bytes) -> str:
     stem, _, kind = f"{slug}-{name}".rpartition(".")
     readable = re.sub(r"[^A-Za-z0-9._]+", "-", stem).strip("-.")
     return f"{readable}-{hashlib.sha256(data).hexdigest()[:8]}.{kind}"
-
-
-# --- a CSV, read back ----------------------------------------------------------------------------------------------
-
-
-def read(path: Path, *, bold: bool = False) -> tuple[Table, Path | None]:
-    """A table from its CSV, and the Markdown file beside it if there is one.
-
-    Title, notes and marks are the Markdown's where its columns are the CSV's; a note with a number of its own stays
-    there.
-    Raises DataError naming file and line where the CSV is empty or a row has another length than its header.
-    """
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file))
-    if not lines:
-        raise DataError(f"{path} is empty", hint=f"make it again, or rm {path}")
-    columns, texts = lines[0], lines[1:]
-    for number, row in enumerate(texts, start=2):
-        if len(row) != len(columns):
-            raise DataError(
-                f"{path}:{number}: {len(row)} values under {len(columns)} columns", hint=f"make it again, or rm {path}"
-            )
-    parsed = [_values(name, [row[i] for row in texts]) for i, name in enumerate(columns)]
-    rows: list[list[object]] = [[column[r] for column in parsed] for r in range(len(texts))]
-    words = path.with_suffix(".md")
-    said = _conventions(words.read_text(encoding="utf-8"), columns) if words.exists() else None
-    title, notes, marks = said or (path.stem, [], {})
-    marks = {(r, c): mark for (r, c), mark in marks.items() if r < len(rows) and isinstance(rows[r][c], float)}
-    higher = [name for name in columns if MEASURE.fullmatch(name)] if bold else []
-    return Table(title, columns, rows, notes, higher=higher, marks=marks), words if words.exists() else None
-
-
-def _values(name: str, texts: Sequence[str]) -> list[object]:
-    """A column's values: numbers where all of it is numbers and it does not name runs, None where nothing stands."""
-    given = [text for text in texts if text not in ("", MISSING)]
-    if name in ("run", "runs") or not all(map(NUMBER.fullmatch, given)):
-        return [None if text in ("", MISSING) else text for text in texts]
-    return [
-        None if text in ("", MISSING) else int(text) if text.lstrip("-").isdigit() else float(text) for text in texts
-    ]
-
-
-def _conventions(markdown: str, columns: Sequence[str]) -> tuple[str, list[str], dict[tuple[int, int], str]] | None:
-    """Title, notes and marks of the first table, if that has these columns, as Table.markdown() writes them."""
-    first = re.match(
-        r"### (?P<title>.*)\n\n(?P<head>\|.*\|)\n\|.*\n(?P<body>(\|.*\n)*)(?P<notes>(\n?- .*\n)*)", markdown
-    )
-    if first is None or _cells(first["head"]) != list(columns):
-        return None
-    marks = {}
-    for r, line in enumerate(first["body"].splitlines()):
-        for c, cell in enumerate(_cells(line)[: len(columns)]):
-            if marked := MARKED.fullmatch(cell):
-                marks[r, c] = marked[1]
-    notes = [line[2:] for line in first["notes"].splitlines() if line]
-    return first["title"], [note for note in notes if not MEASURED.search(STATED.sub("", note))], marks
-
-
-def _cells(line: str) -> list[str]:
-    """The cells of a line of a Markdown table."""
-    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import html
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard
 
-from xtrrep.artifacts import write_atomic
+from xtrrep.artifacts import write_atomic, write_json
+from xtrrep.console import DataError
 
 MISSING = "—"  # a cell that was not run; never 0.0
 WORDS = 40  # characters: a longer text runs over several lines of HTML
@@ -212,15 +214,27 @@ class Table:
         writer.writerows([["" if value is None else value for value in row] for row in self.rows])
         return out.getvalue()
 
-    def save(self, stem: Path) -> None:
-        """Write `stem`.csv, .md and .txt."""
+    def save(self, stem: Path, *, json: bool = True) -> None:
+        """Write `stem`.csv, .md and .txt, and .json, from which `read_table` makes the table again."""
         self.save_csv(stem.with_suffix(".csv"))
+        if json:
+            marks = [[*place, mark] for place, mark in self.marks.items()]
+            write_json(stem.with_suffix(".json"), {**vars(self), "marks": marks})
         write_text(stem.with_suffix(".md"), self.markdown())
         write_text(stem.with_suffix(".txt"), self.terminal() + "\n")
 
     def save_csv(self, path: Path) -> None:
         """Write the CSV alone: what a figure was drawn from."""
         write_text(path, self.csv())
+
+
+def read_table(path: Path) -> Table:
+    """A table from the .json that `Table.save` wrote. Raises DataError where it is none."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return Table(**{**told, "marks": {(row, column): mark for row, column, mark in told["marks"]}})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no table of xtrrep ({error!r})", hint=f"make it again, or rm {path}") from None
 
 
 def write_text(path: Path, text: str) -> None:
