@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtrrep.analyze import Analysis, Cell, analyses, column_of, require_measure
-from xtrrep.artifacts import write_atomic
 from xtrrep.config import Config
 from xtrrep.console import UsageError
 from xtrrep.report.figure import k_prime_sweep
-from xtrrep.report.table import Table
+from xtrrep.report.table import Table, write_text
 from xtrrep.significance import Difference, paired
 
 if TYPE_CHECKING:
@@ -24,10 +23,6 @@ if TYPE_CHECKING:
 SCORINGS = {"xtr": "XTR", "colbert": "ColBERT"}
 UNTRAINED = "untrained"
 BM25 = "bm25"
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomic(path, lambda file: file.write(text.encode()))
 
 
 def cells(cfg: Config) -> list[Cell]:
@@ -64,9 +59,9 @@ def make(
     compare = _comparisons(scores, measure, cfg.analyze.resamples)
     table = _table(cfg, scores, measures, measure, compare, runs)
     claims = _statements(cfg, scores, measure)
-    _write(out / "table.csv", table.csv())
-    _write(out / "table.md", table.markdown() + "\n" + claims.markdown())
-    _write(out / "table.txt", table.terminal() + "\n\n" + claims.terminal() + "\n")
+    table.save(out / "table")
+    write_text(out / "table.md", table.markdown() + "\n" + claims.markdown())
+    write_text(out / "table.txt", table.terminal() + "\n\n" + claims.terminal() + "\n")
     shown = [m for m in ("nDCG@10", "Recall@100", "MRR@10", "Success@5") if m in measures][:2] or measures[:2]
     bm25 = _find(scores, BM25, BM25, 0)
     levels = {} if bm25 is None else {m: {"BM25": float(bm25[m].mean())} for m in shown}

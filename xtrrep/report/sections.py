@@ -142,11 +142,13 @@ def _recorded_experiments(recorded: Path) -> Iterator[Section]:
     """What `--accept` left: a folder with result.json, tables and figures."""
     for path in sorted(recorded.glob("*/*/result.json")):
         folder = path.parent
-        made = read_result(folder).provenance
+        result = read_result(folder)
+        made = result.provenance
         origin = f"results/recorded/{folder.parent.name}/{folder.name}/"
         if "date" in made:
             origin += f", accepted {made['date']} at commit {made['commit']}, {made['hardware']}"
         ids = {"commit": str(made["commit"])} if "commit" in made else {}
+        ids |= {f"{value.row}, {value.column}": " ".join(value.runs) for value in result.values if value.runs}
         yield _experiment(folder, origin, ids, ", recorded")
 
 
@@ -233,6 +235,8 @@ def _shown(table: Table) -> str:
 
 def _arranged(table: Table, group: str) -> Table:
     """Without the fingerprints, which stand under it; of claims the verdict right beside its claim."""
+    if "verdict" not in table.columns:
+        return table
     kept = [i for i, name in enumerate(table.columns) if name != "runs"]
     if group == CLAIMS:
         at = table.columns.index("verdict")
