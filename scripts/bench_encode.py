@@ -120,12 +120,13 @@ def main() -> int:
     from xtrrep.console import progress
     from xtrrep.data.folder import read_folder
     from xtrrep.latency import processor
-    from xtrrep.model.encoder import processor_has_bf16
+    from xtrrep.model.precision import HOPELESS, timings
     from xtrrep.report.table import Table
 
     load = load_note()
     texts = [text for _, text in read_folder("bench", words.folder, "test").documents()][: words.count]
-    names = [name for name in CONTESTANTS if processor_has_bf16() or not name.endswith("bf16")]
+    emulated = timings()["encode"].bf16 > HOPELESS * timings()["encode"].fp32
+    names = [name for name in CONTESTANTS if not (emulated and name.endswith("bf16"))]
     rounds = []
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "texts.json").write_text(json.dumps(texts))

@@ -171,6 +171,27 @@ def test_show_and_doctor(cli: Cli) -> None:
     assert "ok   python" in broken.stdout
 
 
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({}, "GOMP_SPINCOUNT = '1000'"),
+        ({"GOMP_SPINCOUNT": "77"}, "GOMP_SPINCOUNT = '77'"),
+        ({"OMP_WAIT_POLICY": "active"}, "OMP_WAIT_POLICY = 'ACTIVE'"),
+    ],
+)
+def test_threads_sleep_soon_unless_the_user_says_otherwise(environment: dict[str, str], says: str) -> None:
+    """What libgomp found in its environment when torch loaded it, by its own account."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run(
+        [sys.executable, "-m", "xtrrep", "doctor"],
+        env=kept | {"OMP_DISPLAY_ENV": "verbose", "HF_HUB_OFFLINE": "1"} | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert says in done.stderr
+    assert "GOMP_SPINCOUNT = '1000'" not in done.stderr or not environment
+
+
 def test_doctor_fails_with_a_fix(cli: Cli) -> None:
     done = cli("doctor", code=3, XTRREP_DATA="/nowhere/at/all", HF_HUB_OFFLINE="1")
     line = next(line for line in done.stdout.splitlines() if "XTRREP_DATA" in line)

@@ -126,7 +126,7 @@ def encode_texts(
     Raises DataError for no texts, or a text without a finite vector.
     """
     from xtrrep.encode import encode
-    from xtrrep.model.encoder import resolve_precision
+    from xtrrep.model.precision import resolve_precision
 
     if task not in ("document", "query"):
         raise UsageError(f"task={task!r} is no task", hint='"document" or "query"')

@@ -41,7 +41,7 @@ class Projection(Enum):
 
 
 class Precision(Enum):
-    auto = "auto"  # bf16 where the processor or GPU has it, else fp32
+    auto = "auto"  # the faster of fp32 and bf16 on this processor, timed once; bf16 on a GPU that has it
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 
 from xtrrep.artifacts import TEMPORARY, check, write_atomic, write_json
 from xtrrep.config import Encode, Precision
-from xtrrep.console import DataError, progress
+from xtrrep.console import DataError, progress, say
 from xtrrep.data import text_fault
 from xtrrep.locks import alone
-from xtrrep.model.encoder import resolve_precision
+from xtrrep.model.precision import describe, resolve_precision, timing_facts
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -74,6 +74,8 @@ def encode(
     """
     _begin_shards(out, cfg.shard_documents, together)
     precision = resolve_precision(cfg.precision, device)
+    if cfg.precision is Precision.auto and device == "cpu":
+        say(f"  precision: {describe('encode')}")
     pool_factor = cfg.pool_factor if task == "document" else 1.0
     ids: list[str] = []
     kept = 0
@@ -117,6 +119,7 @@ def encode(
         "tokens": sum(int(np.load(path).sum()) for path in (out / "vectors").glob("*.doclens.npy")),
         "dim": int(model.get_embedding_dimension() or 0),
         "precision": precision.value,
+        **timing_facts(cfg.precision, device, "encode"),
         "device": device,
         "shards_kept": kept,
     }

@@ -24,7 +24,7 @@ holds `results/runs/` too. The fingerprint covers the part of the config that th
 stages it needs, and the content of data and weights (of what lies on a hub: its id and revision). So a whole plan is
 known before anything runs, and a stage is re-used exactly when a folder with its fingerprint has a manifest, whatever
 LABEL that folder was first made under. Of the machine only what changes numbers counts: the precision it computes in
-(`auto` is bf16 where the processor has it), and `machine.compile` in training.
+(`auto` is what a short timing finds faster, model/precision.py), and `machine.compile` in training.
 """
 
 from __future__ import annotations
@@ -196,9 +196,28 @@ def _make(p: Plan, step: Step, folders: Folders, done: Done, begin: Callable[[Pa
         return step.stage.run(p.cfg, p.specs, folders, out)
 
     say(f"run    {step.stage.name:<10} {short(step.folder)}")
+    for precision in _other_precisions(step):
+        say(f"  note: {precision} was used for the same before, and this run uses {step.spec.config['precision']}")
     folder = artifacts.make(step.spec, root, _watched(p, step, run))
     done.ran.append(folder)
     return folder
+
+
+def _other_precisions(step: Step) -> list[str]:
+    """The precisions of complete artifacts that differ from the one to be made in nothing else."""
+    if "precision" not in step.spec.config:
+        return []
+    found = set()
+    for path in step.folder.parent.glob(f"[!.]*/{artifacts.MANIFEST}"):
+        try:
+            manifest = artifacts.read_manifest(path.parent)
+        except DataError:  # `xtrrep verify` names broken ones
+            continue
+        precision = manifest.get("config", {}).get("precision")
+        config = step.spec.config | {"precision": precision}
+        if artifacts.digest(step.spec.identity | {"config": config}) == manifest["fingerprint"]:
+            found.add(str(precision))
+    return sorted(found)
 
 
 def _watched(p: Plan, step: Step, run: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:

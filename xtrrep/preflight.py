@@ -19,7 +19,8 @@ from xtrrep.data.scored import local_files as scored_files
 from xtrrep.data.triples import local_files
 from xtrrep.meaning import needs_model, train_data_of
 from xtrrep.model import weights
-from xtrrep.model.encoder import device_of, processor_has_bf16
+from xtrrep.model.encoder import device_of
+from xtrrep.model.precision import describe, processor_name
 from xtrrep.pipeline import Plan, Step
 from xtrrep.stages.searching import one_search
 from xtrrep.stages.table import STAGES
@@ -276,8 +277,10 @@ def doctor() -> list[tuple[str, bool | None, str, str]]:
     try:
         import torch
 
-        bf16 = "native bf16" if processor_has_bf16() else "no native bf16: demo training takes about twice as long"
-        rows.append(("torch", torch.__version__.startswith("2.11.0"), f"{torch.__version__}, {bf16}", "make install"))
+        rows.append(("torch", torch.__version__.startswith("2.11.0"), torch.__version__, "make install"))
+        rows.append(("processor", True, f"{processor_name()}, {os.cpu_count()} cores", ""))
+        rows.append(("precision in training", True, describe("train"), ""))
+        rows.append(("precision in encoding", True, describe("encode"), ""))
         gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none: scale=demo only"
         rows.append(("gpu", True if torch.cuda.is_available() else None, gpu, "a CUDA GPU, for scale=paper"))
     except ImportError as error:

@@ -12,7 +12,7 @@ from xtrrep.config import Config, Source
 from xtrrep.console import DataError, UsageError
 from xtrrep.data import open_collection
 from xtrrep.meaning import device_named, engine_label, kind_of, setting_of
-from xtrrep.model.encoder import resolve_precision
+from xtrrep.model.precision import resolve_precision
 from xtrrep.pipeline import Plan
 from xtrrep.retrieve import rank_query, retrieve_text
 from xtrrep.scoring.imputation import imputations

@@ -16,11 +16,18 @@ from xtrrep.cli import stages, studies, upkeep  # noqa: F401  # their verbs, in 
 from xtrrep.cli.options import app
 from xtrrep.console import OK, USAGE, DataError, UsageError, XtrrepError, fail, hush, machine_error, say
 
+# How long torch's threads spin at a barrier before they sleep, in turns of libgomp's loop (1,000 take 20 to 60 us).
+# libgomp's own 300,000 take up to 14 ms, so beside another process each barrier waits out a time slice. 1,000 is what
+# libgomp itself takes where it has more threads than processors, and about as long as waking a thread takes.
+SPINS = "1000"
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # a user who sets either has decided
+
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
 
 
 def main() -> None:
     """Entry point: every foreseen error becomes one line, a hint and the documented exit code."""
+    _share_processors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without "—" still gets its table
@@ -30,6 +37,12 @@ def main() -> None:
             hush()
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for as long as the process lives
     sys.exit(_run(sys.argv[1:]))
+
+
+def _share_processors() -> None:
+    """Let idle threads sleep soon. libgomp reads this when it is loaded, so before torch is imported."""
+    if not any(name in os.environ for name in WAITING):
+        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def _ended(signum: int, frame: Any) -> None:

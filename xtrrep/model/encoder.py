@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtrrep.config import Model, Precision, Projection, Source
+from xtrrep.config import Model, Projection, Source
 from xtrrep.console import DataError, UsageError
 from xtrrep.model import hub, stanford, t5, tensors
 from xtrrep.model.layout import Layout, is_multi_vector, layout_of
@@ -50,28 +50,6 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def processor_has_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 natively (without it, bf16 is slower than fp32)."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # not Linux
-        return False
-    return any(flag in text for flag in ("avx512_bf16", "amx_bf16"))
-
-
-def resolve_precision(precision: Precision, device: str) -> Precision:
-    """`auto` becomes bf16 where it is native, else fp32. fp16 needs a GPU and is fp32 on a CPU."""
-    if precision is Precision.fp16 and device == "cpu":
-        return Precision.fp32
-    if precision is not Precision.auto:
-        return precision
-    if device == "cpu":
-        return Precision.bf16 if processor_has_bf16() else Precision.fp32
-    import torch
-
-    return Precision.bf16 if torch.cuda.is_bf16_supported() else Precision.fp16
 
 
 def quiet() -> None:

@@ -173,9 +173,15 @@ def inference(model: MultiVectorEncoder, precision: Precision, device: str) -> I
     as fast in bf16 and slower in float32, where oneDNN's products do more.
     """
     model.eval()
+    with torch.inference_mode(), arithmetic(precision, device):
+        yield
+
+
+@contextmanager
+def arithmetic(precision: Precision, device: str) -> Iterator[None]:
+    """Autocast to the precision asked for, or float32 by the faster of two libraries."""
     dtype = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}.get(precision)
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
         if dtype is not None:
             stack.enter_context(torch.autocast(device.split(":")[0], dtype=dtype))
         elif device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512":

@@ -40,7 +40,7 @@ from xtrrep.meaning import (
     training_collection,
     weights_identity,
 )
-from xtrrep.model.encoder import resolve_precision
+from xtrrep.model.precision import resolve_precision
 from xtrrep.retrieve import retrieve
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def loop_config(cfg: Config, loop: Loop) -> dict[str, Any]:
     dropped |= {"max_triples", "max_queries", "per_query"}
     dropped |= {"checkpoint_every", "eval_every", "eval_data", "objective", "temperature_colbert", "temperature_xtr"}
     config = {key: value for key, value in plain(loop).items() if key not in dropped}
-    config["precision"] = resolve_precision(loop.precision, device_named(cfg.machine.device)).value
+    config["precision"] = resolve_precision(loop.precision, device_named(cfg.machine.device), "train").value
     config["temperature_lr"] = (loop.temperature_lr or loop.learning_rate) if loop.learn_temperature else None
     config["scorer"] = cfg.train.scorer.value
     config["k_train"] = list(k_trains(cfg.train))

@@ -11,7 +11,7 @@ from xtrrep.artifacts import Folders, Spec, Specs, digest
 from xtrrep.config import Config, Source
 from xtrrep.data import Collection, open_collection
 from xtrrep.meaning import content_of, device_named, is_distilled, lengths_of, model_label, slug, weights_identity
-from xtrrep.model.encoder import resolve_precision
+from xtrrep.model.precision import resolve_precision
 from xtrrep.stages.training import model_config
 
 if TYPE_CHECKING:

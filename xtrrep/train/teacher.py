@@ -29,8 +29,9 @@ from xtrrep.data import Collection
 from xtrrep.data.scored import Candidates, choose
 from xtrrep.locks import lock
 from xtrrep.model import weights
-from xtrrep.model.encoder import device_of, quiet, resolve_precision
+from xtrrep.model.encoder import device_of, quiet
 from xtrrep.model.layout import is_multi_vector
+from xtrrep.model.precision import resolve_precision
 
 if TYPE_CHECKING:
     import numpy as np

@@ -28,7 +28,8 @@ from xtrrep import ranks
 from xtrrep.artifacts import write_json
 from xtrrep.config import Distill, Loop, Machine, Precision
 from xtrrep.console import DataError, UsageError, progress, say
-from xtrrep.model.encoder import check_length, resolve_precision
+from xtrrep.model.encoder import check_length
+from xtrrep.model.precision import describe, resolve_precision, timing_facts
 from xtrrep.train import memory, temperature
 from xtrrep.train.checkpoint import STATE, identity_of, load_last_good, read_state, resume_from, same_config, weights_of
 from xtrrep.train.log import COLUMNS, Diverged, Log, read_log, recorders, write_csv
@@ -93,7 +94,7 @@ def fit(
         )
     check_length(model, f"{name}.n_doc", loop.n_doc)
     size, documents = _check_dataset(dataset, loop, name)
-    precision = resolve_precision(loop.precision, device)
+    precision = resolve_precision(loop.precision, device, "train")
     identity = identity_of(model, loop, loss, precision)
     out.mkdir(parents=True, exist_ok=True)
     if (out / "finished.json").exists():
@@ -103,6 +104,8 @@ def fit(
             shutil.rmtree(out / "checkpoints", ignore_errors=True)  # killed while they were being deleted
         return dict(finished["facts"])
     resume = resume_from(out / "checkpoints", identity)
+    if loop.precision is Precision.auto and device == "cpu" and first:
+        say(f"  precision: {describe('train')}")
     ranks.wait()  # all have looked before one of them writes
     first_temperature = temperature.value_of(loss)
     start = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
@@ -135,6 +138,7 @@ def fit(
         "units": {"steps": diverged.step if diverged else loop.steps},
         "triples": size,
         "precision": precision.value,
+        **timing_facts(loop.precision, device, "train"),
         "device": device,
         "torch_threads": torch.get_num_threads(),
         "loss_first": _mean(losses[:window]),
