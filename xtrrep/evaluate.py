@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtrrep.console import DataError, UsageError
 from xtrrep.data import LARGEST_GRADE, RENAME, text_fault, text_id
-from xtrrep.runfile import Run, ranked
+from xtrrep.runfile import Run, ranked, real_number
 
 if TYPE_CHECKING:
     import pandas
@@ -266,11 +266,8 @@ def grades_of(qrels: Any) -> dict[str, dict[str, int]]:
 
 def _grade(value: Any, query: str, document: str) -> int:
     hint = "grades are small integers"
-    try:
-        number = float(value) if not isinstance(value, str | bytes) else math.nan
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        number = math.nan
-    if not number.is_integer():
+    number = real_number(value)
+    if number is None or not number.is_integer():
         raise DataError(f"query {query!r} grades document {document!r} {value!r}, not a whole number", hint=hint)
     if abs(number) > LARGEST_GRADE:
         raise DataError(f"query {query!r} has a grade beyond {LARGEST_GRADE:,}", hint=hint)

@@ -80,11 +80,18 @@ def _ranking(row: Any, query: str, name: str) -> list[tuple[str, float]]:
     return [(documents[i], float(s)) for i, s in zip(order, separate(values[order]), strict=True)]
 
 
-def _score(value: Any, query: str, name: str) -> np.float32:
+def real_number(value: Any) -> float | None:
+    """A number of any type (NumPy's and torch's too) as a float; None for anything else, such as the text "1.0"."""
+    if isinstance(value, str | bytes):
+        return None
     try:
-        number = float(value) if not isinstance(value, str | bytes) else None
+        return float(value.detach() if hasattr(value, "detach") else value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        number = None
+        return None
+
+
+def _score(value: Any, query: str, name: str) -> np.float32:
+    number = real_number(value)
     if number is None:
         raise UsageError(f"{name}[{query!r}] has a {type(value).__name__} for a score", hint=RANKINGS)
     if not math.isfinite(number) or abs(number) > LARGEST_SCORE:

@@ -82,6 +82,21 @@ def quiet() -> None:
     logging.disable_progress_bar()
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """As `quiet`, and as it was before at the end of the block: for a process that is not ours."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    quiet()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def build(cfg: Model, device: str) -> MultiVectorEncoder:
     """An untrained encoder from `cfg.backbone`, with a head initialised from `cfg.seed`.
 
