@@ -27,14 +27,15 @@ from xtrrep import artifacts, pipeline, vectors
 from xtrrep import config as configs
 from xtrrep.artifacts import Spec, digest
 from xtrrep.config import Encode, Model, Precision, Source
-from xtrrep.console import DataError, UsageError
+from xtrrep.console import DataError, UsageError, say
 from xtrrep.data import text_id
-from xtrrep.encode import Store
+from xtrrep.encode import Store, cut_note
 from xtrrep.index import Engine, Place, engine_of, files
 from xtrrep.model.encoder import device_of
 from xtrrep.retrieve import Setting, rank_query, retrieve, retrieve_documents
 from xtrrep.runfile import Run
 from xtrrep.scoring.imputation import imputations
+from xtrrep.stages.collection import missing_note
 from xtrrep.vectors import change as change_documents
 from xtrrep.vectors import store as store_vectors
 
@@ -73,6 +74,43 @@ class Result:
     def final(self) -> str:
         """The last stage's name; `train` ends with `distill` for a distilled model."""
         return self.plan.steps[-1].stage.name
+
+    @property
+    def notes(self) -> list[str]:
+        """What was counted beside the scores, a sentence each: see `notes_of`."""
+        return [text for texts in notes_of(self.plan, self.folders).values() for text in texts]
+
+    @property
+    def unsaid(self) -> list[str]:
+        """The notes that no stage of this run has printed already."""
+        told = {name for name in ("data", "train") if self.folders.get(name) in self.ran}
+        found = notes_of(self.plan, self.folders)
+        return [text for name, texts in found.items() if name not in told for text in texts]
+
+
+def notes_of(plan: pipeline.Plan, folders: Mapping[str, Path]) -> dict[str, list[str]]:
+    """What someone should know beside the scores, by stage, read from the manifests of complete stages.
+
+    Judgements of absent documents, texts that were cut, queries without results, and oddities of a training file.
+    """
+    cfg, notes = plan.cfg, {}
+    for name in [step.stage.name for step in plan.steps if step.stage.name in folders]:
+        facts = artifacts.read_manifest(folders[name])["facts"]
+        found: list[str | None] = []
+        if name == "data" and facts.get("judged_missing"):
+            found.append(missing_note(facts))
+        if name == "train":
+            found += facts.get("odd", [])
+        if name == "documents":
+            found.append(cut_note(facts, "document", "data.n_doc" if cfg.data.n_doc else "model.n_doc"))
+        if name == "queries":
+            found.append(cut_note(facts, "query", "data.n_query" if cfg.data.n_query else "model.n_query"))
+        if name == "retrieve" and (empty := facts.get("queries_without_results")):
+            source = f"no line in {Path(cfg.retrieve.from_run).name}" if cfg.retrieve.from_run else "no result"
+            found.append(f"{empty:,} of {facts['units']['queries']:,} judged queries have {source} and count 0")
+        if kept := [text for text in found if text]:
+            notes[name] = kept
+    return notes
 
 
 def run_config(*overrides: str, until: str = "evaluate") -> Result:
@@ -205,7 +243,11 @@ def encode_texts(
     def make(out: Path) -> dict[str, Any]:
         return encode(model, texts.items(), len(texts), out, cfg, task=task, device=device, batch_tokens=batch_tokens)
 
-    return Store.open(artifacts.make(spec, root, make), spec.fingerprint)
+    store = Store.open(artifacts.make(spec, root, make), spec.fingerprint)
+    facts = artifacts.read_manifest(store.folder)["facts"]
+    if note := cut_note(facts, task, f"model[0].{task}_length"):
+        say(f"  note: {note}")
+    return store
 
 
 def _texts(texts: Any, task: str) -> dict[str, str]:

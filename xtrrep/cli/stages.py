@@ -36,7 +36,10 @@ def work(overrides: Sequence[str], until: str, json: bool, dry_run: bool) -> Res
         return None
     from xtrrep.api import run_config
 
-    return run_config(*overrides, until=until)
+    result = run_config(*overrides, until=until)
+    for text in result.unsaid:
+        say(f"  note: {text}")
+    return result
 
 
 def summary(result: Result) -> dict[str, Any]:
@@ -47,6 +50,7 @@ def summary(result: Result) -> dict[str, Any]:
         "ran": [str(path) for path in result.ran],
         "reused": [str(path) for path in result.reused],
         "facts": result.facts,
+        "notes": result.notes,
     }
 
 
@@ -214,6 +218,7 @@ def evaluate(
     footer = [
         f"scale={cfg.scale}, protocol={cfg.protocol.name}, {result.facts['units']['queries']} queries",
         *([f"the best {setting.rerank} re-ranked by MaxSim"] if setting.rerank else []),
+        *result.notes,
         f"run file   {relative(run_file)}",
         f"per query  {relative(result.folder / 'per_query.csv')}",
     ]
