@@ -83,9 +83,15 @@ class Result:
     @property
     def unsaid(self) -> list[str]:
         """The notes that no stage of this run has printed already."""
-        told = {name for name in ("data", "train") if self.folders.get(name) in self.ran}
+        ran = {name for name in ("data", "train") if self.folders.get(name) in self.ran}
         found = notes_of(self.plan, self.folders)
-        return [text for name, texts in found.items() if name not in told for text in texts]
+        told = {missing_note(self._facts("data"))} if "data" in ran else set()
+        told |= set(self._facts("train").get("odd", [])) if "train" in ran else set()
+        return [text for texts in found.values() for text in texts if text not in told]
+
+    def _facts(self, name: str) -> dict[str, Any]:
+        facts: dict[str, Any] = artifacts.read_manifest(self.folders[name])["facts"]
+        return facts
 
 
 def notes_of(plan: pipeline.Plan, folders: Mapping[str, Path]) -> dict[str, list[str]]:
@@ -99,6 +105,9 @@ def notes_of(plan: pipeline.Plan, folders: Mapping[str, Path]) -> dict[str, list
         found: list[str | None] = []
         if name == "data" and facts.get("judged_missing"):
             found.append(missing_note(facts))
+        if name == "data" and cfg.data.loader == "folder" and (same := configs.collection_at(str(cfg.data.path))):
+            lengths = f"n_query={cfg.data.n_query or cfg.model.n_query}, drop_self={str(cfg.data.drop_self).lower()}"
+            found.append(f"{cfg.data.path} is taken for {same} by its name: {lengths}")
         if name == "train":
             found += facts.get("odd", [])
         if name == "documents":

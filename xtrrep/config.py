@@ -388,12 +388,59 @@ def _load(overrides: list[str]) -> DictConfig:
     return cfg  # type: ignore[no-any-return]
 
 
+OF_A_COLLECTION = ("n_query", "n_doc", "drop_self", "measures")  # these follow a collection under every name
+
+
+@cache
+def _named_collections(folder: Path) -> dict[str, tuple[str, dict[str, Any]]]:
+    """The BEIR and LoTTE collections of configs/data: {name: (the name without its split, what its file says)}."""
+    found = {}
+    for path in sorted((folder / "data").rglob("*.yaml")):
+        values = OmegaConf.to_container(OmegaConf.load(path))
+        if isinstance(values, dict) and values.get("loader") == "ir_datasets":
+            name = str(path.relative_to(folder / "data").with_suffix(""))
+            found[name] = (name.removesuffix(f"/{values['split']}"), {str(key): v for key, v in values.items()})
+    return found
+
+
+def _same_collection(value: str) -> str | None:
+    """The name in configs/data of `beir/arguana/test`, `beir/nfcorpus`, ...: with or without the split."""
+    for name, (base, values) in _named_collections(config_dir()).items():
+        if value in (base, f"{base}/{values['split']}"):
+            return name
+    return None
+
+
+def collection_at(path: str) -> str | None:
+    """The collection that a folder holds by its name, such as `beir/arguana` for `.../arguana`; None for any other."""
+    parts = Path(path).expanduser().resolve().parts
+    for name, (base, _) in _named_collections(config_dir()).items():
+        tail = tuple(base.removeprefix("beir/").removesuffix("/v2").split("/"))
+        if parts[-len(tail) :] == tail:
+            return name
+    return None
+
+
+def _settings_of(name: str | None) -> list[str]:
+    """The overrides that a named collection brings along, whatever split or folder it is read from."""
+    if name is None:
+        return []
+    _, values = _named_collections(config_dir())[name]
+    settings = {key: values[key] for key in OF_A_COLLECTION if key in values}
+    return [
+        f"data.{key}=[{','.join(value)}]" if isinstance(value, list) else f"data.{key}={str(value).lower()}"
+        for key, value in settings.items()
+    ]
+
+
 def _local_collection(value: str) -> list[str] | None:
     """Overrides for `beir/NAME/SPLIT` where `$XTRREP_DATA/NAME` is a folder and no file names the collection."""
     parts = value.split("/")
     home = os.environ.get("XTRREP_DATA")
     if len(parts) == 3 and parts[0] == "beir" and home and (Path(home) / parts[1]).is_dir():
-        return ["data=folder", f"data.id={value}", f"data.path={Path(home) / parts[1]}", f"data.split={parts[2]}"]
+        place = Path(home) / parts[1]
+        settings = _settings_of(collection_at(str(place)))
+        return ["data=folder", f"data.id={value}", f"data.path={place}", f"data.split={parts[2]}", *settings]
     return None
 
 
@@ -518,6 +565,8 @@ def _group_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         if key not in GROUPS:
             values.append(text)
             continue
+        if key == "data" and value not in options("data") and (same := _same_collection(value)):
+            text, value = f"data={same}", same
         if chosen.setdefault(key, value) != value:
             raise UsageError(f"{key} is given twice: {chosen[key]!r} and {value!r}", hint=f"give {key}= once")
         local = _local_collection(value) if key == "data" and value not in options("data") else None
@@ -535,7 +584,10 @@ def _group_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             groups.append(text)
     placed = [text for text in overrides if text.startswith(("data.path=", "data.split="))]
-    if any(text.startswith("data.path=") for text in placed) and "data" not in chosen:
+    paths = [_unwrapped(text.partition("=")[2]) for text in placed if text.startswith("data.path=")]
+    if paths and chosen.get("data", "folder") == "folder":
+        values = _settings_of(collection_at(paths[-1])) + values
+    if paths and "data" not in chosen:
         groups.append("data=folder")
     elif placed and chosen.get("data") != "folder":
         raise UsageError(

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from xtrrep.console import UsageError
+
 HELP = """Experiments with multi-vector retrieval: ColBERT and XTR, trained, indexed and compared.
 
 Every verb takes KEY=VALUE overrides of the configuration beside its options, runs the stages that are missing and
@@ -29,6 +31,17 @@ ConfigName = Annotated[str | None, typer.Option("--config", help="colbert, xtr_k
 Scale = Annotated[str | None, typer.Option("--scale", help="demo or paper (same as scale=NAME)")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan: reuse, run, downloads, time; run nothing")]
+
+
+# A query may begin with a dash, as in `xtrrep search "-number 12"`.
+TYPED_QUERY = {"ignore_unknown_options": True}
+
+
+def check_typed(query: str, overrides: list[str] | None, verb: str) -> None:
+    """Raise UsageError for a misspelt option, which TYPED_QUERY lets through."""
+    for text in (query, *(overrides or [])):
+        if text.startswith("-") and (text is not query or (text.startswith("--") and not text.split()[1:])):
+            raise UsageError(f"No such option: {text}", hint=f"xtrrep {verb} --help")
 
 
 def merge(overrides: list[str] | None, **options: str | None) -> list[str]:

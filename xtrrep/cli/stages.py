@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xtrrep.cli.options import ConfigName, DataId, DryRun, Index, Json, Overrides, Scale, app, merge
+from xtrrep.cli.options import (
+    TYPED_QUERY,
+    ConfigName,
+    DataId,
+    DryRun,
+    Index,
+    Json,
+    Overrides,
+    Scale,
+    app,
+    check_typed,
+    merge,
+)
 from xtrrep.cli.output import print_json, print_plan, relative, writable
 from xtrrep.console import say
 
@@ -271,7 +283,7 @@ def latency(
     print(Table(f"{cfg.data.id}, index={cfg.index['engine']}", columns, [row], footer, digits=2).terminal())
 
 
-@app.command()
+@app.command(context_settings=TYPED_QUERY)
 def search(
     query: Annotated[str, typer.Argument(help="the query, in quotes")],
     overrides: Overrides = None,
@@ -289,6 +301,7 @@ def search(
     from xtrrep import pipeline, preflight
     from xtrrep import query as typed
 
+    check_typed(query, overrides, "search")
     typed.check_query(query)
     words = merge(overrides, index=index, data=data, config=config, scale=scale)
     if top is not None or not any(word.startswith("retrieve.top_k=") for word in words):
@@ -308,7 +321,7 @@ def search(
         say("nothing found")
 
 
-@app.command()
+@app.command(context_settings=TYPED_QUERY)
 def explain(
     query: Annotated[str, typer.Argument(help="the query, in quotes")],
     doc: Annotated[str, typer.Option("--doc", help="a document's id, as `xtrrep search` prints it")],
@@ -333,6 +346,7 @@ def explain(
     from xtrrep import pipeline, preflight
     from xtrrep import query as typed
 
+    check_typed(query, overrides, "explain")
     typed.check_query(query)
     words = merge(overrides, index=index, data=data, config=config, scale=scale)
     plans = plans_of(words, "index")

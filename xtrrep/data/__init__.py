@@ -69,7 +69,7 @@ def resolve(cfg: Data) -> Data:
         return cfg
     for folder, split, needed in _local_places(cfg.id):
         path = Path(home).expanduser() / folder
-        if (path / needed).is_file():
+        if (path / needed).is_file() or (path / f"{needed}.gz").is_file():
             return replace(cfg, loader="folder", path=str(path), split=split)
     return cfg
 
