@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xtrrep.console import DISK_FULL, DataError, say
+from xtrrep.console import DISK_FULL, DataError, say, typed
 from xtrrep.hashes import hash_file, hash_files, record_of
 from xtrrep.locks import lock
 
@@ -116,7 +116,7 @@ def need_space(folder: Path, needed: int, what: str) -> None:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a complete artifact. Raises DataError where there is none or it is not as it was written."""
-    path, hint = folder / MANIFEST, f"rm -r {folder} and run again"
+    path, hint = folder / MANIFEST, f"rm -r {typed(folder)} and run again"
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -160,7 +160,7 @@ def check(folder: Path, fingerprint: str | None = None) -> dict[str, Any]:
     Raises DataError naming the file at fault.
     """
     manifest = read_manifest(folder)
-    hint = f"rm -r {folder} and run again to rebuild it"
+    hint = f"rm -r {typed(folder)} and run again to rebuild it"
     if fingerprint is not None and manifest["fingerprint"] != fingerprint:
         raise DataError(
             f"{folder} holds another artifact ({manifest['stage']} {manifest['label']}, fingerprint "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import MISSING as REQUIRED
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from xtrrep.console import DataError, UsageError, suggest
@@ -349,16 +350,87 @@ def keys_of(group: str) -> set[str]:
     return {key for path in files for key in dict(_flatten(OmegaConf.to_container(OmegaConf.load(path))))}
 
 
-@contextmanager
-def _hydra() -> Iterator[None]:
-    from hydra import initialize_config_dir
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.global_hydra import GlobalHydra
+_COMPOSING = threading.RLock()  # Hydra's plugins, its version base and its stored schema are the process's
 
-    ConfigStore.instance().store(name="schema", node=Config)
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
-        yield
+
+@contextmanager
+def _loader() -> Iterator[Any]:
+    """Hydra's loader over `configs/`, apart from the state that a Hydra application keeps in this process.
+
+    `hydra.initialize` would replace that application's own `GlobalHydra`. The version base is put back afterwards, and
+    the schema is stored in a group of our own.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.config_store import ConfigStore
+    from hydra.version import VersionBase
+    from packaging.version import Version
+
+    with _COMPOSING:
+        ConfigStore.instance().store(group="xtrrep", name="schema", node=Config)
+        base = VersionBase.instance()
+        before = base.version_base
+        base.version_base = Version("1.3")
+        try:
+            yield ConfigLoaderImpl(create_config_search_path(str(config_dir())))
+        finally:
+            base.version_base = before
+
+
+def _load(overrides: list[str]) -> DictConfig:
+    """`configs/root.yaml` with its groups and overrides. Raises what Hydra and OmegaConf raise."""
+    from hydra.types import RunMode
+
+    with _loader() as loader:
+        cfg = loader.load_configuration("root", overrides, RunMode.RUN, from_shell=False)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg  # type: ignore[no-any-return]
+
+
+OF_A_COLLECTION = ("n_query", "n_doc", "drop_self", "measures")  # these follow a collection under every name
+
+
+@cache
+def _named_collections(folder: Path) -> dict[str, tuple[str, dict[str, Any]]]:
+    """The BEIR and LoTTE collections of configs/data: {name: (the name without its split, what its file says)}."""
+    found = {}
+    for path in sorted((folder / "data").rglob("*.yaml")):
+        values = OmegaConf.to_container(OmegaConf.load(path))
+        if isinstance(values, dict) and values.get("loader") == "ir_datasets":
+            name = str(path.relative_to(folder / "data").with_suffix(""))
+            found[name] = (name.removesuffix(f"/{values['split']}"), {str(key): v for key, v in values.items()})
+    return found
+
+
+def _same_collection(value: str) -> str | None:
+    """The name in configs/data of `beir/arguana/test`, `beir/nfcorpus`, ...: with or without the split."""
+    for name, (base, values) in _named_collections(config_dir()).items():
+        if value in (base, f"{base}/{values['split']}"):
+            return name
+    return None
+
+
+def collection_at(path: str) -> str | None:
+    """The collection that a folder holds by its name, such as `beir/arguana` for `.../arguana`; None for any other."""
+    parts = Path(path).expanduser().resolve().parts
+    for name, (base, _) in _named_collections(config_dir()).items():
+        tail = tuple(base.removeprefix("beir/").removesuffix("/v2").split("/"))
+        if parts[-len(tail) :] == tail:
+            return name
+    return None
+
+
+def _settings_of(name: str | None) -> list[str]:
+    """The overrides that a named collection brings along, whatever split or folder it is read from."""
+    if name is None:
+        return []
+    _, values = _named_collections(config_dir())[name]
+    settings = {key: values[key] for key in OF_A_COLLECTION if key in values}
+    return [
+        f"data.{key}=[{','.join(value)}]" if isinstance(value, list) else f"data.{key}={str(value).lower()}"
+        for key, value in settings.items()
+    ]
 
 
 def _local_collection(value: str) -> list[str] | None:
@@ -366,7 +438,9 @@ def _local_collection(value: str) -> list[str] | None:
     parts = value.split("/")
     home = os.environ.get("XTRREP_DATA")
     if len(parts) == 3 and parts[0] == "beir" and home and (Path(home) / parts[1]).is_dir():
-        return ["data=folder", f"data.id={value}", f"data.path={Path(home) / parts[1]}", f"data.split={parts[2]}"]
+        place = Path(home) / parts[1]
+        settings = _settings_of(collection_at(str(place)))
+        return ["data=folder", f"data.id={value}", f"data.path={place}", f"data.split={parts[2]}", *settings]
     return None
 
 
@@ -387,23 +461,80 @@ def _split_override(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _quoted(text: str) -> str:
-    """The override as Hydra's grammar wants it: a text, or a value with odd letters, in quotes."""
+def _for_hydra(text: str) -> str:
+    """The override as Hydra's grammar wants it. A text, and each text of a list, is taken as it was typed."""
     key, value = _split_override(text)
-    if value[:1] in ("[", "{", "'", '"') or value == "null":
+    if value == "null":
         return text
-    if not _is_text(key) and re.fullmatch(r"[\w./:+@%-]*", value, re.ASCII):
+    if _is_text(key):
+        return f"{key}={_quoted(_unwrapped(value))}"
+    if _is_list_of_texts(key) and value[:1] == "[":
+        return f"{key}=[{','.join(map(_quoted, _items(text, value)))}]"
+    if value[:1] in ("[", "{", "'", '"') or re.fullmatch(r"[\w./:+@%-]*", value, re.ASCII):
         return text
-    # Inside quotes the grammar reads a backslash only before a quote.
-    escaped = value.replace("'", "\\'")
-    return f"{key}='{escaped}'"
+    return f"{key}={_quoted(value)}"
+
+
+def _quoted(value: str) -> str:
+    """A text in quotes, where the grammar reads backslashes only before a quote."""
+    escaped = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", value)
+    return "'" + re.sub(r"(\\+)$", lambda found: found[1] * 2, escaped) + "'"
+
+
+def _unwrapped(value: str) -> str:
+    """A value without the quotes that a shell left around all of it."""
+    quote = value[:1]
+    wrapped = len(value) > 1 and quote in ("'", '"') and value[-1] == quote and quote not in value[1:-1]
+    return value[1:-1] if wrapped else value
+
+
+def _items(text: str, value: str) -> list[str]:
+    """The texts of `[A,B(x=1,y=2),"C"]`: commas within brackets or quotes belong to a text. Raises UsageError."""
+    fault = UsageError(
+        f"{text!r} cannot be read as a list", hint="is a bracket or a quote left open, or a text missing?"
+    )
+    if value[-1] != "]" or len(value) < 2:
+        raise fault
+    items: list[str] = []
+    closing: list[str] = []
+    start, inner = 0, value[1:-1]
+    for at, sign in enumerate(inner):
+        if closing and sign == closing[-1]:
+            closing.pop()
+        elif closing and closing[-1] in "'\"":
+            continue
+        elif sign in OPENING:
+            closing.append(OPENING[sign])
+        elif sign in ")]}":
+            raise fault
+        elif sign == "," and not closing:
+            items.append(inner[start:at])
+            start = at + 1
+    if closing:
+        raise fault
+    items = [_unwrapped(item.strip()) for item in (*items, inner[start:])] if inner.strip() else []
+    if "" in items:
+        raise fault
+    return items
+
+
+OPENING = {"(": ")", "[": "]", "{": "}", "'": "'", '"': '"'}
+
+
+def _type_of(key: str) -> Any:
+    """The type that the schema gives a dotted key; None where it gives none."""
+    section, _, name = key.partition(".")
+    owner = get_type_hints(Config).get(section)
+    return get_type_hints(owner).get(name) if is_dataclass(owner) else None
 
 
 def _is_text(key: str) -> bool:
     """Whether the schema says that a dotted key holds a text, so that 1e3 or a,b is one too."""
-    section, _, name = key.partition(".")
-    owner = get_type_hints(Config).get(section)
-    return is_dataclass(owner) and get_type_hints(owner).get(name) in (str, str | None)
+    return _type_of(key) in (str, str | None)
+
+
+def _is_list_of_texts(key: str) -> bool:
+    return _type_of(key) in (list[str], list[str] | None)
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -434,6 +565,8 @@ def _group_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         if key not in GROUPS:
             values.append(text)
             continue
+        if key == "data" and value not in options("data") and (same := _same_collection(value)):
+            text, value = f"data={same}", same
         if chosen.setdefault(key, value) != value:
             raise UsageError(f"{key} is given twice: {chosen[key]!r} and {value!r}", hint=f"give {key}= once")
         local = _local_collection(value) if key == "data" and value not in options("data") else None
@@ -451,7 +584,10 @@ def _group_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             groups.append(text)
     placed = [text for text in overrides if text.startswith(("data.path=", "data.split="))]
-    if any(text.startswith("data.path=") for text in placed) and "data" not in chosen:
+    paths = [_unwrapped(text.partition("=")[2]) for text in placed if text.startswith("data.path=")]
+    if paths and chosen.get("data", "folder") == "folder":
+        values = _settings_of(collection_at(paths[-1])) + values
+    if paths and "data" not in chosen:
         groups.append("data=folder")
     elif placed and chosen.get("data") != "folder":
         raise UsageError(
@@ -467,19 +603,17 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     Raises UsageError for an unknown or ill-typed key, in a file or an override, with a suggestion, and DataError
     for an unknown collection or engine.
     """
-    from hydra import compose as hydra_compose
     from hydra.errors import HydraException
 
     groups, values = _group_overrides(overrides)
-    with _hydra():
-        try:
-            known = _known_keys(config_dir(), next((text for text in groups if text.startswith("index=")), None))
-            _check_keys(values, known)
-            cfg = hydra_compose(config_name="root", overrides=groups + [_quoted(text) for text in values])
-            _check_index_types(values, known)
-            typed = OmegaConf.to_object(cfg)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise _explain(error, values) from None
+    try:
+        known = _known_keys(config_dir(), next((text for text in groups if text.startswith("index=")), None))
+        _check_keys(values, known)
+        cfg = _load(groups + [_for_hydra(text) for text in values])
+        _check_index_types(values, known)
+        typed = OmegaConf.to_object(cfg)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explain(error, values) from None
     if not isinstance(typed, Config):
         raise TypeError(f"composed a {type(typed).__name__}, not a Config")
     if typed.data.id == "folder" and typed.data.path:
@@ -490,21 +624,18 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
 @cache
 def _known_keys(folder: Path, engine: str | None) -> dict[str, Any]:
-    """Every key with its default, by the engine that is chosen: only `index` has no schema. Called inside `_hydra`."""
-    from hydra import compose as hydra_compose
-
-    return flat(hydra_compose(config_name="root", overrides=[engine] if engine else []))
+    """Every key with its default, by the engine that is chosen: only `index` has no schema."""
+    return flat(_load([engine] if engine else []))
 
 
 def compose_with_origins(overrides: Sequence[str] = ()) -> tuple[Config, dict[str, str]]:
     """As `compose`, with the file (relative to `configs/`) or override that set each dotted key."""
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
 
     typed = compose(overrides)
     groups, values = _group_overrides(overrides)
-    with _hydra():
-        defaults = GlobalHydra.instance().config_loader().compute_defaults_list("root", groups, RunMode.RUN)
+    with _loader() as loader:
+        defaults = loader.compute_defaults_list("root", groups, RunMode.RUN)
     origins = dict.fromkeys(flat(typed), "schema default")
     for entry in defaults.defaults:
         if (

@@ -9,6 +9,7 @@ import difflib
 import errno
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -106,6 +107,11 @@ def explained(error: Exception) -> XtrrepError | None:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
+def typed(path: object) -> str:
+    """A path as one word of a shell, so that a command in a hint can be typed as it is printed."""
+    return shlex.quote(str(path))
 
 
 def suggest(word: str, known: Iterable[str], *, listing: str = "") -> str:

@@ -3,6 +3,7 @@
     vectors/00000.npy           (tokens, dim) float16, the shard's documents laid end to end
     vectors/00000.doclens.npy   (documents,) int32, written last: its presence means the shard is complete
     tokens/00000.npy            (tokens,) int32 vocabulary ids
+    tokens/00000.cut.json       how many of the texts were longer than the limit, and by how much
     ids.json                    document (or query) ids in order
     shards.json                 how many of them a shard holds, written before the first
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import mmap
 import shutil
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 
 from xtrrep.artifacts import TEMPORARY, check, write_atomic, write_json
 from xtrrep.config import Encode, Precision
-from xtrrep.console import DataError, progress, say
+from xtrrep.console import DataError, progress, say, typed
 from xtrrep.data import text_fault
 from xtrrep.locks import alone
 from xtrrep.model.precision import describe, resolve_precision, timing_facts
@@ -116,6 +117,7 @@ def encode(
         write_json(out / "ids.json", ids)
     return {
         "units": {"texts": count},
+        **_cut_facts(out),
         "tokens": sum(int(np.load(path).sum()) for path in (out / "vectors").glob("*.doclens.npy")),
         "dim": int(model.get_embedding_dimension() or 0),
         "precision": precision.value,
@@ -266,8 +268,36 @@ def _write_shard(out: Path, size: int, shard: _Shard, rows: Rows) -> None:
         _mark_shards(out, size)
         write_atomic(out / "vectors" / f"{name}.npy", lambda file: _save([vectors for vectors, _ in rows], file))
         write_atomic(out / "tokens" / f"{name}.npy", lambda file: _save([ids for _, ids in rows], file))
+        if shard.tokens is not None:
+            write_json(out / "tokens" / f"{name}.cut.json", vars(shard.tokens.cut))
         lengths = np.array([len(vectors) for vectors, _ in rows], np.int32)
         write_atomic(out / "vectors" / f"{name}.doclens.npy", lambda file: np.save(file, lengths))
+
+
+def _cut_facts(out: Path) -> dict[str, Any]:
+    """How many texts were cut and what share of all tokens that is, as `cut`; nothing where a shard does not say so."""
+    shards = [path.name.removesuffix(".doclens.npy") for path in (out / "vectors").glob("*.doclens.npy")]
+    files = [out / "tokens" / f"{name}.cut.json" for name in shards]
+    if not files or not all(path.exists() for path in files):
+        return {}
+    found = [json.loads(path.read_bytes()) for path in files]
+    if any(row["limit"] is None for row in found):
+        return {}
+    lost, tokens = (sum(row[key] for row in found) for key in ("lost", "tokens"))
+    share = round(lost / tokens, 4) if tokens else 0.0
+    return {"cut": {"limit": found[0]["limit"], "texts": sum(row["texts"] for row in found), "share_of_tokens": share}}
+
+
+def cut_note(facts: Mapping[str, Any], task: str, key: str) -> str | None:
+    """What a store's facts say of texts that were cut at the length `key`, in words; None where none was."""
+    cut = facts.get("cut")
+    if not cut or not cut["texts"]:
+        return None
+    kind = {"document": "documents", "query": "queries"}[task]
+    return (
+        f"{cut['texts']:,} of {facts['units']['texts']:,} {kind} are longer than {key}={cut['limit']} and were cut: "
+        f"{cut['share_of_tokens']:.1%} of all their tokens are not read"
+    )
 
 
 def _save(parts: Sequence[NDArray[Any]], file: Any) -> None:
@@ -334,7 +364,7 @@ class Store:
         flat = np.concatenate(lengths).astype(np.int64) if lengths else np.empty(0, np.int64)
         if len(ids) != len(flat):
             raise DataError(
-                f"{folder} has {len(ids)} ids and {len(flat)} lengths", hint=f"rm -r {folder} and run again"
+                f"{folder} has {len(ids)} ids and {len(flat)} lengths", hint=f"rm -r {typed(folder)} and run again"
             )
         return cls(folder, manifest["fingerprint"], ids, flat)
 

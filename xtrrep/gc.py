@@ -21,7 +21,7 @@ from typing import Any
 
 from xtrrep import artifacts
 from xtrrep import config as configs
-from xtrrep.console import DataError
+from xtrrep.console import DataError, typed
 from xtrrep.hashes import RECORDS, record_of
 from xtrrep.locks import IN_USE, alone, is_held
 from xtrrep.verify import fingerprint_of, label_of, select
@@ -79,7 +79,7 @@ def remove(what: str | None = None) -> list[Waste]:
         for folder in _without_manifest(roots, {name for made in manifests for name in made["upstream"].values()}):
             raise DataError(
                 f"{folder} has no manifest: what it stands on is unknown, and nothing was removed",
-                hint=f"run what made it again, or rm -r {folder} where it is not needed",
+                hint=f"run what made it again, or rm -r {typed(folder)} where it is not needed",
             )
         waste = find(what)
         for item in waste:

@@ -10,18 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xtrrep.artifacts import write_atomic
-from xtrrep.console import DataError
-from xtrrep.data import RENAME, id_fault
+from xtrrep.console import DataError, UsageError
+from xtrrep.data import RENAME, id_fault, text_id
 from xtrrep.data.folder import read_lines
 
 # query id -> [(document id, score)], best first
 Run = dict[str, list[tuple[str, float]]]
 
+RANKINGS = '{"q1": [("d1", 2.0), ("d2", 1.5)]}: query id, then (document id, score) pairs'
+FRAME = '{q: list(zip(rows.doc_id, rows.score)) for q, rows in frame.groupby("query_id")} makes a dict of it'
 LARGEST_SCORE = 1e38  # either way: a float32 holds it, with room below for ties
 
 
@@ -32,6 +35,71 @@ def separate(scores: NDArray[np.float32]) -> NDArray[np.float32]:
         if not out[i] < out[i - 1]:
             out[i] = np.nextafter(out[i - 1], np.float32(-np.inf))
     return out
+
+
+def ranked(run: Any, name: str = "run") -> Run:
+    """Rankings from outside as {query id: [(document id, score), ...]}, best first, without ties.
+
+    Accepts, for each query, a list of (document id, score) pairs or a dict {document id: score}; ids are texts or whole
+    numbers, scores any real number (NumPy's and torch's too). Documents are ordered by score as float32, then by their
+    position. Raises UsageError, naming the argument `name`, for another type, and DataError for a document ranked twice
+    or a score that is not finite.
+    """
+    if not isinstance(run, Mapping):
+        raise UsageError(
+            f"{name} is a {type(run).__name__}, not a dict of rankings",
+            hint=FRAME if hasattr(run, "columns") else RANKINGS,
+        )
+    found: Run = {}
+    for key, row in run.items():
+        query = text_id(key, name)
+        if query in found:
+            raise DataError(f"{name} holds query {query!r} twice, under ids of two types", hint="ids are texts")
+        found[query] = _ranking(row, query, name)
+    return found
+
+
+def _ranking(row: Any, query: str, name: str) -> list[tuple[str, float]]:
+    pairs = row.items() if isinstance(row, Mapping) else row
+    if isinstance(row, str | bytes) or not hasattr(pairs, "__iter__") or hasattr(row, "to_numpy"):
+        raise UsageError(f"{name}[{query!r}] is a {type(row).__name__}, not a ranking", hint=RANKINGS)
+    scores: dict[str, np.float32] = {}
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise UsageError(
+                f"{name}[{query!r}] holds a {type(pair).__name__}, not a pair of document id and score", hint=RANKINGS
+            )
+        document = text_id(pair[0], f"{name}[{query!r}]")
+        if document in scores:
+            raise DataError(
+                f"query {query!r} ranks document {document!r} twice", hint="keep one of the two, the one ranked higher"
+            )
+        scores[document] = _score(pair[1], query, name)
+    documents, values = list(scores), np.array(list(scores.values()), np.float32)
+    order = np.argsort(-values, kind="stable")
+    return [(documents[i], float(s)) for i, s in zip(order, separate(values[order]), strict=True)]
+
+
+def real_number(value: Any) -> float | None:
+    """A number of any type (NumPy's and torch's too) as a float; None for anything else, such as the text "1.0"."""
+    if isinstance(value, str | bytes):
+        return None
+    try:
+        return float(value.detach() if hasattr(value, "detach") else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+
+
+def _score(value: Any, query: str, name: str) -> np.float32:
+    number = real_number(value)
+    if number is None:
+        raise UsageError(f"{name}[{query!r}] has a {type(value).__name__} for a score", hint=RANKINGS)
+    if not math.isfinite(number) or abs(number) > LARGEST_SCORE:
+        raise DataError(
+            f"the run gives query {query!r} a score that is not finite",
+            hint="make the run again; a document without a score is left out",
+        )
+    return np.float32(number)
 
 
 def write(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from xtrrep import config as configs
 from xtrrep.artifacts import Spec, digest, make, write_atomic, write_json
-from xtrrep.console import DataError, progress
-from xtrrep.data import RENAME, text_fault
+from xtrrep.console import DataError, UsageError, progress
+from xtrrep.data import RENAME, text_fault, text_id
 from xtrrep.encode import Store
 from xtrrep.hashes import hash_outside
 
@@ -29,6 +29,7 @@ UNIT = 1e-2  # a vector whose length is further from 1 was never normalised
 LAYOUT = "NAME.npy, NAME.doclens.npy and ids.json; see xtrrep/vectors.py"
 IDS = "a JSON list of different texts, one a document, in the order of the .npy files"
 ROWS = "an array of floats, one row a token: (tokens, dim)"
+TORCH_AS_NUMPY = {f"torch.{name}" for name in ("float16", "float32", "float64", "int8", "int16", "int32", "int64")}
 LENGTHS = "an array of whole numbers, one a document: how many of the rows are its own"
 
 
@@ -92,6 +93,52 @@ def _load(path: Path) -> NDArray[Any]:
     except Exception as error:  # numpy gives parts of the header to Python's own parser, and anything may come of that
         raise DataError(f"{path} is not an array: {error}", hint="numpy.save writes one") from None
     return array
+
+
+def rows_of(name: str, value: Any, argument: str = "vectors") -> NDArray[Any]:
+    """A (tokens, dim) array of numbers from NumPy's arrays, torch's tensors or nested lists.
+
+    A tensor is taken from its device and its gradient; bfloat16, which NumPy lacks, becomes float32. Raises UsageError,
+    naming the argument and the id, for anything that is not a full array of real numbers.
+    """
+    try:
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            value = value.numpy() if str(value.dtype) in TORCH_AS_NUMPY else value.float().numpy()
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{argument}[{name!r}] is no array of numbers: {reason}", hint=ROWS) from None
+    if np.ma.is_masked(value):
+        raise UsageError(f"{argument}[{name!r}] has masked values", hint="leave those rows out")
+    if array.dtype.kind not in "fiu":
+        raise UsageError(f"{argument}[{name!r}] holds {type(value).__name__} of {array.dtype}, not numbers", hint=ROWS)
+    if array.ndim != 2:
+        raise UsageError(f"{argument}[{name!r}] has an array of shape {array.shape}, not (tokens, dim)", hint=ROWS)
+    return array
+
+
+def arrays_of(vectors: Any, argument: str = "vectors") -> dict[str, NDArray[Any]]:
+    """{id: (tokens, dim) array} from a dict with texts or whole numbers as ids. Raises as `rows_of`, and DataError for
+    two ids that are one text."""
+    if not isinstance(vectors, Mapping):
+        raise UsageError(
+            f"{argument} is a {type(vectors).__name__}, not a dict of vectors", hint='{"d1": array}, each (tokens, dim)'
+        )
+    found: dict[str, NDArray[Any]] = {}
+    for key, value in vectors.items():
+        name = text_id(key, argument)
+        if name in found:
+            raise DataError(f"{argument} holds {name!r} twice, under ids of two types", hint="ids are texts")
+        found[name] = rows_of(name, value, argument)
+    return found
+
+
+def folder_of(value: Any, argument: str) -> Path:
+    """A folder given as a text or a path. Raises UsageError for anything else."""
+    if not isinstance(value, str | Path) or not str(value):
+        raise UsageError(f"{argument} is {value!r}, not a folder", hint=f'{argument}="stores"')
+    return Path(value)
 
 
 def unit(name: str, rows: NDArray[Any], *, normalize: bool) -> NDArray[np.float16]:
@@ -204,37 +251,54 @@ def same_ids(folder: Path, wanted: Iterable[str]) -> int:
     return len(have)
 
 
-def store(
-    vectors: Mapping[str, NDArray[Any]], root: str | Path, *, normalize: bool = False, task: str = "document"
-) -> Store:
+def store(vectors: Mapping[Any, Any], root: str | Path, *, normalize: bool = False, task: str = "document") -> Store:
     """An embedding store under `root` of {id: (tokens, dim) vectors}; re-used where the same was stored before.
 
-    Raises DataError for vectors that are not finite, zero, of two dimensions, or, unless `normalize`, not unit.
+    Ids are texts or whole numbers. Vectors are arrays, tensors (any device, with or without a gradient) or nested lists
+    of numbers, kept as float16; task is "document" or "query". Raises UsageError for an argument of another type, and
+    DataError for vectors that are not finite, zero, of two dimensions, or, unless `normalize`, not of unit length.
     """
-    hashes = [[name, _hash(rows)] for name, rows in vectors.items()]
-    stage = {"document": "documents", "query": "queries"}[task]
-    spec = Spec(stage, "imported", 2, {"imported": True, "normalize": normalize}, content={"vectors": digest(hashes)})
+    root, arrays = folder_of(root, "root"), arrays_of(vectors)
+    stages = {"document": "documents", "query": "queries"}
+    if not isinstance(task, str) or task not in stages:
+        raise UsageError(f"task={task!r} is no task", hint='task="document" or task="query"')
+    _check_flag(normalize)
+    hashes = [[name, _hash(rows)] for name, rows in arrays.items()]
+    config = {"imported": True, "normalize": normalize}
+    spec = Spec(stages[task], "imported", 2, config, content={"vectors": digest(hashes)})
 
     def run(out: Path) -> dict[str, Any]:
-        return write(out, vectors.items(), len(vectors), normalize=normalize, what=task)
+        return write(out, arrays.items(), len(arrays), normalize=normalize, what=task)
 
-    return Store.open(make(spec, Path(root), run), spec.fingerprint)
+    return Store.open(make(spec, root, run), spec.fingerprint)
+
+
+def _check_flag(normalize: Any) -> None:
+    if not isinstance(normalize, bool):
+        raise UsageError(f"normalize is {normalize!r}, not True or False", hint="normalize=True")
 
 
 def change(
     parent: Store,
     root: str | Path,
     *,
-    add: Mapping[str, NDArray[Any]] | None = None,
-    delete: Sequence[str] = (),
+    add: Mapping[Any, Any] | None = None,
+    delete: Iterable[Any] = (),
     normalize: bool = False,
 ) -> Store:
-    """A new store under `root`: the parent's documents without `delete`, then those of `add`.
+    """A new store under `root`: the parent's documents without the ids in `delete`, then those of `add`.
 
     The parent stays as it is. The fingerprint covers it and the change, and so does that of every index built over it.
-    Raises DataError for an id to delete that is not there, an id to add that is, and as `store`.
+    `add` is as in `store`. Raises UsageError for an argument of another type, and DataError for an id to delete that is
+    not there, an id to add that is, and as `store`.
     """
-    added, gone = dict(add or {}), set(delete)
+    if not isinstance(parent, Store):
+        raise UsageError(f"parent is a {type(parent).__name__}, not a store", hint="store_vectors(...) makes one")
+    root, added = folder_of(root, "root"), arrays_of({} if add is None else add, "add")
+    if isinstance(delete, str | bytes | Mapping) or hasattr(delete, "columns") or not hasattr(delete, "__iter__"):
+        raise UsageError(f"delete is a {type(delete).__name__}, not a list of ids", hint='delete=["d1"]')
+    _check_flag(normalize)
+    gone = {text_id(name, "delete") for name in delete}
     for name in sorted(gone - set(parent.ids)):
         raise DataError(
             f"{parent.folder} holds no document {name!r} to delete", hint="its `ids` lists what can be deleted"
@@ -242,9 +306,9 @@ def change(
     for name in sorted(added.keys() & (set(parent.ids) - gone)):
         raise DataError(f"{parent.folder} holds a document {name!r} already", hint="delete it in the same change")
     for name, rows in added.items():
-        if np.ndim(rows) != 2 or np.shape(rows)[1] != parent.dim:
+        if rows.shape[1] != parent.dim:
             raise DataError(
-                f"{name!r} has an array of shape {np.shape(rows)}, {parent.folder} is of dimension {parent.dim}",
+                f"{name!r} has an array of shape {rows.shape}, {parent.folder} is of dimension {parent.dim}",
                 hint="(tokens, dim), by the model that made the others",
             )
     changes = {"add": [[name, _hash(rows)] for name, rows in added.items()], "delete": sorted(gone)}
@@ -257,7 +321,7 @@ def change(
         rows = chain(old, ((name, unit(name, v, normalize=normalize)) for name, v in added.items()))
         return write(out, rows, len(kept) + len(added)) | {"added": len(added), "deleted": len(gone)}
 
-    return Store.open(make(spec, Path(root), run), spec.fingerprint)
+    return Store.open(make(spec, root, run), spec.fingerprint)
 
 
 def _hash(rows: NDArray[Any]) -> str:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from xtrrep.console import UsageError
+
 HELP = """Experiments with multi-vector retrieval: ColBERT and XTR, trained, indexed and compared.
 
 Every verb takes KEY=VALUE overrides of the configuration beside its options, runs the stages that are missing and
@@ -39,6 +41,17 @@ Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="so many process
 On = Annotated[str | None, typer.Option("--on", help="ray: run on the Ray cluster that RAY_ADDRESS names")]
 Accept = Annotated[bool, typer.Option("--accept", help="record what came out in results/recorded")]
 Listing = Annotated[bool, typer.Option("--list", help="list what there is; run nothing")]
+
+
+# A query may begin with a dash, as in `xtrrep search "-number 12"`.
+TYPED_QUERY = {"ignore_unknown_options": True}
+
+
+def check_typed(query: str, overrides: list[str] | None, verb: str) -> None:
+    """Raise UsageError for a misspelt option, which TYPED_QUERY lets through."""
+    for text in (query, *(overrides or [])):
+        if text.startswith("-") and (text is not query or (text.startswith("--") and not text.split()[1:])):
+            raise UsageError(f"No such option: {text}", hint=f"xtrrep {verb} --help")
 
 
 def merge(overrides: list[str] | None, **options: str | None) -> list[str]:

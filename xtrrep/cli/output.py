@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtrrep.console import DataError, UsageError
+from xtrrep.console import DataError, UsageError, typed
 
 if TYPE_CHECKING:
     from xtrrep.pipeline import Plan
@@ -81,7 +81,7 @@ def writable(out: Path) -> Path:
     """A file to write, `~` expanded. Raises DataError where its folder is not there, UsageError for a folder."""
     out = out.expanduser()
     if out.is_dir():
-        raise UsageError(f"{out} is a folder", hint=f"--out {out / 'NAME'}")
+        raise UsageError(f"{out} is a folder", hint=f"--out {typed(out / 'NAME')}")
     if not out.parent.is_dir():
-        raise DataError(f"there is no folder {out.parent}", hint=f"mkdir -p {out.parent}")
+        raise DataError(f"there is no folder {out.parent}", hint=f"mkdir -p {typed(out.parent)}")
     return out

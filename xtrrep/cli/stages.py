@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xtrrep.cli.options import ConfigName, DataId, DryRun, Index, Json, Overrides, Scale, app, merge
+from xtrrep.cli.options import (
+    TYPED_QUERY,
+    ConfigName,
+    DataId,
+    DryRun,
+    Index,
+    Json,
+    Overrides,
+    Scale,
+    app,
+    check_typed,
+    merge,
+)
 from xtrrep.cli.output import print_json, print_plan, relative, writable
 from xtrrep.console import say
 
@@ -36,7 +48,10 @@ def work(overrides: Sequence[str], until: str, json: bool, dry_run: bool) -> Res
         return None
     from xtrrep.api import run_config
 
-    return run_config(*overrides, until=until)
+    result = run_config(*overrides, until=until)
+    for text in result.unsaid:
+        say(f"  note: {text}")
+    return result
 
 
 def summary(result: Result) -> dict[str, Any]:
@@ -47,6 +62,7 @@ def summary(result: Result) -> dict[str, Any]:
         "ran": [str(path) for path in result.ran],
         "reused": [str(path) for path in result.reused],
         "facts": result.facts,
+        "notes": result.notes,
     }
 
 
@@ -214,6 +230,7 @@ def evaluate(
     footer = [
         f"scale={cfg.scale}, protocol={cfg.protocol.name}, {result.facts['units']['queries']} queries",
         *([f"the best {setting.rerank} re-ranked by MaxSim"] if setting.rerank else []),
+        *result.notes,
         f"run file   {relative(run_file)}",
         f"per query  {relative(result.folder / 'per_query.csv')}",
     ]
@@ -266,7 +283,7 @@ def latency(
     print(Table(f"{cfg.data.id}, index={cfg.index['engine']}", columns, [row], footer, digits=2).terminal())
 
 
-@app.command()
+@app.command(context_settings=TYPED_QUERY)
 def search(
     query: Annotated[str, typer.Argument(help="the query, in quotes")],
     overrides: Overrides = None,
@@ -284,6 +301,7 @@ def search(
     from xtrrep import pipeline, preflight
     from xtrrep import query as typed
 
+    check_typed(query, overrides, "search")
     typed.check_query(query)
     words = merge(overrides, index=index, data=data, config=config, scale=scale)
     if top is not None or not any(word.startswith("retrieve.top_k=") for word in words):
@@ -303,7 +321,7 @@ def search(
         say("nothing found")
 
 
-@app.command()
+@app.command(context_settings=TYPED_QUERY)
 def explain(
     query: Annotated[str, typer.Argument(help="the query, in quotes")],
     doc: Annotated[str, typer.Option("--doc", help="a document's id, as `xtrrep search` prints it")],
@@ -328,6 +346,7 @@ def explain(
     from xtrrep import pipeline, preflight
     from xtrrep import query as typed
 
+    check_typed(query, overrides, "explain")
     typed.check_query(query)
     words = merge(overrides, index=index, data=data, config=config, scale=scale)
     plans = plans_of(words, "index")

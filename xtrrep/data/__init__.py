@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Protocol
 
 from xtrrep.config import Data
-from xtrrep.console import DataError
+from xtrrep.console import DataError, UsageError
 from xtrrep.registry import Registry
 
 HOME_VARIABLE = "XTRREP_DATA"
@@ -68,7 +69,7 @@ def resolve(cfg: Data) -> Data:
         return cfg
     for folder, split, needed in _local_places(cfg.id):
         path = Path(home).expanduser() / folder
-        if (path / needed).is_file():
+        if (path / needed).is_file() or (path / f"{needed}.gz").is_file():
             return replace(cfg, loader="folder", path=str(path), split=split)
     return cfg
 
@@ -114,6 +115,22 @@ def id_fault(name: str) -> str | None:
     if name.startswith("\ufeff"):
         return "begins with a byte order mark"
     return text_fault(name)
+
+
+def text_id(value: object, where: str) -> str:
+    """An id as a text: a text as it is, a whole number (NumPy's too) in digits. Raises UsageError for anything else."""
+    if isinstance(value, str):
+        return str(value)
+    if not isinstance(value, bool) and isinstance(value, Integral):
+        return str(int(value))
+    raise UsageError(
+        f"an id in {where} is {_shown(value)} of type {type(value).__name__}", hint="ids are texts or whole numbers"
+    )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def text_fault(text: str) -> str | None:

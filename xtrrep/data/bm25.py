@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtrrep.console import DataError
+from xtrrep.console import DataError, typed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,4 +95,6 @@ class Bm25:
         try:
             return cls(bm25s.BM25.load(str(folder), show_progress=False))
         except FileNotFoundError as error:
-            raise DataError(f"{folder} holds no BM25 index ({error})", hint=f"rm -r {folder} and run again") from None
+            raise DataError(
+                f"{folder} holds no BM25 index ({error})", hint=f"rm -r {typed(folder)} and run again"
+            ) from None

@@ -47,18 +47,18 @@ def find_layout(folder: Path, split: str | None) -> Layout:
         raise DataError(f"there is no folder {folder}", hint="data.path=FOLDER names one in BEIR or LoTTE layout")
     corpus, queries = _maybe_zipped(folder / "corpus.jsonl"), _maybe_zipped(folder / "queries.jsonl")
     if corpus and queries:
-        _need_split(folder, split, "qrels/", ".tsv")
-        return Layout("beir", corpus, queries, folder / "qrels" / f"{split}.tsv", _read_json_texts, _read_beir_qrels)
-    collection = folder / "collection.tsv"
-    if collection.is_file():
-        _need_split(folder, split, "qas.", ".jsonl")
-        questions = folder / f"questions.{split}.tsv"
-        if not questions.is_file():
-            raise DataError(f"{folder} has qas.{split}.jsonl but no {questions.name}", hint="copy both from LoTTE")
-        return Layout("lotte", collection, questions, folder / f"qas.{split}.jsonl", _read_tsv_texts, _read_lotte_qas)
+        qrels = _need_split(folder, split, "qrels/", ".tsv")
+        return Layout("beir", corpus, queries, qrels, _read_json_texts, _read_beir_qrels)
+    collection = _maybe_zipped(folder / "collection.tsv")
+    if collection:
+        qas = _need_split(folder, split, "qas.", ".jsonl")
+        questions = _maybe_zipped(folder / f"questions.{split}.tsv")
+        if not questions:
+            raise DataError(f"{folder} has {qas.name} but no questions.{split}.tsv", hint="copy both from LoTTE")
+        return Layout("lotte", collection, questions, qas, _read_tsv_texts, _read_lotte_qas)
     raise DataError(
-        f"{folder} is neither a BEIR folder (corpus.jsonl and queries.jsonl, .gz or not, qrels/SPLIT.tsv) "
-        "nor a LoTTE folder (collection.tsv, questions.SPLIT.tsv, qas.SPLIT.jsonl)",
+        f"{folder} is neither a BEIR folder (corpus.jsonl and queries.jsonl, qrels/SPLIT.tsv) "
+        "nor a LoTTE folder (collection.tsv, questions.SPLIT.tsv, qas.SPLIT.jsonl), each file as it is or in .gz",
         hint="check data.path, and that the archive was unpacked",
     )
 
@@ -67,14 +67,15 @@ def _maybe_zipped(path: Path) -> Path | None:
     return next((p for p in (path, path.with_name(path.name + ".gz")) if p.is_file()), None)
 
 
-def _need_split(folder: Path, split: str | None, prefix: str, suffix: str) -> None:
-    """Raise DataError, naming the splits there are, unless `FOLDER/PREFIXsplitSUFFIX` is a file."""
-    if split and (folder / f"{prefix}{split}{suffix}").is_file():
-        return
+def _need_split(folder: Path, split: str | None, prefix: str, suffix: str) -> Path:
+    """`FOLDER/PREFIXsplitSUFFIX`, or that in .gz. Raises DataError, naming the splits there are, where it is none."""
+    if split and (path := _maybe_zipped(folder / f"{prefix}{split}{suffix}")):
+        return path
     start = prefix.rpartition("/")[2]
-    found = sorted(
-        path.name[len(start) : -len(suffix)] for path in (folder / f"{prefix}x").parent.glob(f"{start}*{suffix}")
-    )
+    place = (folder / f"{prefix}x").parent
+    names = [path.name.removesuffix(".gz") for path in place.glob(f"{start}*")]
+    names = [name for name in names if name.endswith(suffix)]
+    found = sorted({name[len(start) : -len(suffix)] for name in names})
     raise DataError(
         f"{folder} has no split {split!r}: there is no {prefix}{split}{suffix}",
         hint=f"splits here: {', '.join(found)}; data=ID ends in one, or data.split={found[0]} beside data.path"
@@ -271,7 +272,14 @@ def read_folder(id: str, folder: Path, split: str | None, max_queries: int | Non
     """
     layout = find_layout(folder, split)
     qrels = layout.read_qrels(layout.qrels)
-    texts = {id: text for id, text in layout.read_texts(layout.queries, qrels) if text.strip()}
+    texts = dict(layout.read_texts(layout.queries, qrels))
+    blank = [query_id for query_id in qrels if query_id in texts and not texts[query_id].strip()]
+    if blank:
+        raise DataError(
+            f"{layout.queries} has a blank text for judged queries: {len(blank)} of {len(qrels)}, the first is "
+            f"{blank[0]!r}",
+            hint=f"give them a text, or take their judgements out of {layout.qrels.name}",
+        )
     missing = [query_id for query_id in qrels if query_id not in texts]
     if missing:
         raise DataError(

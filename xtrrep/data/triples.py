@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ COLUMNS_HINT = (
 )
 SUFFIXES = (".jsonl", ".parquet")
 QUERIES_AT_ONCE = 256
+COPIES = 0.1  # copies of a query's positive among a batch's negatives, from which on it is said
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,41 @@ def read_triples(
     """
     files = local_files(source)
     return _read_local(files, max_triples) if files else _stream_hub(source, revision, max_triples)
+
+
+def what_is_odd(source: str, triples: Dataset | IterableDataset, batch_size: int) -> list[str]:
+    """What of local triples is not read, or teaches little, in words: columns beside the three, negatives that are the
+    positive, and copies of a positive among a batch's negatives. Nothing is known of a stream."""
+    from datasets import Dataset
+
+    if not isinstance(triples, Dataset) or not (files := local_files(source)):
+        return []
+    odd = []
+    if extra := sorted({name for file in files for name in _columns(file)} - set(COLUMNS)):
+        odd.append(f"{source} has columns that are not read: {', '.join(extra)}")
+    positives, rows = triples["positive"], len(triples)
+    same = sum(positive == negative for positive, negative in zip(positives, triples["negative"], strict=True))
+    if same:
+        odd.append(f"{same:,} of {rows:,} rows of {source} have their positive as their negative too")
+    counts = Counter(positives)
+    repeated = sum(count for count in counts.values() if count > 1)
+    pairs = sum(count * (count - 1) for count in counts.values())
+    copies = (min(batch_size, rows) - 1) * pairs / (rows * (rows - 1)) if rows > 1 else 0.0
+    if copies >= COPIES:
+        odd.append(
+            f"{repeated:,} of {rows:,} rows of {source} share their positive with another row: of a batch's negatives, "
+            f"{copies:.1f} on average are copies of a query's own positive"
+        )
+    return odd
+
+
+def _columns(file: Path) -> list[str]:
+    """The columns of a file; of a .jsonl those of its first row."""
+    if file.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return [str(name) for name in pq.read_schema(file).names]
+    return list(next((row for _, row in read_json_lines(file)), {}))
 
 
 def local_files(source: str, hint: str = "train.triples=FILE.jsonl with query, positive and negative") -> list[Path]:

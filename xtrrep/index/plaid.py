@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xtrrep.artifacts import need_space, write_atomic
-from xtrrep.console import DataError, UsageError
+from xtrrep.console import DataError, UsageError, typed
 from xtrrep.encode import Store
 from xtrrep.index import Engine, Place, check_queries, engines, kmeans, positive, rectangle
 from xtrrep.index.native import log_aside, panics
@@ -172,7 +172,7 @@ class Searcher:
 
 
 def load(folder: Path, source: Store, params: Params, place: Place) -> Searcher:
-    with log_aside(), panics("plaid", f"while loading {folder}", hint=f"rm -r {folder} and run again"):
+    with log_aside(), panics("plaid", f"while loading {folder}", hint=f"rm -r {typed(folder)} and run again"):
         native = _library().FastPlaid(str(folder), device=place.device, index_gpu_memory=params.gpu_memory)
     settings = {
         "n_ivf_probe": params.nprobe,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xtrrep.artifacts import write_atomic
-from xtrrep.console import DataError, UsageError, say
+from xtrrep.console import DataError, UsageError, say, typed
 from xtrrep.encode import Store
 from xtrrep.index import Engine, Hits, Place, check_queries, engines, positive
 from xtrrep.index.native import log_aside, panics
@@ -149,9 +149,9 @@ def load(folder: Path, source: Store, params: Params, place: Place) -> Searcher:
     threads = place.search_threads
     if (folder / PICKLED).exists():
         raise DataError(
-            f"{folder / PICKLED} is a pickle, which the library would run", hint=f"rm -r {folder} and run again"
+            f"{folder / PICKLED} is a pickle, which the library would run", hint=f"rm -r {typed(folder)} and run again"
         )
-    with log_aside(), panics("scann", f"while loading {folder}", hint=f"rm -r {folder} and run again"):
+    with log_aside(), panics("scann", f"while loading {folder}", hint=f"rm -r {typed(folder)} and run again"):
         native = _library().scann_ops_pybind.load_searcher(str(folder))
         native.set_num_threads(threads)
     return Searcher(source, native, params.num_leaves_to_search, params.reorder, threads)

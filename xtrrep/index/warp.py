@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrrep.console import DataError, UsageError
+from xtrrep.console import DataError, UsageError, typed
 from xtrrep.encode import Store
 from xtrrep.index import Engine, Place, check_queries, engines, kmeans, positive, rectangle
 from xtrrep.index.native import log_aside, panics
@@ -121,7 +121,9 @@ def resolved(folder: Path, params: Params) -> dict[str, Any]:
     metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
     tuned = optimize(metadata=metadata, top_k=params.tuned_top_k, num_query_tokens=params.tuned_tokens)
     if tuned is None:
-        raise DataError(f"{folder / 'metadata.json'} says nothing of the index", hint=f"rm -r {folder} and run again")
+        raise DataError(
+            f"{folder / 'metadata.json'} says nothing of the index", hint=f"rm -r {typed(folder)} and run again"
+        )
     given = {name: getattr(params, name) for name in TUNED}
     return {name: auto if given[name] is None else given[name] for name, auto in zip(TUNED, tuned, strict=True)}
 
@@ -171,7 +173,7 @@ def _placement(memory: str, device: str) -> tuple[Any, bool]:
 def load(folder: Path, source: Store, params: Params, place: Place) -> Searcher:
     device, mmap = _placement(params.memory, place.device)
     native = _library().XTRWarp(str(folder))
-    with log_aside(), panics("warp", f"while loading {folder}", hint=f"rm -r {folder} and run again"):
+    with log_aside(), panics("warp", f"while loading {folder}", hint=f"rm -r {typed(folder)} and run again"):
         native.load(device=device, mmap=mmap)
     return Searcher(source, native, resolved(folder, params), place.threads or 1)
 

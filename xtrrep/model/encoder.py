@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtrrep.config import Model, Projection, Source
-from xtrrep.console import DataError, UsageError
+from xtrrep.console import DataError, UsageError, machine_error, say
 from xtrrep.model import hub, stanford, t5, tensors
 from xtrrep.model.layout import Layout, is_multi_vector, layout_of
 
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import MultiVectorEncoder
+
+
+LengthKeys = tuple[str, str]  # the keys that the lengths of queries and documents are from
+LENGTHS: LengthKeys = ("model.n_query", "model.n_doc")
 
 
 def device_of(name: str) -> str:
@@ -60,20 +64,37 @@ def quiet() -> None:
     logging.disable_progress_bar()
 
 
-def build(cfg: Model, device: str) -> MultiVectorEncoder:
+@contextmanager
+def quietly() -> Iterator[None]:
+    """As `quiet`, and as it was before at the end of the block: for a process that is not ours."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    quiet()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def build(cfg: Model, device: str, lengths: LengthKeys = LENGTHS) -> MultiVectorEncoder:
     """An untrained encoder from `cfg.backbone`, with a head initialised from `cfg.seed`.
 
-    A backbone that is already a multi-vector model keeps its own head. Raises DataError where weights are missing.
+    A backbone that is already a multi-vector model keeps its own head. `lengths` are the keys that the two lengths are
+    from, for an error's hint. Raises DataError where weights are missing, or where the tokenizer does not fit them, and
+    UsageError for a length above what the backbone has positions for.
     """
     quiet()
     folder = hub.folder_of(cfg.backbone, cfg.revision)
     if is_multi_vector(folder):
-        return load(folder, cfg, device)
+        return load(folder, cfg, device, lengths)
     try:
         transformer = tensors.backbone(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"cannot load the backbone {cfg.backbone!r}: {str(error).splitlines()[0]}",
+        raise machine_error(error) or DataError(
+            f"cannot load the backbone {cfg.backbone!r}: {_first_line(error)}",
             hint="is the folder complete? model.backbone=FOLDER names another",
         ) from None
     if cfg.layers is not None:
@@ -82,8 +103,42 @@ def build(cfg: Model, device: str) -> MultiVectorEncoder:
     skiplist = list(string.punctuation) if cfg.skip_punctuation else []
     model = tensors.assemble(transformer, weight, None, device, skiplist=skiplist)
     expansion = {"strategy": "fixed", "attend": False, "length": cfg.n_query, "token": None}
-    set_lengths(model, cfg.n_query, cfg.n_doc, expansion if cfg.query_expansion else None)
+    _fit_tokenizer(model, cfg.backbone, cfg.query_expansion, "model.query_expansion=false expands no queries")
+    set_lengths(model, cfg.n_query, cfg.n_doc, expansion if cfg.query_expansion else None, lengths)
     return model
+
+
+def _fit_tokenizer(model: MultiVectorEncoder, name: str, expands: bool, hint: str) -> None:
+    """Give a tokenizer without a padding token its end-of-text token for that, and check it against the weights.
+
+    Padding is never attended to, so any token will do. Raises DataError where there is no such token, no token to
+    expand queries with, and for ids beyond the rows of the embedding.
+    """
+    tokenizer: Any = model.tokenizer
+    end = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        if end is None:
+            raise DataError(
+                f"the tokenizer of {name} has no padding token and no end-of-text token",
+                hint="tokenizer.add_special_tokens({'pad_token': '[PAD]'}), resize the embedding, and save both",
+            )
+        say(f"  note: the tokenizer of {name} has no padding token: {end!r} is used, which nothing attends to")
+        tokenizer.pad_token = end
+    if expands and tokenizer.mask_token is None:
+        if end is None:
+            raise DataError(f"the tokenizer of {name} has no [MASK] token to expand queries with", hint=hint)
+        say(f"  note: the tokenizer of {name} has no [MASK] token: queries are expanded with {end!r}")
+    rows = model[0].model.get_input_embeddings().weight.shape[0]
+    words = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if words > rows:
+        raise DataError(
+            f"the tokenizer of {name} has {words:,} words, the embedding {rows:,} rows",
+            hint="model.resize_token_embeddings(len(tokenizer)) in transformers, and save the model again",
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def projection(cfg: Model, width: int) -> torch.Tensor:
@@ -113,11 +168,11 @@ def _keep_layers(transformer: Any, count: int) -> None:
     backbone.config.num_hidden_layers = count
 
 
-def load(name: str | Path, cfg: Model, device: str) -> MultiVectorEncoder:
+def load(name: str | Path, cfg: Model, device: str, lengths: LengthKeys = LENGTHS) -> MultiVectorEncoder:
     """A multi-vector model as saved: head, prefixes, skip list and expansion are its own; lengths are `cfg`'s.
 
     `name` is a folder, a short name or a hub id. The weights are float32, whatever they were stored in. Raises
-    DataError where there is nothing to read, or no multi-vector head in it.
+    DataError where there is nothing to read, or no multi-vector head in it, and as `build`.
     """
     from pickle import UnpicklingError  # torch's, for a pickle that holds more than tensors
 
@@ -137,14 +192,17 @@ def load(name: str | Path, cfg: Model, device: str) -> MultiVectorEncoder:
     try:
         model = read(folder, device)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError, UnpicklingError) as error:
-        raise DataError(
-            f"cannot load the model {name}: {str(error).splitlines()[0]}",
+        raise machine_error(error) or DataError(
+            f"cannot load the model {name}: {_first_line(error)}",
             hint="is the folder complete? rm -r a trained one to train it again",
         ) from None
     transformer = model[0]
     if any(model.prompts.values()):
         transformer.preprocess = partial(_preprocess_with_marker, transformer, dict(model.prompts))
-    set_lengths(model, cfg.n_query, cfg.n_doc, model[0].query_expansion)
+    expansion = transformer.query_expansion
+    expands = expansion is not None and expansion.get("token") is None
+    _fit_tokenizer(model, str(name), expands, "give its tokenizer a mask_token that has a row, and save it again")
+    set_lengths(model, cfg.n_query, cfg.n_doc, expansion, lengths)
     return model
 
 
@@ -168,17 +226,17 @@ def _load_saved(folder: Path, device: str) -> MultiVectorEncoder:
     return MultiVectorEncoder(str(folder), device=device, model_kwargs={"dtype": torch.float32})
 
 
-def get(cfg: Model, trained: Path | None, device: str) -> MultiVectorEncoder:
-    """The encoder a config asks for; `trained` is the folder our own training left."""
+def get(cfg: Model, trained: Path | None, device: str, lengths: LengthKeys = LENGTHS) -> MultiVectorEncoder:
+    """The encoder a config asks for; `trained` is the folder our own training left. Raises as `build` and `load`."""
     if cfg.source is Source.trained:
         if trained is None:
             raise DataError("the trained model has not been made yet", hint="xtrrep train")
-        return load(trained, cfg, device)
+        return load(trained, cfg, device, lengths)
     if cfg.source in (Source.checkpoint, Source.released):
         if cfg.checkpoint is None:  # released: the caller puts the study's name there, released.released_id
             raise UsageError(f"model.source={cfg.source.value} without a name", hint="model.checkpoint=FOLDER")
-        return load(cfg.checkpoint, cfg, device)
-    return build(cfg, device)
+        return load(cfg.checkpoint, cfg, device, lengths)
+    return build(cfg, device, lengths)
 
 
 def position_limit(transformer: Any) -> int | None:
@@ -198,7 +256,7 @@ def position_limit(transformer: Any) -> int | None:
 
 
 def check_length(model: MultiVectorEncoder, name: str, length: int) -> None:
-    """Raise UsageError for a length above what the backbone has positions for."""
+    """Raise UsageError for a length, the value of the key `name`, above what the backbone has positions for."""
     limit = position_limit(model[0])
     if limit is not None and length > limit:
         raise UsageError(
@@ -206,14 +264,20 @@ def check_length(model: MultiVectorEncoder, name: str, length: int) -> None:
         )
 
 
-def set_lengths(model: MultiVectorEncoder, n_query: int, n_doc: int, expansion: dict[str, Any] | None) -> None:
+def set_lengths(
+    model: MultiVectorEncoder,
+    n_query: int,
+    n_doc: int,
+    expansion: dict[str, Any] | None,
+    lengths: LengthKeys = LENGTHS,
+) -> None:
     """Fix query and document lengths in tokens, and the query expansion, whose length is n_query.
 
     Under fixed expansion a per-call length is ignored by the library, so the attribute itself is set.
     """
     transformer = model[0]
-    check_length(model, "n_query", n_query)
-    check_length(model, "n_doc", n_doc)
+    check_length(model, lengths[0], n_query)
+    check_length(model, lengths[1], n_doc)
     transformer.query_expansion = None
     transformer.query_length = n_query
     transformer.document_length = n_doc

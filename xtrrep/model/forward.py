@@ -37,6 +37,16 @@ def default_budget(device: str) -> int:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """How many texts were longer than the model's limit, and what of them is not read."""
+
+    limit: int | None = None  # tokens of a text, special tokens included; None: no limit is known
+    texts: int = 0
+    lost: int = 0  # tokens beyond the limit
+    tokens: int = 0  # of all texts before they were cut
+
+
+@dataclass(frozen=True)
 class Tokens:
     """Tokenised texts laid end to end without padding, and how to pad them."""
 
@@ -47,6 +57,7 @@ class Tokens:
     rest: dict[str, Any]  # features that say something of all texts, such as the modality
     pad: dict[str, int]  # what a feature holds where there is no token; 0 if it is not named
     left: bool  # padding stands before the tokens
+    cut: Cut
 
     def __len__(self) -> int:
         return len(self.widths)
@@ -78,6 +89,8 @@ def tokenise(model: MultiVectorEncoder, texts: Sequence[str], task: str) -> Toke
     """
     # `encode` resolves the default prompt and no other; a checkpoint's markers come with its preprocess.
     prompt = model.prompts.get(model.default_prompt_name) if model.default_prompt_name else None
+    limit = limit_of(model, task)
+    real: list[NDArray[np.int64]] = []  # tokens of each text, without expansion
     parts: list[dict[str, NDArray[Any]]] = []
     widths = [np.empty(0, np.int64)]
     rest: dict[str, Any] = {}
@@ -88,8 +101,10 @@ def tokenise(model: MultiVectorEncoder, texts: Sequence[str], task: str) -> Toke
                 "this model's batches are not rows of padded tokens", hint="model[0].unpad_inputs = False, if it has it"
             )
         used = features["attention_mask"].numpy() > 0
-        if (expansion := features.get("query_expansion_positions")) is not None:  # scored, whether attended or not
-            used = used | expansion.numpy()
+        expanded = features.get("query_expansion_positions")
+        real.append((used if expanded is None else used & ~expanded.numpy()).sum(axis=1))
+        if expanded is not None:  # scored, whether attended or not
+            used = used | expanded.numpy()
         rows = {k: v.numpy() for k, v in features.items() if isinstance(v, torch.Tensor) and v.shape == used.shape}
         parts.append({name: values[used] for name, values in rows.items()})
         widths.append(used.sum(axis=1))
@@ -101,7 +116,46 @@ def tokenise(model: MultiVectorEncoder, texts: Sequence[str], task: str) -> Toke
         rest,
         {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0)},
         tokenizer.padding_side == "left",
+        _cut(model, texts, np.concatenate(real) if real else np.empty(0, np.int64), limit, task),
     )
+
+
+def limit_of(model: MultiVectorEncoder, task: str) -> int | None:
+    """The most tokens that the model reads of a text, special tokens included; None where it has no such setting."""
+    transformer: Any = model[0]
+    expansion = getattr(transformer, "query_expansion", None)
+    if task == "query" and expansion and expansion.get("strategy") == "fixed":
+        return int(expansion["length"])
+    limit = getattr(transformer, f"{task}_length", None)
+    return None if limit is None else int(limit)
+
+
+def _cut(model: MultiVectorEncoder, texts: Sequence[str], real: NDArray[np.int64], limit: int | None, task: str) -> Cut:
+    """What was cut of texts of which `real` (N,) tokens are left. Those that reach the limit are read once more."""
+    total = int(real.sum())
+    if limit is None:
+        return Cut(tokens=total)
+    at_limit = np.flatnonzero(real >= limit)
+    whole = _lengths(model, [texts[row] for row in at_limit.tolist()], task)
+    lost = np.maximum(whole - real[at_limit], 0)
+    return Cut(limit, int((lost > 0).sum()), int(lost.sum()), total + int(lost.sum()))
+
+
+def _lengths(model: MultiVectorEncoder, texts: Sequence[str], task: str) -> NDArray[np.int64]:
+    """(N,) tokens of each text with nothing cut; the model's own tokenizer keeps its settings."""
+    if not texts:
+        return np.empty(0, np.int64)
+    marker = model.prompts.get(task) or ""
+    backend = getattr(model.tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        ids = model.tokenizer([marker + text for text in texts], truncation=False, padding=False)["input_ids"]
+        return np.array([len(row) for row in ids], np.int64)
+    from tokenizers import Tokenizer
+
+    free = Tokenizer.from_str(backend.to_str())
+    free.no_truncation()
+    free.no_padding()
+    return np.array([len(found.ids) for found in free.encode_batch([marker + text for text in texts])], np.int64)
 
 
 def batches(widths: NDArray[np.int64], budget: int) -> list[NDArray[np.int64]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,16 @@ def data_spec(stage: str, data: Data) -> Spec:
     return Spec(stage, slug(data.id), 1, config, content=content)
 
 
+def missing_note(counts: Mapping[str, Any]) -> str:
+    missing, judged = counts["judged_missing"], counts["judgements"]
+    return f"{missing:,} judgements of {judged:,} name documents that the corpus does not have"
+
+
 def data_run(data: Data, out: Path) -> dict[str, Any]:
     data = resolve(data)
     source = sources.get(data.loader)
     source.prepare(data, out)
     counts = check(source.open(data, out))
     if counts["judged_missing"]:
-        say(f"  note: {counts['judged_missing']} judgements name documents that the corpus does not have")
+        say(f"  note: {missing_note(counts)}")
     return {"units": {"collections": 1}, "id": data.id, **counts}

@@ -25,6 +25,7 @@ from xtrrep.config import (
     plain,
     temperature_of,
 )
+from xtrrep.console import say
 from xtrrep.data import open_collection
 from xtrrep.hashes import hash_outside
 from xtrrep.index import engine_of
@@ -123,14 +124,18 @@ def train_spec(cfg: Config, specs: Specs) -> Spec:
 
 
 def train_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
-    from xtrrep.data.triples import read_triples
+    from xtrrep.data.triples import read_triples, what_is_odd
     from xtrrep.model.encoder import build
     from xtrrep.train.losses import contrastive
 
     source = str(folders["triples"] / "triples.jsonl") if "triples" in folders else str(cfg.train.triples)
     triples = read_triples(source, revision=cfg.train.revision, max_triples=cfg.train.max_triples)
+    odd = what_is_odd(source, triples, cfg.train.batch_size)
+    for text in odd:
+        say(f"  note: {text}")
     model = build(cfg.model, device_named(cfg.machine.device))
-    return _fit(replace(cfg, stage=TrainStage.contrastive), specs, folders, out, model, triples, contrastive)
+    facts = _fit(replace(cfg, stage=TrainStage.contrastive), specs, folders, out, model, triples, contrastive)
+    return {**facts, "odd": odd}
 
 
 def scored_spec(cfg: Config, specs: Specs) -> Spec:

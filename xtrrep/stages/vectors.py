@@ -61,7 +61,8 @@ def encoder_of(cfg: Config, folders: Folders) -> MultiVectorEncoder:
     made = folders.get("distill" if is_distilled(cfg) else "train")
     trained = made / "model" if made else None
     # The untrained head depends on the seed only; the lengths are the collection's.
-    return get(replace(cfg.model, n_query=n_query, n_doc=n_doc), trained, device_named(cfg.machine.device))
+    keys = ("data.n_query" if cfg.data.n_query else "model.n_query", "data.n_doc" if cfg.data.n_doc else "model.n_doc")
+    return get(replace(cfg.model, n_query=n_query, n_doc=n_doc), trained, device_named(cfg.machine.device), keys)
 
 
 def encode_share(cfg: Config, folders: Folders, out: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtrrep.artifacts import write_json
 from xtrrep.config import Loop, Precision, plain
-from xtrrep.console import DataError
+from xtrrep.console import DataError, typed
 from xtrrep.train import temperature
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def identity_of(
 
 def same_config(path: Path, identity: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The content of a JSON file with a `config`. Raises DataError where that is another, naming what differs."""
-    hint = f"rm -r {path.parent} to start again, or go on with the config that it was begun with"
+    hint = f"rm -r {typed(path.parent)} to start again, or go on with the config that it was begun with"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         there = {f"{part}.{key}": value for part, values in content["config"].items() for key, value in values.items()}

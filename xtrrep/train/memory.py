@@ -21,7 +21,7 @@ def explained(loop: Loop, machine: Machine, documents: int) -> Iterator[None]:
 
 
 @contextmanager
-def explained_evaluation(step: int) -> Iterator[None]:
+def explained_evaluation(step: int, name: str = "train") -> Iterator[None]:
     """The same for an evaluation during training, whose memory is another matter."""
     try:
         yield
@@ -30,7 +30,7 @@ def explained_evaluation(step: int) -> Iterator[None]:
             raise
         raise DataError(
             f"out of memory in the evaluation after step {step}: {_first_line(error)}",
-            hint="a smaller machine.encode_tokens, a smaller eval_data, or eval_data=null eval_every=null",
+            hint=f"a smaller machine.encode_tokens, another eval_data, or {name}.eval_data=null {name}.eval_every=null",
         ) from error
 
 

@@ -344,7 +344,8 @@ def _callback(bar: Any, log: Log, loop: Loop, stream: Stream | None, evaluate: E
             log.step(state.global_step, logs)
             bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
             if evaluate and loop.eval_every and ranks.rank() == 0 and state.global_step % loop.eval_every == 0:
-                with _undisturbed(kwargs["model"]), memory.explained_evaluation(state.global_step):
+                name = "distill" if isinstance(loop, Distill) else "train"
+                with _undisturbed(kwargs["model"]), memory.explained_evaluation(state.global_step, name):
                     measures = evaluate(kwargs["model"])
                 log.evaluation(state.global_step, measures)
 
