@@ -20,8 +20,14 @@ RETRIES = 5  # of a task whose worker process or node has died
 OBJECT_STORE = 80_000_000  # bytes; only errors travel through it
 # Threads that wait must not spin: other tasks need the cores. Read when torch is loaded.
 WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
-# A Ray of our own: no report to its makers, and no one else may submit work to it.
-OWN_RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+# A Ray of our own sends no usage report, takes work from nobody else, and gives up a task that runs out of memory again
+# and again.
+OWN_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    "RAY_task_oom_retries": "2",
+}
 CARRIED = ("XTRREP_", "HF_", "PYTHONPATH", *WAITING)  # variables of the command that workers get too
 
 
@@ -109,7 +115,6 @@ def local_workers(jobs: int, memory_gb: float | None) -> Iterator[Workers]:
 
     _need_ray()
     os.environ.update(OWN_RAY, RAY_AUTH_TOKEN=secrets.token_hex(32))
-    os.environ.setdefault("RAY_task_oom_retries", "2")
     import ray
 
     memory = 1e9 * memory_gb if memory_gb is not None else 0.8 * psutil.virtual_memory().available

@@ -6,22 +6,31 @@ The artifacts are the only state. A command that was killed continues from them 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-from xtrrep import artifacts, preflight
+from xtrrep import artifacts, pipeline, preflight
 from xtrrep import config as configs
-from xtrrep.console import DataError, UsageError, XtrrepError, say, suggest
-from xtrrep.experiments.tasks import SHARE, K, Outcome, Task, missing_tasks, one_line, run_in_order, wait_until_complete
+from xtrrep.console import DataError, UsageError, XtrrepError, explained, say, suggest
+from xtrrep.experiments.tasks import SHARE, Task, attempt, missing_tasks, one_line, wait_until_complete
 from xtrrep.locks import at_work
 from xtrrep.pipeline import Plan
 
-__all__ = ["Outcome", "run_plans"]
-
 HEARTBEAT = 60.0  # seconds between two messages while no task ends
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[K]):
+    """What became of plans: the folders of each stage, or the error as one line with its hint."""
+
+    folders: dict[K, Mapping[str, Path]] = field(default_factory=dict)
+    failures: dict[K, str] = field(default_factory=dict)
 
 
 def run_plans(
@@ -37,7 +46,7 @@ def run_plans(
     """
     _check_options(jobs, on, memory_gb)
     if on is None and (jobs or 1) == 1:
-        return run_in_order(plans)
+        return _run_here(plans)
     from xtrrep.experiments.cluster import cluster_workers, local_workers
 
     tasks = missing_tasks(plans.values())
@@ -48,6 +57,27 @@ def run_plans(
             with context as workers:
                 failures = Scheduler(tasks, workers, Progress(tasks, list(plans.values()))).run()
         return _outcome(plans, failures)
+
+
+def _run_here(plans: Mapping[K, Plan]) -> Outcome[K]:
+    """All plans together in this process, so that they share searches; if that fails, task by task."""
+    try:
+        return Outcome(dict(zip(plans, pipeline.run(list(plans.values())).folders, strict=True)))
+    except Exception as error:
+        known = explained(error)
+        if known is None:
+            raise
+        say(f"note: {known}; task by task from here")
+    failures: dict[str, str] = {}
+    for task in missing_tasks(plans.values()):
+        failures |= _inherited(task, failures) or attempt(task.targets)
+    return _outcome(plans, failures)
+
+
+def _inherited(task: Task, failures: Mapping[str, str]) -> dict[str, str]:
+    """The errors of a task that needs a failed one: those of that one. Empty where all that it needs was made."""
+    errors = [failures[need] for need in sorted(task.needs) if need in failures]
+    return dict.fromkeys(task.fingerprints, errors[0]) if errors else {}
 
 
 def _check_options(jobs: int | None, on: str | None, memory_gb: float | None) -> None:
@@ -160,10 +190,9 @@ class Scheduler:
     def _skip_hopeless(self) -> None:
         """Tasks that need a failed one fail of the same error."""
         for task in list(self.waiting.values()):
-            errors = [self.failures[need] for need in sorted(task.needs) if need in self.failures]
-            if errors:
+            if inherited := _inherited(task, self.failures):
                 del self.waiting[task.key]
-                self.failures.update(dict.fromkeys(task.fingerprints, errors[0]))
+                self.failures.update(inherited)
                 self.progress.end(task, "skip")
 
     def _submit_ready(self) -> None:

@@ -11,25 +11,22 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
 
 from xtrrep import artifacts, pipeline, preflight
 from xtrrep import config as configs
 from xtrrep.api import set_threads
 from xtrrep.artifacts import Spec, digest
 from xtrrep.config import Config
-from xtrrep.console import DataError, XtrrepError, explained, say
+from xtrrep.console import DataError, XtrrepError, explained
 from xtrrep.cost import ON_GPU, ON_PROCESSOR
 from xtrrep.meaning import device_named
 from xtrrep.pipeline import Plan, Step
 from xtrrep.stages.searching import one_search
 from xtrrep.stages.table import BY_NAME
-
-K = TypeVar("K", bound=Hashable)
 
 LOGS = ".logs"
 PATIENCE = 60.0  # seconds: a network file system may show another machine's new file that late
@@ -52,41 +49,9 @@ OTHERWISE = (1, 1.0)
 STORE_BYTES = {"index": 8, "retrieve": 4, "latency": 4}
 
 
-@dataclass(frozen=True)
-class Outcome(Generic[K]):
-    """What became of plans: the folders of each stage, or the error as one line with its hint."""
-
-    folders: dict[K, Mapping[str, Path]] = field(default_factory=dict)
-    failures: dict[K, str] = field(default_factory=dict)
-
-
 def one_line(error: XtrrepError) -> str:
     """An error with its hint, as failures are reported."""
     return f"{error} (hint: {error.hint})"
-
-
-def run_in_order(plans: Mapping[K, Plan]) -> Outcome[K]:
-    """Run all plans together in this process, so that they share searches. If that fails, run them one by one.
-
-    An error that a person cannot do anything about is raised.
-    """
-    outcome: Outcome[K] = Outcome()
-    try:
-        outcome.folders.update(zip(plans, pipeline.run(list(plans.values())).folders, strict=True))
-        return outcome
-    except Exception as error:
-        known = explained(error)
-        if known is None:
-            raise
-        if len(plans) == 1:
-            outcome.failures.update(dict.fromkeys(plans, one_line(known)))
-            return outcome
-        say(f"note: {known}; cell by cell from here")
-    for key, plan in plans.items():
-        single = run_in_order({key: plan})
-        outcome.folders.update(single.folders)
-        outcome.failures.update(single.failures)
-    return outcome
 
 
 @dataclass(frozen=True)
@@ -253,6 +218,27 @@ def _difference(here: Spec, there: Spec) -> str:
     )
 
 
+def attempt(targets: Sequence[Target]) -> dict[str, str]:
+    """Make targets together in this process, or one by one if that fails. Returns errors by fingerprint.
+
+    An error that a person cannot do anything about is raised.
+    """
+    try:
+        pipeline.run([target.plan() for target in targets])
+        return {}
+    except Exception as error:
+        known = explained(error)
+        if known is None:
+            raise
+        if len(targets) == 1:
+            return {targets[0].spec.fingerprint: one_line(known)}
+    failures: dict[str, str] = {}
+    for target in targets:
+        why = [failures[spec.fingerprint] for spec in target.specs.values() if spec.fingerprint in failures]
+        failures |= {target.spec.fingerprint: why[0]} if why else attempt([target])
+    return failures
+
+
 # --- in a worker process --------------------------------------------------------------------------------------------
 
 
@@ -284,12 +270,12 @@ def _make(task: Task, targets: Sequence[Target], share: int | None, log: Path) -
     try:
         for target in targets:
             _await_needs(task, target)
-        plans = {target.spec.fingerprint: target.plan() for target in targets}
-        preflight.require(list(plans.values()))
-        set_threads(targets[0].cfg.machine.threads)
+        plans = [target.plan() for target in targets]
+        preflight.require(plans)
+        set_threads(plans[0].cfg.machine.threads)
         if share is None:
-            return run_in_order(plans).failures
-        pipeline.run_share(*plans.values())
+            return attempt(targets)
+        pipeline.run_share(plans[0])
         return {}
     except Exception as error:
         known = explained(error)
