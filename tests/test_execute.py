@@ -159,7 +159,7 @@ def test_the_log_of_a_task_says_why_it_failed_and_goes_when_it_succeeds(home: Pa
     data, documents, _, index, *_ = missing_tasks(cheap_plans().values())
     pretend(documents.targets[0])  # a store in name only
     assert perform(data, str(tmp_path)) == {}
-    assert data.complete
+    assert data.targets[0].complete
     assert not data.log().exists()
     before = manifests(home)
     assert perform(data, str(tmp_path)) == {}  # complete: nothing happens

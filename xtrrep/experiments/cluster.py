@@ -31,7 +31,7 @@ OWN_RAY = {
 CARRIED = ("XTRREP_", "HF_", "PYTHONPATH", *WAITING)  # variables of the command that workers get too
 
 
-class Workers:
+class RayWorkers:
     """Workers of the Ray that this process is connected to.
 
     jobs: how many tasks run at a time on this machine, each with as many threads as one process alone would have, so
@@ -48,7 +48,7 @@ class Workers:
         self.here = ray.get_runtime_context().get_node_id()
         self.resources_here: Mapping[str, float] = nodes[self.here]
         self.slots = jobs or int(sum(node.get("CPU", 0) for node in nodes.values())) // 4 or 1
-        self.alone = _threads_alone() if jobs else {}
+        self.threads = _threads_alone() if jobs else {}
 
     def submit(self, task: Task, share: int | None = None) -> Any:
         """Queue a task; Ray starts it where its needs fit, and again where its worker dies. Returns a reference."""
@@ -58,11 +58,11 @@ class Workers:
         cores = 1 if self.jobs else int(min(task.cores, self.largest["CPU"] or task.cores))
         memory = int(min(task.memory, self.largest["memory"] or task.memory))
         options: dict[str, Any] = {"num_cpus": cores, "num_gpus": task.gpus, "memory": memory}
-        if task.alone and self.resources_here.get("CPU"):  # a time belongs to the processor that planned it
-            options["num_cpus"] = self.resources_here["CPU"]
+        if task.alone:  # all of the node that planned it: a time belongs to the processor it was planned for
+            options["num_cpus"] = self.resources_here.get("CPU", 0)
             options["num_gpus"] = self.resources_here.get("GPU", 0)
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(self.here, soft=False)
-        fixed = self.alone or dict.fromkeys(THREAD_VARIABLES, str(cores))
+        fixed = self.threads or dict.fromkeys(THREAD_VARIABLES, str(cores))
         carried = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
         options["runtime_env"] = {"env_vars": {**WAITING, **fixed, **carried}}
         remote = self.submit_to_ray.options(name=task.label, max_retries=RETRIES, **options)
@@ -106,7 +106,7 @@ def _threads_alone() -> dict[str, str]:
 
 
 @contextmanager
-def local_workers(jobs: int, memory_gb: float | None) -> Iterator[Workers]:
+def local_workers(jobs: int, memory_gb: float | None) -> Iterator[RayWorkers]:
     """A Ray on this machine that ends with the block, or with this process. Raises DataError without Ray.
 
     memory_gb: what the tasks may take together; 80 % of what is free if None.
@@ -128,13 +128,13 @@ def local_workers(jobs: int, memory_gb: float | None) -> Iterator[Workers]:
         _memory=int(memory),
     )
     try:
-        yield Workers(jobs)
+        yield RayWorkers(jobs)
     finally:
         ray.shutdown()
 
 
 @contextmanager
-def cluster_workers() -> Iterator[Workers]:
+def cluster_workers() -> Iterator[RayWorkers]:
     """The cluster at $RAY_ADDRESS, or the one that this machine is part of. Raises DataError where there is none."""
     _need_ray()
     import ray
@@ -146,7 +146,7 @@ def cluster_workers() -> Iterator[Workers]:
         reason = str(error).strip().partition("\n")[0]
         raise DataError(f"no Ray cluster at {address}: {reason}", hint="ray start --head, or set RAY_ADDRESS") from None
     try:
-        yield Workers()
+        yield RayWorkers()
     finally:
         ray.shutdown()
 

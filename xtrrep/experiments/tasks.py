@@ -16,7 +16,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-from xtrrep import artifacts, pipeline, preflight
+from xtrrep import artifacts, pipeline
 from xtrrep import config as configs
 from xtrrep.api import set_threads
 from xtrrep.artifacts import Spec, digest
@@ -109,10 +109,6 @@ class Task:
     def label(self) -> str:
         more = sum(target.stage == self.stage for target in self.targets) - 1
         return f"{self.stage} {self.targets[0].spec.label}" + (f" and {more} more" if more else "")
-
-    @property
-    def complete(self) -> bool:
-        return all(target.complete for target in self.targets)
 
     @property
     def alone(self) -> bool:
@@ -270,12 +266,10 @@ def _make(task: Task, targets: Sequence[Target], share: int | None, log: Path) -
     try:
         for target in targets:
             _await_needs(task, target)
-        plans = [target.plan() for target in targets]
-        preflight.require(plans)
-        set_threads(plans[0].cfg.machine.threads)
+        set_threads(targets[0].cfg.machine.threads)
         if share is None:
             return attempt(targets)
-        pipeline.run_share(plans[0])
+        pipeline.run_share(targets[0].plan())
         return {}
     except Exception as error:
         known = explained(error)
