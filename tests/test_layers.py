@@ -49,6 +49,7 @@ ORDER = [
     "grid",
     "cost",
     "calibrate",
+    "experiments",
     "reproduce",
     "claims",
     "sweep",

@@ -233,12 +233,12 @@ def _watched(p: Plan, step: Step, run: Callable[[Path], dict[str, Any]]) -> Call
                     f"what the stage {step.stage.name} reads was changed during this run",
                     hint="the same command starts again from what is there now",
                 )
-        return facts if "threads" in facts else {**_threads(), **facts}  # a latency has its own
+        return facts if "threads" in facts else {**threads(), **facts}  # a latency has its own
 
     return work
 
 
-def _threads() -> dict[str, int]:
+def threads() -> dict[str, int]:
     """How many threads torch has, where it was imported, and numpy's products, which exact search is made of."""
     from threadpoolctl import threadpool_info
 
