@@ -23,6 +23,7 @@ from xtrrep.explain import Evidence, Explanation, Token, evidence
 from xtrrep.index import Hits
 from xtrrep.index.exact import Searcher
 from xtrrep.retrieve import Setting, rank_query
+from xtrrep.scoring.imputation import imputations
 
 QUERY = "shortest path between vertex and tree"
 SCRIPT = "<script>alert('x')</script> & node"
@@ -81,7 +82,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, np.ndarray]:
     return store, unit_vectors(rng, 1, 16, 6, 7)[0].astype(np.float32)
 
 
-@pytest.mark.parametrize("imputation", ["min", "zero", "mean", "percentile", "power_law"])
+@pytest.mark.parametrize("imputation", list(imputations.entries()))
 @pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize("k_prime", [1, 8, 40, 100_000])
 def test_sums_are_the_scores_of_retrieval(

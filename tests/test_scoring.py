@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from xtrrep.scoring import aggregate
 from xtrrep.scoring.aggregate import top, xtr_rank
+from xtrrep.scoring.imputation import imputations
 from xtrrep.scoring.maxsim import document_maxima
 
 
@@ -80,7 +81,7 @@ def test_top_is_a_sort(values: list[float], k: int) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(hits(), st.sampled_from(["min", "zero", "mean", "percentile", "power_law"]))
+@given(hits(), st.sampled_from(list(imputations.entries())))
 def test_grid_and_rows_agree(pair: tuple[np.ndarray, np.ndarray], imputation: str) -> None:
     """The two ways to aggregate, chosen by size, are one: scores, candidates and filled cells."""
     documents, scores = pair

@@ -27,7 +27,7 @@ from xtrrep.artifacts import Spec, digest
 from xtrrep.config import Encode, Model, Precision, Source
 from xtrrep.console import DataError, UsageError
 from xtrrep.encode import Store
-from xtrrep.index import Engine, Place, engine_of, files
+from xtrrep.index import DocumentEngine, Place, TextEngine, TokenEngine, engine_of, files
 from xtrrep.retrieve import Setting, rank_query, retrieve, retrieve_documents
 from xtrrep.runfile import Run
 from xtrrep.scoring.imputation import imputations
@@ -170,7 +170,7 @@ class Index:
 
     store: Store
     folder: Path
-    engine: Engine
+    engine: TokenEngine | DocumentEngine
     searcher: Any
     facts: Mapping[str, Any]
 
@@ -191,13 +191,14 @@ def build_index(
     """
     words = [f"index={engine}", *(f"index.{key}={'null' if v is None else v}" for key, v in params.items())]
     index, place = configs.compose(words).index, Place(device, threads)
-    if engine_of(index)[0].kind == "text":
+    chosen = engine_of(index)
+    if isinstance(chosen, TextEngine):
         raise UsageError(f"{engine} ranks words, not vectors", hint="xtrrep.run_config('index=bm25')")
     spec = files.index_spec(store.folder.name.rpartition("-")[0], store.fingerprint, index)
     folder = artifacts.make(spec, Path(root), lambda out: files.build_index(store, index, out, place))
     facts = artifacts.read_manifest(folder)["facts"]
     searcher = files.open_index(folder, store, index, place, spec.fingerprint)
-    return Index(store, folder, engine_of(index)[0], searcher, facts)
+    return Index(store, folder, chosen, searcher, facts)
 
 
 def search(
@@ -222,7 +223,7 @@ def search(
             raise UsageError(
                 f"{name} must be at least 1, got {value}", hint=f"{name}=1 or more; left out, it has its default"
             )
-    if index.engine.kind == "token":
+    if isinstance(index.engine, TokenEngine):
         if scoring not in ("xtr", "colbert"):
             raise UsageError(f"scoring={scoring!r} is no way to score", hint='"xtr" or "colbert"')
         imputations.get(imputation)
