@@ -85,7 +85,7 @@ def prepare(name: str, folder: Path) -> Callable[[int], Callable[[], list[Rankin
 
         return ours
     if name == OUR_AGGREGATION:
-        from xtrrep.scoring.aggregate import xtr_rank
+        from xtrrep.scoring.rank import xtr_rank
 
         document_of = np.load(folder / "document_of.npy")
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from xtrrep.console import DataError
 from xtrrep.index.exact import Searcher
-from xtrrep.scoring.aggregate import xtr_rank
 from xtrrep.scoring.imputation import imputations
 from xtrrep.scoring.imputation.statistics import percentile
+from xtrrep.scoring.rank import xtr_rank
 
 ALL = tuple(imputations.entries())
 

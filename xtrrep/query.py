@@ -110,7 +110,7 @@ def explain(p: Plan, folders: Folders, query: str, document: str) -> Explanation
     Raises UsageError as `check_explainable` and DataError as `document_text`.
     """
     from xtrrep.encode import Store
-    from xtrrep.explain import Explanation, evidence, tokens_of
+    from xtrrep.explain import Explanation, contributions, tokens_of
 
     cfg, specs = p.cfg, p.specs
     check_explainable(cfg)
@@ -134,5 +134,5 @@ def explain(p: Plan, folders: Folders, query: str, document: str) -> Explanation
             documents.vocabulary_ids(np.arange(documents.offsets[number], documents.offsets[number + 1])),
         ),
         similarities=vectors @ documents.vectors(number).astype("float32").T,
-        evidence=evidence(open_index(cfg, specs, folders), documents, vectors, number, setting),
+        evidence=contributions(open_index(cfg, specs, folders), documents, vectors, number, setting),
     )
