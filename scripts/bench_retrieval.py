@@ -77,8 +77,7 @@ def prepare(name: str, folder: Path) -> Callable[[int], Callable[[], list[Rankin
         documents, asked = Store.open(Path(spec["documents"])), Store.open(Path(spec["asked"]))
         count = spec["queries"]
         asked = Store(asked.folder, asked.fingerprint, asked.ids[:count], asked.lengths[:count])
-        engine, params = engine_of(spec["engine"])
-        searcher = engine.load(folder / "scann", documents, params, Place())
+        searcher = engine_of(spec["engine"]).load(folder / "scann", documents, Place())
 
         def ours(k_prime: int) -> Callable[[], list[Ranking]]:
             setting = Setting("xtr", k_prime, top_k=TOP_K)
@@ -86,7 +85,7 @@ def prepare(name: str, folder: Path) -> Callable[[int], Callable[[], list[Rankin
 
         return ours
     if name == OUR_AGGREGATION:
-        from xtrrep.scoring.aggregate import xtr_rank
+        from xtrrep.scoring.rank import xtr_rank
 
         document_of = np.load(folder / "document_of.npy")
 

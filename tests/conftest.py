@@ -143,12 +143,24 @@ TINY = (
     "model.n_query=16",
 )
 
-# Every engine, and what it needs to search as little as that.
-ENGINES: dict[str, tuple[str, ...]] = {
-    "exact": (),
-    "bm25": (),
-    "scann": ("index.num_leaves=20", "index.num_leaves_to_search=10"),
-    "plaid": (),
-    "warp": (),
-    "voyager": (),
-}
+
+def tiny_engines() -> dict[str, tuple[str, ...]]:
+    """Overrides that choose each registered engine at each of its tiny configurations, by `NAME` or `NAME/VARIANT`."""
+    from xtrrep.index import engines
+
+    return {
+        f"{name}/{variant}".rstrip("/"): (f"index={name}", *(f"index.{key}={value}" for key, value in changes.items()))
+        for name, entry in engines.entries().items()
+        for variant, changes in entry.value.tiny.items()
+    }
+
+
+ENGINES = tiny_engines()
+
+
+def index_choices(*kinds: type) -> list[str]:
+    """Every choice of `index=`, presets included, whose engine is of one of these classes (none: of any)."""
+    from xtrrep.config import options
+    from xtrrep.index import engines
+
+    return [c for c in options("index") if not kinds or issubclass(engines.get(c.split("/")[0]), kinds)]

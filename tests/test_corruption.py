@@ -56,7 +56,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, collections: Path) -> Iterat
         patch.setattr(hashes, "ALWAYS", 16)
         patch.setattr(hashes, "END", 8)
         patch.setattr(hashes, "SETTLED", -1.0)
-        plans = {name: words_plan(name, *words) for name, words in ENGINES.items()}
+        plans = {name: words_plan(*words) for name, words in ENGINES.items()}
         pipeline.run(list(plans.values()))
         analysis = pipeline.plan_analysis(ANALYSIS)
         for _ in range(2):
@@ -65,8 +65,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, collections: Path) -> Iterat
         yield World(home, plans, analysis)
 
 
-def words_plan(engine: str, *words: str) -> pipeline.Plan:
-    return pipeline.plan(config.compose([*TINY, f"index={engine}", *words]), "evaluate")
+def words_plan(*words: str) -> pipeline.Plan:
+    return pipeline.plan(config.compose([*TINY, *words]), "evaluate")
 
 
 def read(world: World, folder: Path) -> None:

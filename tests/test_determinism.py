@@ -26,8 +26,8 @@ os.sched_setaffinity(0, range(os.cpu_count()))
 import xtrrep
 for home, threads in json.loads(sys.argv[1]):
     os.environ["XTRREP_HOME"] = home
-    for engine, words in json.loads(sys.argv[2]).items():
-        xtrrep.run_config(*json.loads(sys.argv[3]), f"index={engine}", *words, f"machine.threads={threads}")
+    for words in json.loads(sys.argv[2]):
+        xtrrep.run_config(*json.loads(sys.argv[3]), *words, f"machine.threads={threads}")
 """
 
 
@@ -38,7 +38,7 @@ def work(folder: Path, homes: dict[str, int], data: Path, engines: Sequence[str]
     listed = [[str(folder / name), count] for name, count in homes.items()]
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG"))}
     done = subprocess.run(
-        [sys.executable, "-c", WORK, *map(json.dumps, (listed, {name: ENGINES[name] for name in engines}, words))],
+        [sys.executable, "-c", WORK, *map(json.dumps, (listed, [ENGINES[name] for name in engines], words))],
         cwd=folder,
         env=kept | {"XTRREP_DATA": str(data), "PYTHONPATH": str(ROOT)} | settings,
         capture_output=True,

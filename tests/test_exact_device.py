@@ -215,9 +215,9 @@ def test_what_does_not_fit_is_searched_in_larger_batches(tmp_path: Path, monkeyp
 
 def test_the_device_of_the_machine_chooses(tmp_path: Path) -> None:
     documents = write_store(tmp_path, unit_vectors(np.random.default_rng(1), 10, 8))
-    engine, params = engine_of({"engine": "exact"})
-    assert isinstance(engine.load(tmp_path, documents, params, Place("cpu")), Searcher)
-    loaded = engine.load(tmp_path, documents, params, Place("cuda:1"))
+    engine = engine_of({"engine": "exact"})
+    assert isinstance(engine.load(tmp_path, documents, Place("cpu")), Searcher)
+    loaded = engine.load(tmp_path, documents, Place("cuda:1"))
     assert isinstance(loaded, exact_device.Searcher)
     assert loaded.device == "cuda:1"
 

@@ -289,12 +289,12 @@ def test_other_failures_are_not_explained_away(error: Exception) -> None:
 def test_space_for_a_memory_map_is_asked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk answers such a write with a signal, not an error: PLAID's merged files are written so."""
     store = write_store(tmp_path, unit_vectors(np.random.default_rng(0), 30, 16))
-    engine, params = engine_of(compose(["index=plaid"]).index)
+    engine = engine_of(compose(["index=plaid"]).index)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     (tmp_path / "out").mkdir()
     with pytest.raises(DataError, match="0 MB free, and a PLAID index of") as caught:
-        engine.build(store, params, tmp_path / "out", Place())
+        engine.build(store, tmp_path / "out", Place())
     assert "larger disk" in str(caught.value.hint)
     assert not list((tmp_path / "out").iterdir())
 

@@ -24,15 +24,15 @@ def test_scann_is_close_to_exact_and_builds_alike(cli: Cli, tmp_path: Path) -> N
     documents = Store.open(next((home / "documents").glob("[!.]*")))
     queries = Store.open(next((home / "queries").glob("[!.]*")))
     folder = next((home / "index").glob("scann--*"))
-    engine, params = engine_of(compose(["index=scann"]).index)
+    engine = engine_of(compose(["index=scann"]).index)
     rows = queries.rows(0, 1024).astype(np.float32)
-    found = engine.load(folder, documents, params, Place()).search(rows, 1000).tokens
+    found = engine.load(folder, documents, Place()).search(rows, 1000).tokens
     wanted = Searcher(documents).search(rows, 1000).tokens
     recall = np.mean([len(np.intersect1d(a, b)) / 1000 for a, b in zip(found, wanted, strict=True)])
     print(f"recall@1000 {recall:.4f}, nDCG@10 {scann['measures']['nDCG@10']:.4f} {exact['measures']['nDCG@10']:.4f}")
     assert recall >= 0.9
     again = tmp_path / "again"
     again.mkdir()
-    engine.build(documents, params, again, Place())
+    engine.build(documents, again, Place())
     for path in sorted(again.iterdir()):
         assert path.read_bytes() == (folder / path.name).read_bytes(), path.name

@@ -28,7 +28,7 @@ from xtrrep.experiments import result as outcome
 from xtrrep.experiments.record import write_files
 from xtrrep.experiments.result import Expected, Result, Value
 from xtrrep.experiments.run import describe
-from xtrrep.explain import Evidence, Explanation, Token
+from xtrrep.explain import Contributions, Explanation, Token
 from xtrrep.report import html, sections
 from xtrrep.report.table import Table
 from xtrrep.retrieve import Setting
@@ -246,7 +246,7 @@ def explained(results: Path, query: str = "a <script>alert(1)</script> graph", l
     similarities = rng.uniform(-0.2, 1, (3, length)).astype(np.float32)
     hits = np.where(similarities > 0.8, similarities, np.float32(np.nan))
     found = Explanation(query, 'd"<1>', "the text", "exact", Setting("xtr", 20), tokens, document, similarities,
-                        Evidence(hits, np.array([0.75, 0.5, 0.25]), ["hit", "hit", "imputed"], True))  # fmt: skip
+                        Contributions(hits, np.array([0.75, 0.5, 0.25]), ["hit", "hit", "imputed"], True))  # fmt: skip
     return explain.save(found, Spec("index", "mini-exact", 1, {}), results)
 
 

@@ -270,17 +270,17 @@ SCANN = {
 
 
 def test_scann_builds_alike_twice_and_moves(scann_world: World, tmp_path: Path) -> None:
-    engine, params = engine_of(SCANN)
+    engine = engine_of(SCANN)
     runs, files = [], []
     for name in ("one", "two"):
         folder = tmp_path / "made here" / name
         folder.mkdir(parents=True)
-        engine.build(scann_world.documents, params, folder, Place())
+        engine.build(scann_world.documents, folder, Place())
         moved = tmp_path / f"moved {name}"
         folder.rename(moved)
         files.append({p.name: p.read_bytes() for p in sorted(moved.iterdir())})
         setting = Setting("xtr", 200)
-        searcher = engine.load(moved, scann_world.documents, params, Place())
+        searcher = engine.load(moved, scann_world.documents, Place())
         runs.append(retrieve(searcher, scann_world.documents, scann_world.queries, [setting], 4)[setting].run)
         assert not any(str(tmp_path).encode() in data for data in files[-1].values())
     assert files[0] == files[1]
@@ -288,10 +288,10 @@ def test_scann_builds_alike_twice_and_moves(scann_world: World, tmp_path: Path) 
 
 
 def test_scann_pads_with_nan_beyond_its_leaves(scann_world: World, tmp_path: Path) -> None:
-    engine, params = engine_of(SCANN)
-    engine.build(scann_world.documents, params, tmp_path, Place())
+    engine = engine_of(SCANN)
+    engine.build(scann_world.documents, tmp_path, Place())
     tokens = scann_world.documents.tokens
-    searcher = engine.load(tmp_path, scann_world.documents, params, Place())
+    searcher = engine.load(tmp_path, scann_world.documents, Place())
     query = scann_world.texts[0].astype(np.float32)
     hits = searcher.search(query, tokens + 5)
     assert hits.tokens.shape == (len(query), tokens)
@@ -307,9 +307,9 @@ def test_scann_pads_with_nan_beyond_its_leaves(scann_world: World, tmp_path: Pat
 
 def test_scann_prefix(scann_world: World, tmp_path: Path) -> None:
     """A deeper search starts with the shallower one: what lets a sweep search once."""
-    engine, params = engine_of(SCANN)
-    engine.build(scann_world.documents, params, tmp_path, Place())
-    searcher = engine.load(tmp_path, scann_world.documents, params, Place())
+    engine = engine_of(SCANN)
+    engine.build(scann_world.documents, tmp_path, Place())
+    searcher = engine.load(tmp_path, scann_world.documents, Place())
     query = scann_world.texts[1].astype(np.float32)
     deep, shallow = searcher.search(query, 400), searcher.search(query, 50)
     np.testing.assert_array_equal(deep.scores[:, :50], shallow.scores)
@@ -321,7 +321,7 @@ def test_engines_refuse_what_they_cannot_search(scann_world: World, tmp_path: Pa
         searcher.search(np.zeros((2, 31), np.float32), 5)
     with pytest.raises(DataError, match="not finite"):
         searcher.search(np.full((2, 32), np.nan, np.float32), 5)
-    engine, params = engine_of(SCANN | {"num_leaves": 10**6})
+    engine = engine_of(SCANN | {"num_leaves": 10**6})
     with pytest.raises(DataError, match="1000000 leaves") as caught:
-        engine.build(scann_world.documents, params, tmp_path, Place())
+        engine.build(scann_world.documents, tmp_path, Place())
     assert "--index exact" in str(caught.value.hint)

@@ -1,13 +1,19 @@
-"""Aggregation and imputation against naive loops."""
+"""Evidence, its ranking and imputation against naive loops."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtrrep.scoring import aggregate
-from xtrrep.scoring.aggregate import top, xtr_rank
+from xtrrep.scoring import evidence
+from xtrrep.scoring.device import DeviceEvidence
+from xtrrep.scoring.evidence import Evidence, Grid, Rows, from_hits, from_maxima, top
+from xtrrep.scoring.imputation import imputations
 from xtrrep.scoring.maxsim import document_maxima
+from xtrrep.scoring.rank import Setting, rank, with_empty_slots, xtr_rank
 
 
 def naive_xtr(documents: np.ndarray, scores: np.ndarray) -> dict[int, float]:
@@ -79,25 +85,127 @@ def test_top_is_a_sort(values: list[float], k: int) -> None:
     assert best.tolist() == [-s for s, _ in expected]
 
 
+def naive_ranking(
+    documents: np.ndarray, scores: np.ndarray, setting: Setting, maxsim: np.ndarray
+) -> tuple[list[tuple[int, float]], tuple[int, int, int]]:
+    """The ranking, and how many candidates, unfilled cells and empty slots there are: dictionaries and loops."""
+    k_prime = setting.k_prime or 0
+    width = k_prime if setting.zero_missing else scores.shape[1]  # what an imputation sees
+    rows = []
+    empty = 0
+    for row, row_scores in zip(documents.tolist(), scores.tolist(), strict=True):
+        hits = [(d, s) for d, s in zip(row, row_scores, strict=True) if not np.isnan(s)]
+        empty += k_prime - len(hits)
+        if setting.zero_missing:
+            hits += [(0, 0.0)] * (k_prime - len(hits))
+        rows.append(sorted(hits, key=lambda hit: -hit[1]))
+    candidates = sorted({d for row in rows for d, _ in row})
+    total, unfilled = {}, 0
+    for document in candidates:
+        sums = []
+        for row in rows:
+            own = [s for d, s in row if d == document]
+            unfilled += not own
+            padded = np.array([[s for _, s in row] + [np.nan] * (width - len(row))], np.float32)
+            sums.append(max(own) if own else float(imputations[setting.imputation](padded)[0]))
+        total[document] = sum(sums) if setting.scoring == "xtr" else float(maxsim[document])
+    ranked = sorted(total.items(), key=lambda pair: (-np.float32(pair[1]), pair[0]))
+    return ranked[: setting.depth], (len(candidates), unfilled, empty)
+
+
+def ranked(
+    evidence: Evidence, setting: Setting, maxsim: np.ndarray
+) -> tuple[list[tuple[int, float]], tuple[int, int, int]]:
+    def exact(known: Evidence) -> object:
+        whole = torch.from_numpy(maxsim)
+        return whole if isinstance(known, DeviceEvidence) else maxsim[known.candidates]
+
+    (numbers, scores), counts = rank(evidence, setting, exact)
+    candidates = with_empty_slots(evidence, setting).candidates
+    assert counts.returned == counts.candidates == len(candidates)
+    assert (np.diff(candidates) > 0).all()
+    found = list(zip(numbers.tolist(), scores.tolist(), strict=True))
+    return found, (counts.candidates or 0, counts.imputed_cells or 0, counts.missing_slots or 0)
+
+
+SETTINGS = [
+    Setting(scoring, None, imputation, zero_missing=zero)
+    for zero in (False, True)
+    for scoring, imputation in (("colbert", "min"), *(("xtr", name) for name in imputations.entries()))
+]
+
+
 @settings(max_examples=150, deadline=None)
-@given(hits(), st.sampled_from(["min", "zero", "mean", "percentile", "power_law"]))
-def test_grid_and_rows_agree(pair: tuple[np.ndarray, np.ndarray], imputation: str) -> None:
-    """The two ways to aggregate, chosen by size, are one: scores, candidates and filled cells."""
+@given(hits(), st.sampled_from(SETTINGS), st.integers(0, 2), st.integers(1, 12))
+def test_every_producer_ranks_as_the_naive_loop(
+    pair: tuple[np.ndarray, np.ndarray], setting: Setting, wider: int, top_k: int
+) -> None:
+    """Hits on a grid, row by row and renumbered, on a device; ties, empty slots, k' beyond the width, any imputation.
+
+    Scores are multiples of 2^-10, so that every sum is exact, whatever its order.
+    """
     documents, scores = pair
-    grid = aggregate.aggregate(documents, scores, imputation)
+    scores = (np.round(scores * 1024) / 1024).astype(np.float32)
+    setting = replace(setting, k_prime=scores.shape[1] + wider, top_k=top_k)
+    k_prime, size = setting.k_prime or 0, 10
+    maxsim = np.round(np.random.default_rng(0).normal(size=size) * 4).astype(np.float32) / 4
+    expected, counts = naive_ranking(documents, scores, setting, maxsim)
+    found = {"grid": from_hits(documents, scores, k_prime)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aggregate, "GRID_CELLS", 0)
-        patch.setattr(aggregate, "GRID_CELLS_A_HIT", 0)
-        rows = aggregate.aggregate(documents, scores, imputation)
-        patch.setattr(aggregate, "LARGEST_DENSE", 0)
-        patch.setattr(aggregate, "NUMBERS_A_HIT", 0)
-        renumbered = aggregate.aggregate(documents, scores, imputation)
-    for other in (rows, renumbered):
-        assert other.documents.tolist() == grid.documents.tolist()
-        assert other.filled == grid.filled
-        np.testing.assert_allclose(other.scores, grid.scores, atol=1e-5)
-    pairs = {(t, d) for t, row in enumerate(documents) for d, s in zip(row, scores[t], strict=True) if not np.isnan(s)}
-    assert grid.filled == len(pairs)
+        patch.setattr(evidence, "GRID_CELLS", 0)
+        patch.setattr(evidence, "GRID_CELLS_A_HIT", 0)
+        found["rows"] = from_hits(documents, scores, k_prime)
+        patch.setattr(evidence, "LARGEST_DENSE", 0)
+        patch.setattr(evidence, "NUMBERS_A_HIT", 0)
+        found["renumbered"] = from_hits(documents, scores, k_prime)
+    if not np.isnan(scores).all():
+        assert [type(known) for known in found.values()] == [Grid, Rows, Rows]
+    cells = np.full((len(scores), size), -np.inf, np.float32)
+    for t, d in np.ndindex(*cells.shape):
+        cells[t, d] = np.nanmax(np.where(documents[t] == d, scores[t], -np.inf), initial=-np.inf)
+    best = torch.from_numpy(scores.copy())
+    found["device"] = DeviceEvidence(torch.from_numpy(cells), best, k_prime - (~np.isnan(scores)).sum(axis=1))
+    for name, known in found.items():
+        ours, our_counts = ranked(known, setting, maxsim)
+        assert our_counts == counts, name
+        assert [d for d, _ in ours] == [d for d, _ in expected], name
+        np.testing.assert_allclose([s for _, s in ours], [s for _, s in expected], atol=1e-6, err_msg=name)
+        for document in range(size):
+            own = np.where(np.isneginf(cells[:, document]), np.nan, cells[:, document])
+            np.testing.assert_array_equal(known.best_of(document), own)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    setting=st.sampled_from(SETTINGS),
+    k_prime=st.integers(1, 40),
+    tokens=st.integers(1, 4),
+    device=st.booleans(),
+)
+def test_maxima_rank_as_the_naive_loop(seed: int, setting: Setting, k_prime: int, tokens: int, device: bool) -> None:
+    """Exhaustive maxima, here and on a device: documents without tokens, and k' beyond the collection."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 5, 8)
+    lengths[3] = 4
+    owner = np.repeat(np.arange(8), lengths)
+    # No two similarities of a query token are equal: at the k'-th score maxima keep every tie, and hits do not.
+    similarities = np.stack([rng.permutation(len(owner)) - 7 for _ in range(tokens)]).astype(np.float32) / 8
+    maxima = document_maxima(similarities, np.cumsum([0, *lengths[:-1]]), lengths)
+    order = np.argsort(-similarities, axis=1)[:, :k_prime]
+    scores = np.take_along_axis(similarities, order, axis=1)
+    setting = replace(setting, k_prime=k_prime, top_k=20)
+    expected = naive_ranking(owner[order], scores, setting, maxsim := maxima.sum(axis=0))
+    if device:
+        cells = np.where(maxima >= scores[:, -1:], maxima, -np.inf)
+        short = np.full(tokens, max(0, k_prime - len(owner)))
+        known: Evidence = DeviceEvidence(torch.from_numpy(cells), torch.from_numpy(scores.copy()), short)
+    else:
+        known = from_maxima(maxima, scores[:, : k_prime if k_prime < len(owner) else 1], k_prime, len(owner))
+    ours, counts = ranked(known, setting, maxsim)
+    assert counts == expected[1]
+    assert [d for d, _ in ours] == [d for d, _ in expected[0]]
+    np.testing.assert_allclose([s for _, s in ours], [s for _, s in expected[0]], atol=1e-6)
 
 
 def test_ragged_lists_and_holes() -> None:

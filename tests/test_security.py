@@ -13,7 +13,7 @@ from conftest import unit_vectors, write_store
 
 from xtrrep import artifacts, cli, config
 from xtrrep.console import DataError
-from xtrrep.index import Place, engine_of
+from xtrrep.index import Place, TextEngine, engine_of
 from xtrrep.index.files import build_index, index_spec, open_index
 
 ROOT = Path(__file__).parents[1]
@@ -125,10 +125,11 @@ def test_no_other_engine_leaves_or_loads_a_pickle(engine: str, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     store = write_store(tmp_path, unit_vectors(np.random.default_rng(0), 40, 16))
     index = config.compose([f"index={engine}"]).index
-    kind, params = engine_of(index)
+    chosen = engine_of(index)
+    source = [] if isinstance(chosen, TextEngine) else [store]
     folder = tmp_path / "index"
     folder.mkdir()
-    kind.build(["a cat", "a dog"] if engine == "bm25" else store, params, folder, Place())
+    chosen.build(*(source or [["a cat", "a dog"]]), folder, Place())
     arrays = sorted(folder.rglob("*.npy"))
     assert arrays
     assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pickle", ".pt", ".bin")]
@@ -137,7 +138,7 @@ def test_no_other_engine_leaves_or_loads_a_pickle(engine: str, tmp_path: Path, m
         copy = shutil.copytree(folder, tmp_path / f"copy of {path.name}")
         np.save(copy / path.name, np.array([Boom()], dtype=object), allow_pickle=True)
         with suppress(BaseException):  # a panic, in the compiled ones
-            kind.load(copy, None if engine == "bm25" else store, params, Place())
+            chosen.load(copy, *source, Place())
         assert not (tmp_path / "owned").exists(), f"{path.name} was run"
 
 

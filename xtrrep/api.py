@@ -30,7 +30,7 @@ from xtrrep.config import Encode, Model, Precision, Source
 from xtrrep.console import DataError, UsageError, say
 from xtrrep.data import text_id
 from xtrrep.encode import Store, cut_note
-from xtrrep.index import Engine, Place, engine_of, files
+from xtrrep.index import DocumentEngine, Place, TextEngine, TokenEngine, engine_of, files
 from xtrrep.model.encoder import device_of
 from xtrrep.retrieve import Setting, rank_query, retrieve, retrieve_documents
 from xtrrep.runfile import Run
@@ -326,7 +326,7 @@ class Index:
 
     store: Store
     folder: Path
-    engine: Engine
+    engine: TokenEngine | DocumentEngine
     searcher: Any
     facts: Mapping[str, Any]
 
@@ -356,13 +356,14 @@ def build_index(
     root, threads = vectors.folder_of(root, "root"), _whole("threads", threads)
     overrides = [f"index={engine}", *(f"index.{key}={'null' if v is None else v}" for key, v in params.items())]
     index, place = configs.compose(overrides).index, Place(device_of(device), threads)
-    if engine_of(index)[0].kind == "text":
+    chosen = engine_of(index)
+    if isinstance(chosen, TextEngine):
         raise UsageError(f"{engine} ranks words, not vectors", hint="xtrrep.run_config('index=bm25')")
     spec = files.index_spec(store.folder.name.rpartition("-")[0], store.fingerprint, index)
     folder = artifacts.make(spec, root, lambda out: files.build_index(store, index, out, place))
     facts = artifacts.read_manifest(folder)["facts"]
     searcher = files.open_index(folder, store, index, place, spec.fingerprint)
-    return Index(store, folder, engine_of(index)[0], searcher, facts)
+    return Index(store, folder, chosen, searcher, facts)
 
 
 def search(
@@ -390,7 +391,7 @@ def search(
     for name, value in (("scoring", scoring), ("imputation", imputation)):
         if not isinstance(value, str):
             raise UsageError(f"{name} is {value!r}, not a text", hint='scoring="xtr", imputation="min"')
-    if index.engine.kind == "token":
+    if isinstance(index.engine, TokenEngine):
         if scoring not in ("xtr", "colbert"):
             raise UsageError(f"scoring={scoring!r} is no way to score", hint='"xtr" or "colbert"')
         imputations.get(imputation)

@@ -25,7 +25,7 @@ from xtrrep.config import Config
 from xtrrep.console import DataError, UsageError, say
 from xtrrep.cost import CALIBRATION, FILE, figures, forward_operations, training_operations
 from xtrrep.encode import Store, encode
-from xtrrep.index import engine_of
+from xtrrep.index.exact import Exact
 from xtrrep.latency import hardware
 from xtrrep.meaning import device_named, lengths_of, place_of
 from xtrrep.retrieve import Setting, retrieve
@@ -182,8 +182,7 @@ def _search(cfg: Config, size: Size, folder: Path) -> tuple[float, str]:
         ids = [f"{name}{i}" for i in range(count)]
         stores.append(Store(folder / name, "made up", ids, np.full(count, tokens, np.int64)))
     documents, queries = stores
-    engine, params = engine_of({"engine": "exact"})
-    searcher = engine.load(folder, documents, params, place_of(cfg))
+    searcher = Exact().load(folder, documents, place_of(cfg))
     taken = 0.0
     for _ in range(2):
         start = time.perf_counter()

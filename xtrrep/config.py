@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from xtrrep.console import DataError, UsageError, suggest
+from xtrrep.registry import load_plugins
 
 SHOW = "`xtrrep show` lists every key and its value"
 
@@ -338,10 +339,30 @@ def recorded_root() -> Path | None:
     return root / "results" / "recorded" if root else None
 
 
+_added: dict[str, dict[str, dict[str, Any]]] = {}  # by group and choice, the values of parts that have no file here
+
+
+def add_option(group: str, name: str, values: dict[str, Any]) -> None:
+    """A choice of a group for which `configs/` has no file: a part from outside the package."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(group=group, name=name, node=values)
+    _added.setdefault(group, {})[name] = values
+
+
 def options(group: str) -> list[str]:
     """Every choice of a group, e.g. `beir/nfcorpus/test` of `data`."""
     folder = config_dir() / group
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    files = {str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")}
+    return sorted(files | _added.get(group, {}).keys())
+
+
+def choice_values(group: str, name: str) -> dict[str, Any]:
+    """What a choice of a group sets."""
+    if name in _added.get(group, {}):
+        return _added[group][name]
+    content = OmegaConf.to_container(OmegaConf.load(config_dir() / group / f"{name}.yaml"))
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
 
 def keys_of(group: str) -> set[str]:
@@ -605,6 +626,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     """
     from hydra.errors import HydraException
 
+    load_plugins()
     groups, values = _group_overrides(overrides)
     try:
         known = _known_keys(config_dir(), next((text for text in groups if text.startswith("index=")), None))
@@ -679,7 +701,9 @@ def _check_keys(values: Sequence[str], known: dict[str, Any]) -> None:
 
 def _engines_with(key: str) -> list[str]:
     """The engines that a parameter `index.NAME` belongs to."""
-    return [name for name in options("index") if "/" not in name and key in _keys_of_file(f"index/{name}", "index")]
+    group, _, name = key.partition(".")
+    choices = [choice for choice in options("index") if group == "index" and "/" not in choice]
+    return [choice for choice in choices if name in choice_values("index", choice)]
 
 
 def _check_index_types(values: Sequence[str], known: dict[str, Any]) -> None:

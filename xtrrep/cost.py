@@ -19,14 +19,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from xtrrep import config as configs
 from xtrrep import preflight
 from xtrrep.config import Config, Recipe, Source
-from xtrrep.console import DataError, UsageError
+from xtrrep.console import DataError
 from xtrrep.data import resolve
-from xtrrep.index import kmeans
+from xtrrep.index import TokenEngine, engine_of
 from xtrrep.meaning import lengths_of
 from xtrrep.pipeline import Plan, Step
 from xtrrep.report.table import Table
@@ -38,7 +36,6 @@ CALIBRATION = "calibration.json"
 RATES = ("train", "encode", "product", "search")  # operations a second; the last two of float32
 GPUS = (1, 8)  # at once, for the wall time of an array
 ON_GPU = {"train", "distill", "scored", "documents", "queries", "index", "retrieve", "latency"}
-ON_PROCESSOR = {"bm25", "scann", "voyager"}  # engines that use no GPU
 QUERY_BYTES = 5000  # of a run file: 100 lines of about 50 bytes
 NOT_CALIBRATED = "not calibrated"
 
@@ -87,7 +84,7 @@ def figures(path: Path | None = None) -> dict[str, Any]:
     """`configs/costs.yaml`. Raises UsageError naming file and fault."""
     path = path or configs.config_dir() / FILE
     found = need_mapping(path, "the file", read_yaml(path))
-    parts = {"archives", "streams", "models", "words", "text", "index", "training"}
+    parts = {"archives", "streams", "models", "words", "text", "training"}
     check_keys(path, "the file", found, parts, parts)
     for kind in ("archives", "streams"):
         for entry in need_list(path, kind, found[kind]):
@@ -100,7 +97,7 @@ def figures(path: Path | None = None) -> dict[str, Any]:
             check_keys(path, f"{kind}, {name}", entry, numbers | {"from"}, numbers | {"from"})
             for key in numbers:
                 need_number(path, f"{kind}, {name}, {key}", entry[key])
-    for kind in ("text", "index", "training"):
+    for kind in ("text", "training"):
         for key, value in need_mapping(path, kind, found[kind]).items():
             need_number(path, f"{kind}, {key}", value)
     return found
@@ -185,7 +182,7 @@ def estimate(plan: Plan, step: Step, measured: preflight.Forecast, rates: Calibr
     if seconds is None:
         seconds, source = _seconds(cfg, step, work, kind, rates)
     searching = name in ("index", "retrieve", "latency")
-    gpu = name in ON_GPU and not (searching and cfg.index["engine"] in ON_PROCESSOR)
+    gpu = name in ON_GPU and (not searching or engine_of(cfg.index).uses_gpu)
     return Estimate(name, step.spec.label, _level(plan, name), work, unit, seconds, source, disk, held, gpu)
 
 
@@ -238,36 +235,18 @@ def _queries(cfg: Config) -> int:
 
 
 def _count_index(cfg: Config, step: Step) -> Counted:
-    """k-means, and every vector compared with every centroid."""
-    engine, kept, size = str(cfg.index["engine"]), vectors(cfg), cfg.data.size
-    if engine == "exact":
+    kept, size = vectors(cfg), cfg.data.size
+    if _compares_everything(cfg):
         return 0.0, "operations", "product", 0.0, 0.0
-    if engine not in figures()["index"] or kept is None or not size:
+    built = engine_of(cfg.index).build_cost(size[0], kept, cfg.model.dim) if kept is not None and size else None
+    if built is None:
         return None, "operations", None, None, 0.0
-    index, dim, tokens = cfg.index, cfg.model.dim, size[0] * kept
-    clusters = clustering(cfg)
-    work = 2.0 * dim * clusters.partitions * (clusters.points * clusters.iterations + tokens)
-    disk = tokens * (dim * index["nbits"] / 8 + figures()["index"][engine]) + 4.0 * dim * clusters.partitions
-    held = disk if engine == "plaid" else 0.0  # written by chunk, then merged
-    return work, "operations", "product", disk, held + 4.0 * dim * clusters.points
+    return built.operations, "operations", "product", built.disk, built.held
 
 
-def clustering(cfg: Config) -> kmeans.Clustering:
-    """The k-means of an index over all of `cfg.data`, every document as long as their mean."""
-    size, each = cfg.data.size, vectors(cfg)
-    if not size or each is None:
-        raise UsageError(
-            f"nothing is known of the length of {cfg.data.id}'s documents", hint=f"add it to configs/{FILE}"
-        )
-    index = cfg.index
-    return kmeans.plan(
-        np.full(size[0], round(each), np.int64),
-        num_partitions=index["num_partitions"],
-        samples=index["n_samples_kmeans"],
-        iterations=index["kmeans_niters"],
-        max_points=index["max_points_per_centroid"],
-        engine=str(index["engine"]),
-    )
+def _compares_everything(cfg: Config) -> bool:
+    engine = engine_of(cfg.index)
+    return isinstance(engine, TokenEngine) and engine.exhaustive
 
 
 def _count_retrieve(cfg: Config, step: Step) -> Counted:
@@ -275,7 +254,7 @@ def _count_retrieve(cfg: Config, step: Step) -> Counted:
     if not size:
         return None, "queries", None, None, 0.0
     disk = float(_queries(cfg) * QUERY_BYTES)
-    if cfg.retrieve.from_run is None and cfg.index["engine"] == "exact" and kept is not None:
+    if cfg.retrieve.from_run is None and _compares_everything(cfg) and kept is not None:
         pairs = _queries(cfg) * lengths_of(cfg)[0] * size[0] * kept
         return 2.0 * cfg.model.dim * pairs, "operations", "search", disk, 0.0
     return float(_queries(cfg)), "queries", None, disk, 0.0

@@ -8,7 +8,7 @@ is what XTR sums; the similarities beside it are exact.
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from xtrrep.encode import Store
 from xtrrep.index import TokenSearcher
 from xtrrep.report.page import page
 from xtrrep.report.table import Table
-from xtrrep.retrieve import TIE, Setting, sees_everything, zero_filled
-from xtrrep.scoring.imputation import imputations
+from xtrrep.retrieve import Setting, host_search
+from xtrrep.scoring.rank import imputed_values, with_empty_slots
 
 WORD, SPECIAL, EXPANSION, POOLED = "word", "special", "expansion", "pooled"
 HIT, IMPUTED, EMPTY_SLOT = "hit", "imputed", "empty slot"
@@ -44,8 +44,8 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What a token search knows of one document.
+class Contributions:
+    """What each query token contributes to one document's XTR score, and from where.
 
     hits: (T, S) the score of each retrieved token, NaN where it was not among the k' hits; xtr: (T,) what each query
     token contributes; sources: (T,) "hit", "imputed", or "empty slot" where protocol.missing_slots=zero credits one to
@@ -70,7 +70,7 @@ class Explanation:
     query_tokens: list[Token]
     document_tokens: list[Token]
     similarities: NDArray[np.float32]
-    evidence: Evidence
+    evidence: Contributions
 
     @property
     def maxsim(self) -> NDArray[np.float64]:
@@ -117,40 +117,23 @@ def tokens_of(tokenizer: Any, ids: NDArray[np.int32], expansion: dict[str, Any] 
     return found
 
 
-def evidence(
+def contributions(
     searcher: TokenSearcher, documents: Store, vectors: NDArray[np.float32], number: int, setting: Setting
-) -> Evidence:
-    """What the k' hits of (T, H) query vectors say of document `number`, as XTR scores it in retrieve.py."""
-    k_prime = setting.k_prime or 0
-    start, stop = int(documents.offsets[number]), int(documents.offsets[number + 1])
-    if sees_everything(searcher, documents, [k_prime]):
-        whole = k_prime >= documents.tokens
-        best = searcher.maxima(vectors, 1 if whole else k_prime).best
-        similarities = vectors @ documents.vectors(number).astype(np.float32).T
-        retrieved = np.full(similarities.shape, True) if whole else similarities >= best[:, k_prime - 1, None] - TIE
-        hits = np.where(retrieved, similarities, np.float32(np.nan))
-        missing = np.full(len(vectors), max(0, k_prime - documents.tokens))
-    else:
-        found = searcher.search(vectors, k_prime)
-        best = found.scores
-        hits = np.full((len(vectors), stop - start), np.nan, np.float32)
-        rows, columns = np.nonzero((found.tokens >= start) & (found.tokens < stop) & ~np.isnan(best))
-        hits[rows, found.tokens[rows, columns] - start] = best[rows, columns]
-        missing = k_prime - (~np.isnan(best)).sum(axis=1)
-        if setting.zero_missing:
-            _, best = zero_filled(documents.document_of[found.tokens], best, k_prime)
-        best = -np.sort(-best, axis=1)  # a hole before a hit: to the end with it, as aggregate() does
-    credited = (missing > 0) & setting.zero_missing & (number == 0)
-    own = np.where(np.isnan(hits), -np.inf, hits).max(axis=1, initial=-np.inf).astype(np.float64)
-    xtr = np.where(credited, np.maximum(own, 0), own)
-    imputed = np.isneginf(xtr)
+) -> Contributions:
+    """What the k' hits of (T, H) query vectors say of document `number`, from the evidence that retrieval ranks."""
+    search = host_search(searcher, documents, [vectors], [replace(setting, scoring="xtr")])
+    evidence = search.evidence(0, setting)
+    known = with_empty_slots(evidence, setting)
+    own, best = evidence.best_of(number), known.best_of(number)
+    imputed = np.isnan(best)
     sources = [
-        IMPUTED if none else EMPTY_SLOT if empty and value > hit else HIT
-        for none, empty, value, hit in zip(imputed, credited, xtr, own, strict=True)
+        IMPUTED if none else HIT if hit == value else EMPTY_SLOT
+        for none, hit, value in zip(imputed, own, best, strict=True)
     ]
-    if imputed.any():
-        xtr = np.where(imputed, imputations.get(setting.imputation)(best), xtr)
-    return Evidence(hits, xtr, sources, not imputed.all())
+    similarities = vectors @ documents.vectors(number).astype(np.float32).T
+    hits = search.token_hits(0, setting, int(documents.offsets[number]), similarities)
+    xtr = np.where(imputed, imputed_values(known, setting), best) if imputed.any() else best
+    return Contributions(hits, xtr, sources, not imputed.all())
 
 
 # --- as text -------------------------------------------------------------------------------------------------------

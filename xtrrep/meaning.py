@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -10,23 +11,34 @@ from xtrrep import config as configs
 from xtrrep.config import Config, Data, Loop, Missing, Scorer, Scoring, SelfMatch, Source, TrainStage, plain
 from xtrrep.console import UsageError
 from xtrrep.data import resolve, sources
-from xtrrep.index import Place, engine_of
+from xtrrep.index import AnyEngine, DocumentEngine, Place, TextEngine, TokenEngine, engine_of
 from xtrrep.model import weights
 from xtrrep.model.encoder import device_of
 from xtrrep.retrieve import Setting
 
 
-def kind_of(cfg: Config) -> str:
-    """What answers a query: a "token", "document" or "text" engine; or the ranking of `retrieve.from_run`, re-ranked
-    ("rerank") or as it is ("given")."""
+@dataclass(frozen=True)
+class GivenRun:
+    """The ranking of `retrieve.from_run` in place of an engine: re-ranked by MaxSim, or kept as it is."""
+
+    rerank: bool
+
+    @property
+    def scoring(self) -> str:
+        return "colbert" if self.rerank else "run"
+
+
+def answerer(cfg: Config) -> AnyEngine | GivenRun:
+    """What answers a query: the engine of `index=`, or the run that `retrieve.from_run` names."""
     if cfg.retrieve.from_run is not None:
-        return "given" if cfg.retrieve.scoring is Scoring.run else "rerank"
-    return engine_of(cfg.index)[0].kind
+        return GivenRun(cfg.retrieve.scoring is not Scoring.run)
+    return engine_of(cfg.index)
 
 
 def needs_model(cfg: Config) -> bool:
     """Whether texts are encoded at all."""
-    return kind_of(cfg) not in ("text", "given")
+    answer = answerer(cfg)
+    return answer.rerank if isinstance(answer, GivenRun) else not isinstance(answer, TextEngine)
 
 
 def engine_label(cfg: Config) -> str:
@@ -64,13 +76,11 @@ def setting_of(cfg: Config) -> Setting:
 
     Raises UsageError for what the engine cannot do: PLAID and WARP score by themselves.
     """
-    kind, asked = kind_of(cfg), cfg.retrieve
+    answer, asked = answerer(cfg), cfg.retrieve
     drop_self = cfg.data.drop_self and cfg.protocol.self_match is SelfMatch.collection
-    _check_fit(cfg, kind)
-    if kind != "token":
-        own = {"text": "bm25", "rerank": "colbert", "given": "run"}
-        scoring = engine_of(cfg.index)[0].scoring if kind == "document" else own[kind]
-        return Setting(scoring, None, "none", asked.top_k, drop_self, False, asked.rerank)
+    _check_fit(cfg, answer)
+    if not isinstance(answer, TokenEngine):
+        return Setting(answer.scoring, None, "none", asked.top_k, drop_self, False, asked.rerank)
     scoring = cfg.retrieve.scoring.value
     if cfg.retrieve.scoring is Scoring.model:
         scoring = "xtr" if cfg.train.scorer is Scorer.xtr else "colbert"
@@ -86,14 +96,14 @@ def setting_of(cfg: Config) -> Setting:
     )
 
 
-def _check_fit(cfg: Config, kind: str) -> None:
+def _check_fit(cfg: Config, answer: AnyEngine | GivenRun) -> None:
     """Refuse retrieval settings that what answers the query would silently ignore."""
     asked = cfg.retrieve
-    if asked.scoring is Scoring.run and kind != "given":
+    if asked.scoring is Scoring.run and not isinstance(answer, GivenRun):
         raise UsageError(
             "retrieve.scoring=run keeps the scores of a run file, and none is named", hint="retrieve.from_run=FILE"
         )
-    if kind == "token":
+    if isinstance(answer, TokenEngine):
         if asked.rerank is not None and asked.scoring is Scoring.colbert:
             raise UsageError(
                 "retrieve.rerank re-ranks by MaxSim what retrieve.scoring=colbert ranks by it already",
@@ -108,7 +118,7 @@ def _check_fit(cfg: Config, kind: str) -> None:
     name = engine_label(cfg)
     if asked.k_prime is not None:
         far = "index.nprobe=N says how far PLAID and WARP look"
-        hint = far if kind == "document" else "leave it out, or --index exact"
+        hint = far if isinstance(answer, DocumentEngine) else "leave it out, or --index exact"
         raise UsageError(
             f"{name} ranks documents by itself: retrieve.k_prime={asked.k_prime} would do nothing", hint=hint
         )
@@ -117,21 +127,21 @@ def _check_fit(cfg: Config, kind: str) -> None:
             f"{name} ranks documents by itself: retrieve.imputation={asked.imputation} would do nothing",
             hint="--index scann, or --index exact",
         )
-    if kind in ("text", "given") and asked.rerank is not None:
+    if asked.rerank is not None and not needs_model(cfg):
         raise UsageError(
             f"retrieve.rerank needs a model's vectors, and {name} has none",
             hint="retrieve.from_run=FILE re-ranks a run",
         )
-    if kind == "text" and asked.scoring is not Scoring.model:
+    if isinstance(answer, TextEngine) and asked.scoring is not Scoring.model:
         raise UsageError(
             f"{name} scores words: retrieve.scoring={asked.scoring.value} does not fit", hint="leave it out"
         )
-    if kind == "document" and asked.scoring not in (Scoring.model, Scoring(engine_of(cfg.index)[0].scoring)):
+    if isinstance(answer, DocumentEngine) and asked.scoring not in (Scoring.model, Scoring(answer.scoring)):
         raise UsageError(
             f"{name} scores by itself: retrieve.scoring={asked.scoring.value} does not fit",
             hint="--index scann, or --index exact",
         )
-    if kind == "rerank" and asked.scoring is Scoring.xtr:
+    if isinstance(answer, GivenRun) and asked.scoring is Scoring.xtr:
         raise UsageError(
             "a run is re-ranked by MaxSim: retrieve.scoring=xtr does not fit", hint="retrieve.scoring=model"
         )

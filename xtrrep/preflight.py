@@ -17,6 +17,7 @@ from xtrrep.console import DataError, XtrrepError
 from xtrrep.data import irds, local_home_hint, resolve
 from xtrrep.data.scored import local_files as scored_files
 from xtrrep.data.triples import local_files
+from xtrrep.index import TokenEngine, engine_of, engines
 from xtrrep.meaning import needs_model, train_data_of
 from xtrrep.model import weights
 from xtrrep.model.encoder import device_of
@@ -40,9 +41,6 @@ ROUGH = {
     "retrieve": 0.03,
     "evaluate": 0.0005,
 }
-
-# An extra of the package, so that a machine without it is not at fault.
-OPTIONAL_ENGINES = ("voyager",)
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def _planned_units(plan: Plan, step: Step) -> tuple[float | None, str]:
         return cfg.distill.max_queries, f"{cfg.distill.max_queries:,} lists of {cfg.distill.n_ways}"
     if name == "triples" and cfg.train.data is not None:
         return _counted(plan, "train_data", train_data_of(cfg.train.data), "queries")
-    if name == "index" and cfg.index["engine"] == "exact":
+    if name == "index" and isinstance(engine := engine_of(cfg.index), TokenEngine) and engine.exhaustive:
         return 0, "nothing to build"
     if name == "latency":
         judged, text = _counted(plan, "data", cfg.data, "queries")
@@ -208,8 +206,6 @@ def _engines_missing(plans: Sequence[Plan]) -> list[DataError]:
     """Engines whose library is not installed, before hours go into the vectors they would search."""
     import importlib.util
 
-    from xtrrep.index import engines
-
     searching = {"index", "retrieve", "latency"}
     names = {
         str(plan.cfg.index["engine"])
@@ -285,11 +281,9 @@ def doctor() -> list[tuple[str, bool | None, str, str]]:
         rows.append(("gpu", True if torch.cuda.is_available() else None, gpu, "a CUDA GPU, for scale=paper"))
     except ImportError as error:
         rows.append(("torch", False, str(error), "make install"))
-    from xtrrep.index import engines
-
     for name, entry in engines.entries().items():
         present = not entry.requires or importlib.util.find_spec(entry.requires) is not None
-        fine = present or (None if name in OPTIONAL_ENGINES else False)
+        fine = present or (None if entry.value.optional else False)
         rows.append((f"engine {name}", fine, "ready" if present else "not installed", entry.install))
     for name in weights.PACKAGES:
         rows.append(_attempt(f"weights {name}", lambda name=name: str(weights.locate(name)) and "ready"))

@@ -11,7 +11,8 @@ from xtrrep.artifacts import Folders
 from xtrrep.config import Config, Source
 from xtrrep.console import DataError, UsageError
 from xtrrep.data import open_collection
-from xtrrep.meaning import device_named, engine_label, kind_of, setting_of
+from xtrrep.index import TextEngine, TokenEngine
+from xtrrep.meaning import GivenRun, answerer, device_named, engine_label, needs_model, setting_of
 from xtrrep.model.precision import resolve_precision
 from xtrrep.pipeline import Plan
 from xtrrep.retrieve import rank_query, retrieve_text
@@ -38,9 +39,9 @@ def check_query(query: str) -> None:
 
 def _check_searchable(cfg: Config) -> None:
     """Raise UsageError where a typed query cannot be answered: no encoder for it, or a run instead of an engine."""
-    if kind_of(cfg) in ("given", "rerank"):
+    if isinstance(answerer(cfg), GivenRun):
         raise UsageError("retrieve.from_run holds its own queries: there is nothing to search", hint="xtrrep eval")
-    if kind_of(cfg) != "text" and cfg.model.source is Source.vectors:
+    if needs_model(cfg) and cfg.model.source is Source.vectors:
         raise UsageError(
             "imported vectors have no model to encode a typed query",
             hint="xtrrep.search of the Python API takes vectors",
@@ -61,11 +62,11 @@ def _encode_typed(
 
 def search(p: Plan, folders: Folders, query: str) -> list[tuple[str, float, str]]:
     """The `retrieve.top_k` best documents for a typed query on a built index: (id, score, text), best first."""
-    cfg, specs, kind = p.cfg, p.specs, kind_of(p.cfg)
+    cfg, specs = p.cfg, p.specs
     _check_searchable(cfg)
     collection = open_collection(cfg.data, folders["data"])
     setting = replace(setting_of(cfg), drop_self=False)
-    if kind == "text":
+    if isinstance(answerer(cfg), TextEngine):
         ids = [name for name, _ in collection.documents()]
         searcher = open_text_index(cfg, specs, folders)
         ranking = retrieve_text(searcher, ids, {"typed": query}, setting.top_k, drop_self=False).run["typed"]
@@ -83,7 +84,7 @@ def search(p: Plan, folders: Folders, query: str) -> list[tuple[str, float, str]
 def check_explainable(cfg: Config) -> None:
     """Raise UsageError for an engine that retrieves no tokens, and where a typed query cannot be answered."""
     _check_searchable(cfg)
-    if kind_of(cfg) != "token":
+    if not isinstance(answerer(cfg), TokenEngine):
         raise UsageError(
             f"{engine_label(cfg)} ranks documents by itself and names no tokens: there is nothing to explain",
             hint="--index exact, or --index scann",
@@ -109,7 +110,7 @@ def explain(p: Plan, folders: Folders, query: str, document: str) -> Explanation
     Raises UsageError as `check_explainable` and DataError as `document_text`.
     """
     from xtrrep.encode import Store
-    from xtrrep.explain import Explanation, evidence, tokens_of
+    from xtrrep.explain import Explanation, contributions, tokens_of
 
     cfg, specs = p.cfg, p.specs
     check_explainable(cfg)
@@ -133,5 +134,5 @@ def explain(p: Plan, folders: Folders, query: str, document: str) -> Explanation
             documents.vocabulary_ids(np.arange(documents.offsets[number], documents.offsets[number + 1])),
         ),
         similarities=vectors @ documents.vectors(number).astype("float32").T,
-        evidence=evidence(open_index(cfg, specs, folders), documents, vectors, number, setting),
+        evidence=contributions(open_index(cfg, specs, folders), documents, vectors, number, setting),
     )

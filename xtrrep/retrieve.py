@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
-from typing import Any, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,52 +22,30 @@ from xtrrep.console import DataError, progress
 from xtrrep.encode import Store
 from xtrrep.index import DocumentSearcher, ExhaustiveSearcher, Hits, Maxima, TextSearcher, TokenSearcher, exact_device
 from xtrrep.runfile import Run, separate
-from xtrrep.scoring.aggregate import Ranking, aggregate, top
-from xtrrep.scoring.imputation import imputations
+from xtrrep.scoring.evidence import TIE, Evidence, Ranking, from_hits, from_maxima, top
 from xtrrep.scoring.maxsim import document_maxima
+from xtrrep.scoring.rank import Counts as Counts
+from xtrrep.scoring.rank import Setting as Setting
+from xtrrep.scoring.rank import rank
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from xtrrep.scoring.device import DeviceEvidence
 
 # Similarities held at a time while gathering embeddings, in float32 values (128 MiB).
 BLOCK_VALUES = 1 << 25
 # Up to so many documents a (query tokens x documents) array is cheap, and an exhaustive engine need not sort.
 EXHAUSTIVE_DOCUMENTS = 50_000
-# Copies of one vector differ by about 1e-7 with their place in a float32 product: this close to the k'-th is a tie.
-TIE = 1e-6
 
+NO_HITS = Hits(np.empty((0, 0), np.int64), np.empty((0, 0), np.float32))
 
 Step = Callable[[str], AbstractContextManager[None]]
 
 
 def unmeasured(name: str) -> AbstractContextManager[None]:
-    """The step of whoever does not measure."""
+    """Default step when no timer is given."""
     return nullcontext()
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How hits become a ranking."""
-
-    scoring: str  # "xtr" or "colbert"; for a document engine what it approximates; "run" for scores made elsewhere
-    k_prime: int | None  # None where no token search is ours
-    imputation: str = "min"
-    top_k: int = 100
-    drop_self: bool = False  # drop the document whose id is the query's
-    zero_missing: bool = False  # the study's code: an empty slot is a hit of score 0 on the first document
-    rerank: int | None = None  # so many of the best are scored once more, by exact MaxSim
-
-    @property
-    def depth(self) -> int:
-        """How deep a first ranking must be: one more where the query's own document may have to go."""
-        return max(self.top_k, self.rerank or 0) + self.drop_self
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What stands behind one query's ranking; None where the engine does not say."""
-
-    returned: int  # before top_k cuts
-    candidates: int | None = None  # documents that were scored
-    imputed_cells: int | None = None  # (query token, candidate) pairs without a hit
-    missing_slots: int | None = None  # of the query tokens x k' slots, those the search could not fill
 
 
 @dataclass
@@ -126,11 +105,11 @@ def retrieve(
         for begin in range(0, len(queries), batch):
             numbers = range(begin, min(begin + batch, len(queries)))
             tokens = [queries.vectors(number).astype(np.float32) for number in numbers]
-            rank = _ranker(searcher, documents, tokens, settings)
+            found = token_search(searcher, documents, tokens, settings)
             for i, number in enumerate(numbers):
                 name = queries.ids[number]
                 for setting, outcome in outcomes.items():
-                    ranking, outcome.counts[name] = rank(i, setting)
+                    ranking, outcome.counts[name] = rank(found.evidence(i, setting), setting, partial(found.maxsim, i))
                     outcome.slots += len(tokens[i]) * (setting.k_prime or 0)
                     outcome.run[name] = _finish(ranking, documents, tokens[i], own.get(name), setting)
             documents.release()
@@ -147,15 +126,15 @@ def rank_query(
 ) -> list[tuple[str, float]]:
     """One query's (T, H) vectors to (document id, score), best first; a `k_prime` of None means a document engine.
 
-    `step` is entered with the name of each part of the work, for whoever measures.
+    `step` is entered with the name of each part of the work, to time it.
     """
     if setting.k_prime is None:
         with step("search"):
             (ranking,) = rank_documents(cast(DocumentSearcher, searcher), [vectors], min(setting.depth, len(documents)))
     else:
-        rank = _ranker(cast(TokenSearcher, searcher), documents, [vectors], [setting], step)
+        found = token_search(cast(TokenSearcher, searcher), documents, [vectors], [setting], step)
         with step("score"):
-            ranking, _ = rank(0, setting)
+            ranking, _ = rank(found.evidence(0, setting), setting, partial(found.maxsim, 0))
     with step("score" if setting.rerank is None else "re-rank"):
         return _finish(ranking, documents, vectors, None, setting)
 
@@ -164,89 +143,175 @@ def _outcome(documents: Store) -> Outcome:
     return Outcome(tokens=documents.tokens, documents=len(documents))
 
 
-def _ranker(
+class Search(Protocol):
+    """What one token search found for the queries of a batch, by their place in it."""
+
+    def evidence(self, i: int, setting: Setting) -> Evidence:
+        """What it knows of query `i` at the k' of a setting, which is one of those it was made for."""
+
+    def maxsim(self, i: int, evidence: Evidence) -> Any:
+        """Exact MaxSim of the candidates of query `i`, as `Evidence.top` takes it."""
+
+
+def token_search(
     searcher: TokenSearcher,
     documents: Store,
     tokens: Sequence[NDArray[np.float32]],
     settings: Sequence[Setting],
     step: Step = unmeasured,
-) -> Callable[[int, Setting], tuple[Ranking, Counts]]:
-    """Search a batch of queries once; returns a function from (query in the batch, setting) to its ranking."""
-    rows = np.cumsum([0, *(len(t) for t in tokens)])
-    queries = np.concatenate(tokens)
-    if not len(queries):  # nothing to look for, in any of them
-        return lambda i, setting: (_nothing(), Counts(0, 0, 0, 0))
-    depths = [setting.k_prime or 0 for setting in settings]
+) -> Search:
+    """Search a batch of (T, H) queries once, for all settings."""
     if isinstance(searcher, exact_device.Searcher):
-        return _device_ranker(searcher, documents, tokens, settings, step)
-    if sees_everything(searcher, documents, depths):
         with step("token search"):
-            found = searcher.maxima(queries, max((k for k in depths if k < documents.tokens), default=1))
-
-        def from_maxima(i: int, setting: Setting) -> tuple[Ranking, Counts]:
-            part = slice(rows[i], rows[i + 1])
-            return _rank_maxima(Maxima(found.documents[part], found.best[part]), setting, documents.tokens)
-
-        return from_maxima
-    with step("token search"):
-        hits = searcher.search(queries, max(depths))
-    parts = [Hits(hits.tokens[a:b], hits.scores[a:b]) for a, b in pairwise(rows)]
-    gathered = [s for s in settings if s.scoring == "colbert"]
-    zero = any(s.zero_missing for s in gathered)
-    with step("gather and MaxSim"):
-        exact = _maxsim(documents, tokens, parts, max((s.k_prime or 0 for s in gathered), default=0), with_first=zero)
-
-    def from_hits(i: int, setting: Setting) -> tuple[Ranking, Counts]:
-        return _rank_hits(documents, parts[i], setting, exact[i] if exact else None)
-
-    return from_hits
+            return _DeviceSearch.of(searcher, documents, tokens, settings)
+    return host_search(searcher, documents, tokens, settings, step)
 
 
-def _device_ranker(
-    searcher: exact_device.Searcher,
+def host_search(
+    searcher: TokenSearcher,
     documents: Store,
     tokens: Sequence[NDArray[np.float32]],
     settings: Sequence[Setting],
-    step: Step,
-) -> Callable[[int, Setting], tuple[Ranking, Counts]]:
-    """As `_ranker`, all of it on the searcher's device."""
-    import torch
-
-    from xtrrep.scoring import device
-
-    asked = {i: place for place, i in enumerate(i for i, vectors in enumerate(tokens) if len(vectors))}
-    vectors = [tokens[i] for i in asked]
+    step: Step = unmeasured,
+) -> HitSearch | MaximaSearch:
+    """As `token_search`, with all that was found in this machine's memory."""
+    rows = np.cumsum([0, *(len(t) for t in tokens)])
+    queries = np.concatenate(tokens)
     depths = [setting.k_prime or 0 for setting in settings]
+    if sees_everything(searcher, documents, depths) and len(queries):
+        with step("token search"):
+            seen = searcher.maxima(queries, max((k for k in depths if k < documents.tokens), default=1))
+        return MaximaSearch(documents, [Maxima(seen.documents[a:b], seen.best[a:b]) for a, b in pairwise(rows)])
     with step("token search"):
-        packed: list[torch.Tensor] = []
+        hits = searcher.search(queries, max(depths)) if len(queries) else NO_HITS
+    exact: list[Ranking] = []
+    found = HitSearch(documents, [Hits(hits.tokens[a:b], hits.scores[a:b]) for a, b in pairwise(rows)], exact)
+    if gathered := [setting for setting in settings if setting.scoring == "colbert"]:
+        deepest = max(gathered, key=lambda setting: setting.k_prime or 0)
+        first = [0] if any(setting.zero_missing for setting in gathered) else []  # an empty slot may name it
+        with step("gather and MaxSim"):
+            wanted = [np.union1d(found.evidence(i, deepest).candidates, first) for i in range(len(tokens))]
+            exact += _maxsim(documents, tokens, [numbers.astype(np.int64) for numbers in wanted])
+    return found
+
+
+@dataclass(frozen=True)
+class HitSearch:
+    """Token hits, and the exact MaxSim of the candidates where a setting wants it."""
+
+    documents: Store
+    parts: list[Hits]
+    exact: list[Ranking]
+
+    def evidence(self, i: int, setting: Setting) -> Evidence:
+        k_prime = setting.k_prime or 0
+        tokens, scores = self.parts[i].tokens[:, :k_prime], self.parts[i].scores[:, :k_prime]
+        return from_hits(self.documents.document_of[tokens], scores, k_prime)
+
+    def maxsim(self, i: int, evidence: Evidence) -> NDArray[np.float32]:
+        known, values = self.exact[i]
+        return values[np.searchsorted(known, evidence.candidates)]
+
+    def token_hits(
+        self, i: int, setting: Setting, start: int, similarities: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """(T, S) the score of each token of a document among the k' hits, NaN for the others.
+
+        start: the document's first token; similarities: (T, S) of its tokens.
+        """
+        tokens, scores = self.parts[i].tokens[:, : setting.k_prime], self.parts[i].scores[:, : setting.k_prime]
+        hits = np.full_like(similarities, np.nan)
+        rows, columns = np.nonzero((tokens >= start) & (tokens < start + similarities.shape[1]) & ~np.isnan(scores))
+        hits[rows, tokens[rows, columns] - start] = scores[rows, columns]
+        return hits
+
+
+@dataclass(frozen=True)
+class MaximaSearch:
+    """All maxima of an exhaustive search."""
+
+    documents: Store
+    parts: list[Maxima]
+
+    def evidence(self, i: int, setting: Setting) -> Evidence:
+        part = self.parts[i]
+        return from_maxima(part.documents, part.best, setting.k_prime or 0, self.documents.tokens)
+
+    def maxsim(self, i: int, evidence: Evidence) -> NDArray[np.float32]:
+        maxima, wanted = self.parts[i].documents, evidence.candidates
+        if len(wanted) < maxima.shape[1] // 2:
+            return _summed(maxima[:, wanted])
+        return _summed(maxima)[wanted]  # most documents: their sums are cheaper picked out than their columns
+
+    def token_hits(
+        self, i: int, setting: Setting, start: int, similarities: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """As `HitSearch.token_hits`."""
+        k_prime = setting.k_prime or 0
+        if k_prime >= self.documents.tokens:
+            return similarities
+        floor = self.parts[i].best[:, k_prime - 1, None] - TIE
+        return np.where(similarities >= floor, similarities, np.float32(np.nan))
+
+
+def _summed(maxima: NDArray[np.float32]) -> NDArray[np.float32]:
+    scores: NDArray[np.float32] = maxima.sum(axis=0, dtype=np.float64).astype(np.float32)
+    return scores
+
+
+@dataclass(frozen=True)
+class _DeviceSearch:
+    """As the two above, on the searcher's device: the maxima of each query, or the keys of its hits."""
+
+    searcher: exact_device.Searcher
+    documents: Store
+    places: dict[int, int]  # of the queries with tokens among those searched
+    maxima: list[tuple[Tensor, Tensor]]
+    keys: list[Tensor]
+    sums: list[Tensor]
+
+    @classmethod
+    def of(
+        cls,
+        searcher: exact_device.Searcher,
+        documents: Store,
+        tokens: Sequence[NDArray[np.float32]],
+        settings: Sequence[Setting],
+    ) -> _DeviceSearch:
+        import torch
+
+        asked = [i for i, vectors in enumerate(tokens) if len(vectors)]
+        vectors, places = [tokens[i] for i in asked], {i: place for place, i in enumerate(asked)}
+        depths = [setting.k_prime or 0 for setting in settings]
         if sees_everything(searcher, documents, depths):
             found = searcher.all_maxima(vectors, max((k for k in depths if k < documents.tokens), default=1))
             sums = [maxima.sum(dim=0, dtype=torch.float64).to(torch.float32) for maxima, _ in found]
-        else:
-            found = []
-            exact = any(setting.scoring == "colbert" for setting in settings)
-            packed, sums = searcher.hits(vectors, max(depths), maxsim=exact)
+            return cls(searcher, documents, places, found, [], sums)
+        exact = any(setting.scoring == "colbert" for setting in settings)
+        keys, sums = searcher.hits(vectors, max(depths), maxsim=exact)
+        return cls(searcher, documents, places, [], keys, sums)
 
-    def rank(i: int, setting: Setting) -> tuple[Ranking, Counts]:
-        if i not in asked:
-            return _nothing(), Counts(0, 0, 0, 0)
-        place, k_prime, xtr = asked[i], setting.k_prime or 0, setting.scoring == "xtr"
-        short = max(0, k_prime - documents.tokens)
-        if found:
-            cells, best = found[place][0].clone(), found[place][1][:, :k_prime]
-            if k_prime < documents.tokens:
-                cells[cells < best[:, -1:] - TIE] = -torch.inf
-        else:
-            positions, best = device.unpack(packed[place][:, :k_prime])
-            cells = device.hit_cells(searcher.documents_of(positions), best, len(documents))
-        if setting.zero_missing and short:
-            cells[:, 0].clamp_(min=0)
-        imputation, scores = (setting.imputation, None) if xtr else (None, sums[place])
-        ranking, size, filled = device.rank(cells, best, imputation, scores, setting.depth)
-        imputed = len(cells) * size - filled if xtr or found else None
-        return ranking, Counts(size, size, imputed, len(cells) * short)
+    def evidence(self, i: int, setting: Setting) -> Evidence:
+        if i not in self.places:
+            return from_hits(NO_HITS.tokens, NO_HITS.scores, 0)
+        return self._on_device(self.places[i], setting.k_prime or 0)
 
-    return rank
+    def _on_device(self, place: int, k_prime: int) -> DeviceEvidence:
+        import torch
+
+        from xtrrep.scoring import device
+
+        if self.maxima:
+            cells, best = self.maxima[place][0], self.maxima[place][1][:, :k_prime]
+            if k_prime < self.documents.tokens:
+                cells = torch.where(cells < best[:, -1:] - TIE, -torch.inf, cells)
+        else:
+            positions, best = device.unpack(self.keys[place][:, :k_prime])
+            cells = device.hit_cells(self.searcher.documents_of(positions), best, len(self.documents))
+        return device.DeviceEvidence(cells, best, np.full(len(cells), max(0, k_prime - self.documents.tokens)))
+
+    def maxsim(self, i: int, evidence: Evidence) -> Any:
+        return self.sums[self.places[i]] if i in self.places else np.empty(0, np.float32)
 
 
 def sees_everything(searcher: TokenSearcher, documents: Store, depths: Sequence[int]) -> TypeGuard[ExhaustiveSearcher]:
@@ -260,86 +325,13 @@ def _nothing() -> Ranking:
     return np.empty(0, np.int64), np.empty(0, np.float32)
 
 
-def _rank_maxima(found: Maxima, setting: Setting, tokens: int) -> tuple[Ranking, Counts]:
-    """One query's ranking from an exhaustive search of a collection of so many tokens."""
-    count, k_prime = len(found.documents), setting.k_prime or 0
-    if not count:
-        return _nothing(), Counts(0, 0, 0, 0)
-    short = max(0, k_prime - tokens)
-    documents = found.documents
-    if k_prime >= tokens:  # every token is a hit
-        retrieved = np.isfinite(documents)
-        if setting.zero_missing and short:
-            documents, retrieved = documents.copy(), retrieved.copy()
-            documents[:, 0], retrieved[:, 0] = np.maximum(documents[:, 0], 0), True
-    else:
-        retrieved = documents >= found.best[:, k_prime - 1 : k_prime] - TIE
-    candidates = np.flatnonzero(retrieved.any(axis=0))
-    values, kept = (documents if setting.scoring == "xtr" else found.documents)[:, candidates], retrieved[:, candidates]
-    if setting.scoring == "xtr" and not kept.all():
-        values = np.where(kept, values, imputations.get(setting.imputation)(found.best[:, :k_prime])[:, None])
-    scores = values.sum(axis=0, dtype=np.float64).astype(np.float32)
-    size = len(candidates)
-    counts = Counts(size, size, kept.size - int(kept.sum()), count * short)
-    return top(candidates, scores, setting.depth), counts
-
-
-def _documents_of(documents: Store, part: Hits, k_prime: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    return documents.document_of[part.tokens[:, :k_prime]], part.scores[:, :k_prime]
-
-
-def _rank_hits(documents: Store, part: Hits, setting: Setting, exact: Ranking | None) -> tuple[Ranking, Counts]:
-    """One query's ranking from its token hits."""
-    k_prime = setting.k_prime or 0
-    found, scores = _documents_of(documents, part, k_prime)
-    if not len(scores):
-        return _nothing(), Counts(0, 0, 0, 0)
-    missing = len(scores) * k_prime - scores.size + int(np.isnan(scores[:, -1:]).any() and np.isnan(scores).sum())
-    if setting.zero_missing:
-        found, scores = zero_filled(found, scores, k_prime)
-    if setting.scoring == "xtr":
-        candidates = aggregate(found, scores, setting.imputation)
-        cells = len(scores) * len(candidates.documents)
-        size = len(candidates.documents)
-        counts = Counts(size, size, cells - candidates.filled, missing)
-        return top(candidates.documents, candidates.scores, setting.depth), counts
-    if exact is None:
-        raise ValueError("ColBERT scoring needs the gathered MaxSim scores")
-    numbers = np.unique(found[~np.isnan(scores)]).astype(np.int64)
-    known, values = exact
-    return top(numbers, values[np.searchsorted(known, numbers)], setting.depth), Counts(
-        len(numbers), len(numbers), None, missing
-    )
-
-
-def zero_filled(
-    found: NDArray[np.int32], scores: NDArray[np.float32], k_prime: int
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Every empty slot, up to k_prime, a hit of score 0 on document 0, rows descending again."""
-    empty = np.isnan(scores)
-    short = k_prime - scores.shape[1]
-    found = np.pad(np.where(empty, 0, found), ((0, 0), (0, short)))
-    scores = np.pad(np.where(empty, np.float32(0), scores), ((0, 0), (0, short)))
-    order = np.argsort(-scores, axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1), np.take_along_axis(scores, order, axis=1)
-
-
 # --- exact MaxSim of given candidates ------------------------------------------------------------------------------
 
 
 def _maxsim(
-    documents: Store, tokens: Sequence[NDArray[np.float32]], parts: Sequence[Hits], k_prime: int, *, with_first: bool
+    documents: Store, tokens: Sequence[NDArray[np.float32]], wanted: Sequence[NDArray[np.int64]]
 ) -> list[Ranking]:
-    """Each query's candidates at `k_prime` (ascending) with their exact MaxSim; empty when k_prime is 0.
-
-    `with_first` adds document 0, which zero-filled slots make a candidate.
-    """
-    if not k_prime:
-        return []
-    wanted = []
-    for part in parts:
-        found, scores = _documents_of(documents, part, k_prime)
-        wanted.append(np.unique(np.append(found[~np.isnan(scores)], [0] if with_first else [])).astype(np.int64))
+    """Each query's wanted documents (ascending) with their exact MaxSim."""
     union = np.unique(np.concatenate(wanted))
     # Queries that share most candidates share one gather and one product; those that do not are cheaper alone.
     if len(union) <= 4 * max(1, sum(map(len, wanted)) // len(wanted)):

@@ -19,16 +19,6 @@ VECTORS = (
     "xtr_warp", "xtrrep.train.trainer",
 )  # fmt: skip
 
-ENGINES = {
-    "exact": (),
-    "bm25": (),
-    "scann": ("index.num_leaves=20", "index.num_leaves_to_search=10"),
-    "scann/bf16": ("index.num_leaves=20", "index.num_leaves_to_search=10"),
-    "plaid": (),
-    "warp": (),
-    "voyager": (),
-}
-
 HOME = "HOME"  # in a word: the folder that the case works in
 
 
@@ -49,7 +39,9 @@ class Case:
 
 
 def cases(backbone: Path) -> list[Case]:
-    """Every case, each after the one it starts from."""
+    """Every case, each after the one it starts from. Every registered engine takes part."""
+    from conftest import tiny_engines
+
     model = (f"model.backbone={backbone}", "model.dim=16", "model.n_doc=40", "model.n_query=16")
     training = ("train.data=beir/mini/train", "train.steps=6", "train.checkpoint_every=2", "train.batch_size=4",
                 "train.n_doc=32", "train.precision=fp32", "machine.tensorboard=false")  # fmt: skip
@@ -63,13 +55,14 @@ def cases(backbone: Path) -> list[Case]:
         Case("distill", "", ("train", *model, *training, *distilling)),
         Case("encode", "", ("encode", *words)),
     ]
-    for engine, settings in ENGINES.items():
-        chosen = (*words, f"index={engine}", *settings)
+    engines = tiny_engines()
+    for engine, settings in engines.items():
+        chosen = (*words, *settings)
         for stage, after in (("index", "encode"), ("retrieve", f"index {engine}"), ("evaluate", f"retrieve {engine}")):
             made.append(Case(stage, engine, (stage, *chosen), after))
     sweep = ("analyze.models=[untrained]", "analyze.k_primes=[5,50]", "analyze.resamples=100")
     made.append(Case("analyze", "exact", ("analyze", *words, *sweep), "encode"))
-    table = ("reproduce", "table2", "--only", "nfcorpus", *words[1:], *ENGINES["scann"])
+    table = ("reproduce", "table2", "--only", "nfcorpus", *words[1:], *engines["scann"][1:])
     made.append(Case("reproduce", "scann", table))
     made += [
         Case("export", "", ("export", f"{HOME}/shared/mine", *model, *training), "train", once=True),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from xtrrep.config import Config, Source
 from xtrrep.console import UsageError
 from xtrrep.evaluate import canonical
-from xtrrep.index import engine_of
+from xtrrep.index import TokenEngine, engine_of
 from xtrrep.registry import Registry
 from xtrrep.significance import paired
 
@@ -98,7 +98,7 @@ def plaid_words(cfg: Config) -> tuple[str, ...]:
 
 def require_token_engine(cfg: Config) -> None:
     """Raise UsageError for an engine that leaves no scoring to us."""
-    if engine_of(cfg.index)[0].kind != "token":
+    if not isinstance(engine_of(cfg.index), TokenEngine):
         raise UsageError(
             f"{cfg.index['engine']} ranks documents by itself: there is nothing to score or impute",
             hint="--index exact, or --index scann",

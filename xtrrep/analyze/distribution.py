@@ -24,7 +24,7 @@ from xtrrep.analyze import UNITS, VECTOR_K_PRIME, Analysis, Cell, analyses, mode
 from xtrrep.config import Config
 from xtrrep.console import DataError, UsageError, progress
 from xtrrep.encode import Store
-from xtrrep.index import Place, TokenSearcher, engine_of
+from xtrrep.index import Place, TokenEngine, TokenSearcher, engine_of
 from xtrrep.index.files import open_index
 from xtrrep.model.encoder import device_of
 from xtrrep.report.figure import score_density
@@ -62,7 +62,7 @@ class Pool:
 def cells(cfg: Config) -> list[Cell]:
     """Every model by exact search, and by another token engine beside it. Raises UsageError for other engines."""
     name = str(cfg.index["engine"])
-    if engine_of(cfg.index)[0].kind != "token":
+    if not isinstance(engine_of(cfg.index), TokenEngine):
         raise UsageError(f"{name} gives no token scores to look at", hint="--index exact, or --index scann")
     found = []
     for model, words in models_of(cfg).items():

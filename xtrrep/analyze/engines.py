@@ -15,7 +15,7 @@ from xtrrep import config as configs
 from xtrrep.analyze import NOTHING_AFTER, Analysis, Cell, analyses, column_of, models_of, require_measure
 from xtrrep.config import Config
 from xtrrep.console import UsageError
-from xtrrep.index import engine_of
+from xtrrep.index import DocumentEngine, TokenEngine, engine_of
 from xtrrep.report.figure import Timed, speed_and_quality
 from xtrrep.report.table import Table
 from xtrrep.runfile import Run
@@ -37,7 +37,7 @@ def cells(cfg: Config) -> list[Cell]:
     require_measure(cfg)
     xtr_k = cfg.retrieve.k_prime or cfg.retrieve.k_prime_xtr
     colbert_k = cfg.retrieve.k_prime or cfg.retrieve.k_prime_colbert
-    kinds = {choice: engine_of(configs.compose([f"index={choice}"]).index)[0] for choice in cfg.analyze.engines}
+    kinds = {choice: engine_of(configs.compose([f"index={choice}"]).index) for choice in cfg.analyze.engines}
     found = []
     for model, chosen in models_of(cfg).items():
         exact = (*chosen, "index=exact")
@@ -45,10 +45,10 @@ def cells(cfg: Config) -> list[Cell]:
         found.append(_cell(model, XTR, "xtr", xtr_k, exact, timed=False))
         for choice, engine in kinds.items():
             words = (*chosen, f"index={choice}")
-            if engine.kind == "token":
+            if isinstance(engine, TokenEngine):
                 found.append(_cell(model, choice, "xtr", xtr_k, words))
                 found.append(_cell(model, choice, "colbert", colbert_k, words))
-            elif engine.kind == "document":
+            elif isinstance(engine, DocumentEngine):
                 found.append(_cell(model, choice, engine.scoring, 0, words))
             else:
                 hint = f"xtrrep eval --index {choice}"

@@ -25,7 +25,7 @@ from xtrrep.analyze import (
 )
 from xtrrep.config import Config, Source
 from xtrrep.console import UsageError
-from xtrrep.index import engine_of
+from xtrrep.index import TextEngine, engine_of
 from xtrrep.report.table import Table
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def cells(cfg: Config) -> list[Cell]:
     require_measure(cfg)
     if cfg.model.source is Source.vectors:
         raise UsageError("imported vectors are not encoded, and so not pooled", hint="model.source=trained")
-    if engine_of(cfg.index)[0].kind == "text" or cfg.retrieve.from_run is not None:
+    if isinstance(engine_of(cfg.index), TextEngine) or cfg.retrieve.from_run is not None:
         raise UsageError("pooling needs an engine that searches vectors", hint="--index exact")
     return [
         Cell(model, cfg.retrieve.scoring.value, 0, (*words, f"encode.pool_factor={factor}"), setting=str(factor))

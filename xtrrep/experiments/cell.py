@@ -13,7 +13,7 @@ from xtrrep import config as configs
 from xtrrep import pipeline
 from xtrrep.config import Config
 from xtrrep.console import UsageError
-from xtrrep.index import engines
+from xtrrep.index import TextEngine, engines
 
 Overrides = dict[str, str]  # dotted key (or group) -> value as typed
 
@@ -73,9 +73,9 @@ def compose_cell(name: str, overrides: Mapping[str, str], until: Sequence[str] =
     choice = kept.get("index")
     if choice is not None and choice in configs.options("index"):
         engine = engines.get(choice.partition("/")[0])
-        own = {f"index.{parameter.name}" for parameter in fields(engine.params)}
+        own = {f"index.{parameter.name}" for parameter in fields(engine)}
         kept = {key: value for key, value in kept.items() if not key.startswith("index.") or key in own}
-        if engine.kind == "text":
+        if issubclass(engine, TextEngine):
             kept = {key: value for key, value in kept.items() if not key.startswith("retrieve.")}
     return Cell(name, configs.compose(as_texts(kept)), tuple(until))
 

@@ -22,7 +22,8 @@ from xtrrep.api import set_threads
 from xtrrep.artifacts import Spec, digest
 from xtrrep.config import Config
 from xtrrep.console import DataError, XtrrepError, explained
-from xtrrep.cost import ON_GPU, ON_PROCESSOR
+from xtrrep.cost import ON_GPU
+from xtrrep.index import engine_of
 from xtrrep.meaning import device_named
 from xtrrep.pipeline import Plan, Step
 from xtrrep.stages.searching import one_search
@@ -123,7 +124,7 @@ class Task:
     def gpus(self) -> int:
         cfg = self.targets[0].cfg
         searching = self.stage in ("index", "retrieve", "latency")
-        if self.stage not in ON_GPU or (searching and cfg.index["engine"] in ON_PROCESSOR):
+        if self.stage not in ON_GPU or (searching and not engine_of(cfg.index).uses_gpu):
             return 0
         return int(device_named(cfg.machine.device) != "cpu")
 

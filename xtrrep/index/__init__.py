@@ -1,26 +1,34 @@
-"""Engines, each one small file here with one YAML of the same name in `configs/index/`.
+"""Engines: each is one small file here, with one YAML of the same name in `configs/index/`.
 
-`kind` says what an engine answers. A *token* engine gives, for a query token, the best document tokens and leaves
-scoring to us (`exact`, `scann`, `voyager`). A *document* engine scores and ranks documents itself (`plaid`, `warp`). A
-*text* engine ranks documents from the words alone (`bm25`).
+An engine is a frozen dataclass whose fields are its parameters. Its base class says what it answers. A `TokenEngine`
+gives the best document tokens for a query token and leaves scoring to us (`exact`, `scann`, `voyager`). A
+`DocumentEngine` scores and ranks documents itself (`plaid`, `warp`). A `TextEngine` ranks documents by their words
+(`bm25`). Registering an engine enrols it in all conformance, fault and determinism tests, at its `tiny` configurations.
+
+An engine outside this package is one file in a folder that `$XTRREP_PLUGINS` names (registry.py). It gives its
+parameters their values in `defaults` and needs no YAML.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Protocol, get_args, get_type_hints, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_args, get_type_hints, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
-from xtrrep.config import config_dir, options
+from xtrrep.config import add_option, choice_values, options
 from xtrrep.console import DataError, UsageError, suggest
 from xtrrep.encode import PIECE, Store
 from xtrrep.registry import Registry
+
+if TYPE_CHECKING:
+    from xtrrep.index.kmeans import Clustering
 
 
 @dataclass(frozen=True)
@@ -85,38 +93,128 @@ class TextSearcher(Protocol):
 
 
 @dataclass(frozen=True)
+class BuildCost:
+    """What building an index takes: multiplications and additions, bytes kept, and bytes more while it is built."""
+
+    operations: float
+    disk: float
+    held: float = 0.0
+
+
 class Engine:
-    """What an engine module registers.
+    """What every engine states about itself."""
 
-    kind: "token", "document" or "text". params: a dataclass of the engine's parameters, each of which its YAML gives a
-    value; one with a default there came later, and at that default it is no part of an index' identity. `at_search`
-    names those that only a search reads, so that changing one builds nothing.
-    build(source, params, out, place): build into `out` from a Store (token, document) or the texts (text); facts for
-    the manifest. load(folder, source, params, place): a searcher over what `build` left. scoring: what the scores of a
-    document engine approximate, "colbert" or "xtr". speed_only: parameters that change no ranking. prefix(params):
-    whether the k' best tokens are the first k' of a deeper search, so that one search serves a sweep.
-    """
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    kind: str
-    params: type[Any]
-    build: Callable[[Any, Any, Path, Place], dict[str, Any]]
-    load: Callable[[Path, Any, Any, Place], Any]
-    at_search: frozenset[str] = field(default_factory=frozenset)
-    scoring: str = ""
-    speed_only: frozenset[str] = field(default_factory=frozenset)
-    prefix: Callable[[Any], bool] = lambda params: True
+    at_search: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that only a search reads. Another value of one builds nothing."""
+    speed_only: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that change no ranking."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Values of the parameters, for an engine without `configs/index/NAME.yaml`."""
+    tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {"": {}}
+    """Changes to the parameters by which the tests run the engine on forty documents; one a way to write its files."""
+    uses_gpu: ClassVar[bool] = False
+    optional: ClassVar[bool] = False
+    """Whether its library is an extra of the package, so that a machine without it is not at fault."""
+    threads_keep_scores: ClassVar[bool] = True
+    """False: several threads add scores in another order, so that the last bit of a score may differ."""
+    scoring: ClassVar[str] = ""
+    """How it scores: "colbert" or "xtr" for what a document engine approximates; "" where scoring is ours."""
+
+    def build_cost(self, documents: int, each: float, dim: int) -> BuildCost | None:
+        """What an index of `documents` of `each` vectors of `dim` numbers takes. None where nothing is known."""
+        return None
 
 
-engines: Registry[Engine] = Registry("engine", "xtrrep.index")
+class VectorEngine(Engine, ABC):
+    """An engine over the vectors of an embedding store."""
+
+    @abstractmethod
+    def build(self, store: Store, out: Path, place: Place) -> dict[str, Any]:
+        """Build an index into the folder `out`. Returns facts for the manifest."""
+
+    @abstractmethod
+    def load(self, folder: Path, store: Store, place: Place) -> Any:
+        """The searcher of an index that `build` left in `folder`."""
+
+    def clustering(self, lengths: NDArray[np.int64]) -> Clustering | None:
+        """The k-means that an index of documents of these lengths needs. None where there is none."""
+        return None
 
 
-def engine_of(index: Mapping[str, Any]) -> tuple[Engine, Any]:
-    """The engine that `index.engine` names and its checked parameters.
+class TokenEngine(VectorEngine):
+    """Answers a query token with its best document tokens. XTR or ColBERT scoring follows, as the model wants it."""
+
+    exhaustive: ClassVar[bool] = False
+    """Whether it compares every token: nothing is built, since the store is the index."""
+
+    @property
+    def prefix(self) -> bool:
+        """Whether the k' best tokens are the first k' of a deeper search, so that one search serves a sweep."""
+        return True
+
+    @abstractmethod
+    def load(self, folder: Path, store: Store, place: Place) -> TokenSearcher: ...
+
+
+class DocumentEngine(VectorEngine):
+    """Scores and ranks documents itself."""
+
+    @abstractmethod
+    def load(self, folder: Path, store: Store, place: Place) -> DocumentSearcher: ...
+
+
+class TextEngine(Engine, ABC):
+    """Ranks documents by their words, without a model."""
+
+    @abstractmethod
+    def build(self, texts: Sequence[str], out: Path, place: Place) -> dict[str, Any]:
+        """Build an index of the texts into the folder `out`. Returns facts for the manifest."""
+
+    @abstractmethod
+    def load(self, folder: Path, place: Place) -> TextSearcher:
+        """The searcher of an index that `build` left in `folder`."""
+
+
+KINDS = (TokenEngine, DocumentEngine, TextEngine)
+AnyEngine = TokenEngine | DocumentEngine | TextEngine
+
+
+def _check_engine(name: str, engine: Any) -> None:
+    """Refuse an engine whose class does not hold together: called when it is registered. Raises UsageError."""
+    if not (isinstance(engine, type) and issubclass(engine, KINDS) and hasattr(engine, "__dataclass_fields__")):
+        kinds = ", ".join(kind.__name__ for kind in KINDS)
+        raise UsageError(f"engine {name!r} is no frozen dataclass of an engine class", hint=f"derive it from {kinds}")
+    params = [f.name for f in fields(engine)]
+    known = {key for kind in KINDS if issubclass(engine, kind) for key in dir(kind) if not key.startswith("_")}
+    for key in set(vars(engine)) - known - set(params):
+        if not key.startswith("_") and (close := get_close_matches(key, known, n=1, cutoff=0.75)):
+            raise UsageError(f"engine {name!r} defines {key!r}, which nothing reads", hint=f"did you mean {close[0]}?")
+    if missing := sorted(engine.__abstractmethods__):
+        raise UsageError(f"engine {name!r} lacks {' and '.join(missing)}", hint="the class it derives from says what")
+    scorings = ("colbert", "xtr") if issubclass(engine, DocumentEngine) else (engine.scoring,)
+    if engine.scoring not in scorings:
+        raise UsageError(f"engine {name!r} has scoring={engine.scoring!r}", hint=suggest(engine.scoring, scorings))
+    named = {"at_search": engine.at_search, "speed_only": engine.speed_only, "defaults": engine.defaults}
+    for place, keys in (named | {f"tiny[{key!r}]": changes for key, changes in engine.tiny.items()}).items():
+        for key in keys:
+            if key not in params:
+                raise UsageError(f"{place} of engine {name!r} names {key!r}", hint=suggest(key, params))
+    if engine.defaults or name not in options("index"):
+        add_option("index", name, {"engine": name, **engine.defaults})
+
+
+engines: Registry[type[AnyEngine]] = Registry("engine", "xtrrep.index", _check_engine)
+
+
+def engine_of(index: Mapping[str, Any]) -> AnyEngine:
+    """The engine that `index.engine` names, with its parameters checked.
 
     Raises DataError for an unknown engine and UsageError for a parameter it does not have.
     """
     engine = engines.get(str(index.get("engine")))
-    known = [f.name for f in fields(engine.params)]
+    known = [f.name for f in fields(engine)]
     given = {key: value for key, value in index.items() if key != "engine"}
     for key in given:
         if key not in known:
@@ -127,7 +225,7 @@ def engine_of(index: Mapping[str, Any]) -> tuple[Engine, Any]:
                 f"engine {index['engine']}: index.{key} has no value",
                 hint=f"index.{key}=VALUE, or a line in configs/index/{index['engine']}.yaml",
             )
-    kinds = get_type_hints(engine.params)
+    kinds = get_type_hints(engine)
     for key, value in given.items():
         allowed = get_args(kinds[key]) or (kinds[key],)
         if type(value) is int and float in allowed and int not in allowed:
@@ -138,13 +236,16 @@ def engine_of(index: Mapping[str, Any]) -> tuple[Engine, Any]:
                 f"index.{key}={value!r} is not of type {names}",
                 hint=f"configs/index/{index['engine']}.yaml gives every value",
             )
-    return engine, engine.params(**given)
+    return engine(**given)
 
 
 def split_params(index: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What decides an index, with `engine`, and what decides a search of it; what changes no ranking is in neither."""
-    engine, _ = engine_of(index)
-    later = {f.name: f.default for f in fields(engine.params) if f.default is not MISSING}
+    """What decides an index, with `engine`, and what decides a search of it. What changes no ranking is in neither.
+
+    A parameter with a default came after the first indexes; at that default it is no part of an identity.
+    """
+    engine = engine_of(index)
+    later = {f.name: f.default for f in fields(engine) if f.default is not MISSING}
     rest = {
         key: value
         for key, value in index.items()
@@ -161,8 +262,8 @@ def choice_of(index: Mapping[str, Any]) -> str:
     engine = str(index["engine"])
     for choice in options("index"):
         if choice.split("/")[0] == engine:
-            said = OmegaConf.to_container(OmegaConf.load(config_dir() / "index" / f"{choice}.yaml"))
-            if isinstance(said, dict) and all(index[key] == said.get(key) for key in index if key != "searched_to"):
+            said = choice_values("index", choice)
+            if all(index[key] == said.get(key) for key in index if key != "searched_to"):
                 return choice
     return f"{engine}*"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xtrrep.encode import Store
-from xtrrep.index import Place, TokenSearcher, engine_of
+from xtrrep.index import TokenSearcher
+from xtrrep.index.exact import Searcher
 
 SAMPLE = 128  # query tokens
 DEPTHS = (100, 1000)
@@ -23,8 +23,7 @@ def against_exact(searcher: TokenSearcher, store: Store) -> dict[str, Any]:
     rows = np.unique(np.linspace(0, store.tokens - 1, min(SAMPLE, store.tokens)).astype(np.int64))
     queries = np.concatenate([store.rows(int(row), int(row) + 1) for row in rows]).astype(np.float32)
     depth = min(max(DEPTHS), store.tokens)
-    engine, params = engine_of({"engine": "exact"})
-    exact = engine.load(Path(), store, params, Place()).search(queries, depth)
+    exact = Searcher(store).search(queries, depth)
     found = searcher.search(queries, depth)
     facts: dict[str, Any] = {"queries": len(rows), "empty_slots": float(np.isnan(found.scores).mean())}
     for k in DEPTHS:

@@ -9,11 +9,20 @@ from typing import Any
 
 from xtrrep.console import UsageError
 from xtrrep.data.bm25 import Bm25
-from xtrrep.index import Engine, Place, engines
+from xtrrep.index import Place, TextEngine, engines
 
 
+@engines.register(
+    "bm25",
+    "words, no model: the reference row",
+    paper="Robertson and Zaragoza 2009",
+    requires="bm25s",
+    install="pip install bm25s",
+)
 @dataclass(frozen=True)
-class Params:
+class Bm25Engine(TextEngine):
+    scoring = "bm25"
+
     k1: float
     b: float
 
@@ -23,20 +32,9 @@ class Params:
                 f"index.k1={self.k1} or index.b={self.b} is out of range", hint="k1 above 0, b between 0 and 1"
             )
 
+    def build(self, texts: Sequence[str], out: Path, place: Place) -> dict[str, Any]:
+        Bm25.build(texts, self.k1, self.b).save(out)
+        return {"units": {"documents": len(texts)}}
 
-def build(source: Sequence[str], params: Params, out: Path, place: Place) -> dict[str, Any]:
-    Bm25.build(source, params.k1, params.b).save(out)
-    return {"units": {"documents": len(source)}}
-
-
-def load(folder: Path, source: Any, params: Params, place: Place) -> Bm25:
-    return Bm25.load(folder)
-
-
-engines.register(
-    "bm25",
-    "words, no model: the reference row",
-    paper="Robertson and Zaragoza 2009",
-    requires="bm25s",
-    install="pip install bm25s",
-)(Engine("text", Params, build, load))
+    def load(self, folder: Path, place: Place) -> Bm25:
+        return Bm25.load(folder)

@@ -14,7 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xtrrep.encode import Store
-from xtrrep.index import Engine, ExhaustiveSearcher, Hits, Maxima, Place, check_queries, engines, exact_device
+from xtrrep.index import (
+    BuildCost,
+    ExhaustiveSearcher,
+    Hits,
+    Maxima,
+    Place,
+    TokenEngine,
+    check_queries,
+    engines,
+    exact_device,
+)
 from xtrrep.scoring.maxsim import document_maxima
 
 # Similarities held at a time, in float32 values (128 MiB): bounds memory whatever the collection's size.
@@ -23,11 +33,6 @@ BLOCK_VALUES = 1 << 25
 MANY = 8
 
 Part = tuple[NDArray[np.int64], NDArray[np.float32]]  # (R, C) token positions and similarities
-
-
-@dataclass(frozen=True)
-class Params:
-    pass
 
 
 @dataclass(frozen=True)
@@ -119,13 +124,19 @@ def _largest(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], ND
     return columns, np.take_along_axis(scores, columns, axis=1)
 
 
-def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, Any]:
-    """Nothing to build: the store is the index."""
-    return {"units": {"tokens": source.tokens}}
+@engines.register("exact", "every token compared, in blocks: the oracle")
+@dataclass(frozen=True)
+class Exact(TokenEngine):
+    uses_gpu = True
+    exhaustive = True
+    threads_keep_scores = False
 
+    def build(self, store: Store, out: Path, place: Place) -> dict[str, Any]:
+        """Nothing to build: the store is the index."""
+        return {"units": {"tokens": store.tokens}}
 
-def load(folder: Path, source: Store, params: Params, place: Place) -> ExhaustiveSearcher:
-    return exact_device.Searcher(source, place.device) if place.device.startswith("cuda") else Searcher(source)
+    def load(self, folder: Path, store: Store, place: Place) -> ExhaustiveSearcher:
+        return exact_device.Searcher(store, place.device) if place.device.startswith("cuda") else Searcher(store)
 
-
-engines.register("exact", "every token compared, in blocks: the oracle")(Engine("token", Params, build, load))
+    def build_cost(self, documents: int, each: float, dim: int) -> BuildCost:
+        return BuildCost(0.0, 0.0)

@@ -12,7 +12,7 @@ from xtrrep import artifacts
 from xtrrep.artifacts import Spec
 from xtrrep.console import DISK_FULL, DataError, UsageError
 from xtrrep.encode import Store
-from xtrrep.index import Place, check_store, engine_of, split_params
+from xtrrep.index import Place, TextEngine, TokenEngine, check_store, engine_of, split_params
 from xtrrep.index.accuracy import against_exact
 
 
@@ -29,14 +29,14 @@ def build_index(store: Store, index: Mapping[str, Any], out: Path, place: Place)
     holds nothing, or a vector that is zero or not finite, before any native code sees it, and for what the engine
     refuses.
     """
-    engine, params = engine_of(index)
-    if engine.kind == "text":
+    engine = engine_of(index)
+    if isinstance(engine, TextEngine):
         raise UsageError(f"{index['engine']} ranks words, not vectors", hint="--index exact")
     check_store(store)
-    facts = engine.build(store, params, out, place)
+    facts = engine.build(store, out, place)
     check_written(out)
-    if engine.kind == "token" and any(path.is_file() for path in out.rglob("*")):  # the oracle leaves nothing
-        found = against_exact(engine.load(out, store, params, place), store)
+    if isinstance(engine, TokenEngine) and not engine.exhaustive:
+        found = against_exact(engine.load(out, store, place), store)
         facts["against_exact"] = {**found, **split_params(index)[1]}
     return facts
 
@@ -59,7 +59,9 @@ def open_index(
     Raises DataError when it was built from another store or with other parameters, or when a file is missing or not as
     it was written.
     """
-    engine, params = engine_of(index)
+    engine = engine_of(index)
+    if isinstance(engine, TextEngine):
+        raise UsageError(f"{index['engine']} ranks words, not vectors", hint="--index exact")
     manifest = artifacts.check(folder, fingerprint)
     if manifest["upstream"].get("documents") != store.fingerprint:
         raise DataError(f"{folder} was built from another store than {store.folder}", hint="build one for this store")
@@ -68,4 +70,4 @@ def open_index(
             f"{folder} was built as {manifest['config']}, not as {split_params(index)[0]}",
             hint="build one with these parameters",
         )
-    return engine.load(folder, store, params, place)
+    return engine.load(folder, store, place)

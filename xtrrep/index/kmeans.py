@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xtrrep.console import DataError, say
+from xtrrep.index import BuildCost, DocumentEngine, positive
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,45 @@ def plan(
             hint="--index exact, or a smaller index.num_partitions",
         )
     return Clustering(wanted, min(points, partitions * max_points), partitions, iterations)
+
+
+@dataclass(frozen=True)
+class IvfEngine(DocumentEngine):
+    """An inverted file over clusters of tokens, with a residual of `nbits` bits a dimension for each token."""
+
+    uses_gpu = True
+    bytes_a_vector: ClassVar[int]
+    """What an index keeps of a vector beside its residual."""
+
+    nbits: int
+    num_partitions: int | None
+    n_samples_kmeans: int | None
+    kmeans_niters: int
+    max_points_per_centroid: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        positive(self, "num_partitions", "n_samples_kmeans", "kmeans_niters", "max_points_per_centroid")
+
+    def clustering(self, lengths: NDArray[np.int64]) -> Clustering:
+        return plan(
+            lengths,
+            num_partitions=self.num_partitions,
+            samples=self.n_samples_kmeans,
+            iterations=self.kmeans_niters,
+            max_points=self.max_points_per_centroid,
+            engine=type(self).__name__.lower(),
+        )
+
+    def build_cost(self, documents: int, each: float, dim: int) -> BuildCost:
+        """k-means, and every vector compared with every centroid."""
+        clusters, tokens = self.clustering(np.full(documents, round(each), np.int64)), documents * each
+        centroids = 4.0 * dim * clusters.partitions
+        return BuildCost(
+            2.0 * dim * clusters.partitions * (clusters.points * clusters.iterations + tokens),
+            tokens * (dim * self.nbits / 8 + self.bytes_a_vector) + centroids,
+            4.0 * dim * clusters.points,
+        )
 
 
 def announce(plan: Clustering, dim: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from xtrrep.artifacts import need_space, write_atomic
 from xtrrep.console import DataError, UsageError, typed
 from xtrrep.encode import Store
-from xtrrep.index import Engine, Place, check_queries, engines, kmeans, positive, rectangle
+from xtrrep.index import BuildCost, Place, check_queries, engines, kmeans, positive, rectangle
 from xtrrep.index.native import log_aside, panics
 from xtrrep.model.encoder import torch_threads
 
@@ -29,33 +29,6 @@ if TYPE_CHECKING:
 INSTALL = "pip install fast-plaid==1.7.0.2110 torch==2.11.0"
 BITS = (1, 2, 4, 8)
 DOCUMENTS = "documents.npy"
-
-
-@dataclass(frozen=True)
-class Params:
-    """Of the index: nbits to seed, and `centroids_from`: the first so many documents, which k-means then draws from
-    alone (None: all; PROTOCOL.md 6.3). Of the search: `nprobe`, `n_full_scores`, and `chunk`, the candidate documents
-    scored at a time (None: the library's choice). gpu_memory: what of the index lies on a GPU."""
-
-    nbits: int
-    num_partitions: int | None
-    n_samples_kmeans: int | None
-    kmeans_niters: int
-    max_points_per_centroid: int
-    seed: int
-    nprobe: int
-    n_full_scores: int
-    chunk: int | None
-    gpu_memory: str
-    centroids_from: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.nbits not in BITS:
-            raise UsageError(f"index.nbits={self.nbits}: PLAID packs {BITS} bits", hint="index.nbits=4")
-        positive(self, "num_partitions", "n_samples_kmeans", "kmeans_niters", "max_points_per_centroid")
-        positive(self, "nprobe", "n_full_scores", "chunk", "centroids_from")
-        if self.gpu_memory not in ("auto", "low", "medium", "high"):
-            raise UsageError(f"index.gpu_memory={self.gpu_memory!r} is no choice", hint="auto, low, medium or high")
 
 
 def _library() -> Any:
@@ -97,54 +70,6 @@ def _views(source: Store, documents: NDArray[np.int64]) -> list[Tensor]:
     return views
 
 
-def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, Any]:
-    """Build from views into the store's memory-mapped shards. A document without a vector is left out and keeps its
-    number."""
-    documents = np.flatnonzero(source.lengths > 0)
-    clusters = kmeans.plan(
-        source.lengths[documents][: params.centroids_from],
-        num_partitions=params.num_partitions,
-        samples=params.n_samples_kmeans,
-        iterations=params.kmeans_niters,
-        max_points=params.max_points_per_centroid,
-        engine="plaid",
-    )
-    if source.dim * params.nbits % 8:
-        raise DataError(f"{params.nbits} bits of dimension {source.dim} do not fill bytes", hint="--index exact")
-    bytes_a_token = 8 + source.dim * params.nbits // 8  # its centroid's number and its residual
-    # Twice: by chunk, and merged, which is written through a memory map.
-    needed = 2 * source.tokens * bytes_a_token + 4 * clusters.partitions * source.dim
-    need_space(out, needed, f"a PLAID index of {source.tokens:,} tokens")
-    kmeans.announce(clusters, source.dim)
-    library = _library()
-    with (
-        log_aside(),
-        panics("plaid", "while building"),
-        _clustering(library, clusters.partitions, params.centroids_from),
-    ):
-        index = library.FastPlaid(str(out), device=place.device)
-        index.create(
-            _views(source, documents),
-            kmeans_niters=clusters.iterations,
-            max_points_per_centroid=params.max_points_per_centroid,
-            nbits=params.nbits,
-            n_samples_kmeans=clusters.samples,
-            seed=params.seed,
-            start_from_scratch=0,  # or below 1,000 documents it would pickle the raw vectors beside the index
-        )
-        index.close()
-    write_atomic(out / DOCUMENTS, lambda file: np.save(file, documents))
-    metadata = json.loads((out / "metadata.json").read_text(encoding="utf-8"))
-    return {
-        "units": {"tokens": source.tokens},
-        **clusters.facts(),
-        "num_partitions": metadata["num_partitions"],
-        "built_on": place.device,
-        "index_vectors": metadata["num_embeddings"],
-        "documents_without_vectors": len(source) - len(documents),
-    }
-
-
 @dataclass(frozen=True)
 class Searcher:
     store: Store
@@ -171,22 +96,92 @@ class Searcher:
         return np.where(numbers < 0, -1, self.documents[numbers]), scores
 
 
-def load(folder: Path, source: Store, params: Params, place: Place) -> Searcher:
-    with log_aside(), panics("plaid", f"while loading {folder}", hint=f"rm -r {typed(folder)} and run again"):
-        native = _library().FastPlaid(str(folder), device=place.device, index_gpu_memory=params.gpu_memory)
-    settings = {
-        "n_ivf_probe": params.nprobe,
-        "n_full_scores": params.n_full_scores,
-        "batch_size": "auto" if params.chunk is None else params.chunk,
-    }
-    return Searcher(source, native, np.load(folder / DOCUMENTS), settings, place.search_threads)
-
-
-AT_SEARCH = frozenset({"nprobe", "n_full_scores"})
-engines.register(
+@engines.register(
     "plaid",
     "IVF over quantised tokens, centroids first, then MaxSim",
     paper="Santhanam et al., CIKM 2022",
     requires="fast_plaid",
     install=INSTALL,
-)(Engine("document", Params, build, load, AT_SEARCH, "colbert", frozenset({"chunk", "gpu_memory"})))
+)
+@dataclass(frozen=True)
+class Plaid(kmeans.IvfEngine):
+    """Of the index: nbits to seed, and `centroids_from`: the first so many documents, which k-means then draws from
+    alone (None: all; PROTOCOL.md 6.3). Of the search: `nprobe`, `n_full_scores`, and `chunk`, the candidate documents
+    scored at a time (None: the library's choice). gpu_memory: what of the index lies on a GPU."""
+
+    scoring = "colbert"
+    at_search = frozenset({"nprobe", "n_full_scores"})
+    speed_only = frozenset({"chunk", "gpu_memory"})
+    bytes_a_vector = 14  # measured on NFCorpus, 45.7 in all at 2 bits (results/recorded/engines/nfcorpus.md)
+
+    nprobe: int
+    n_full_scores: int
+    chunk: int | None
+    gpu_memory: str
+    centroids_from: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.nbits not in BITS:
+            raise UsageError(f"index.nbits={self.nbits}: PLAID packs {BITS} bits", hint="index.nbits=4")
+        super().__post_init__()
+        positive(self, "nprobe", "n_full_scores", "chunk", "centroids_from")
+        if self.gpu_memory not in ("auto", "low", "medium", "high"):
+            raise UsageError(f"index.gpu_memory={self.gpu_memory!r} is no choice", hint="auto, low, medium or high")
+
+    def clustering(self, lengths: NDArray[np.int64]) -> kmeans.Clustering:
+        """Over the documents that have vectors, or the first `centroids_from` of them."""
+        return super().clustering(lengths[lengths > 0][: self.centroids_from])
+
+    def build_cost(self, documents: int, each: float, dim: int) -> BuildCost:
+        cost = super().build_cost(documents, each, dim)
+        return replace(cost, held=cost.held + cost.disk)  # written by chunk, then merged
+
+    def build(self, store: Store, out: Path, place: Place) -> dict[str, Any]:
+        """Build from views into the store's memory-mapped shards. A document without a vector is left out and keeps its
+        number."""
+        documents = np.flatnonzero(store.lengths > 0)
+        clusters = self.clustering(store.lengths)
+        if store.dim * self.nbits % 8:
+            raise DataError(f"{self.nbits} bits of dimension {store.dim} do not fill bytes", hint="--index exact")
+        bytes_a_token = 8 + store.dim * self.nbits // 8  # its centroid's number and its residual
+        # Twice: by chunk, and merged, which is written through a memory map.
+        needed = 2 * store.tokens * bytes_a_token + 4 * clusters.partitions * store.dim
+        need_space(out, needed, f"a PLAID index of {store.tokens:,} tokens")
+        kmeans.announce(clusters, store.dim)
+        library = _library()
+        with (
+            log_aside(),
+            panics("plaid", "while building"),
+            _clustering(library, clusters.partitions, self.centroids_from),
+        ):
+            index = library.FastPlaid(str(out), device=place.device)
+            index.create(
+                _views(store, documents),
+                kmeans_niters=clusters.iterations,
+                max_points_per_centroid=self.max_points_per_centroid,
+                nbits=self.nbits,
+                n_samples_kmeans=clusters.samples,
+                seed=self.seed,
+                start_from_scratch=0,  # or below 1,000 documents it would pickle the raw vectors beside the index
+            )
+            index.close()
+        write_atomic(out / DOCUMENTS, lambda file: np.save(file, documents))
+        metadata = json.loads((out / "metadata.json").read_text(encoding="utf-8"))
+        return {
+            "units": {"tokens": store.tokens},
+            **clusters.facts(),
+            "num_partitions": metadata["num_partitions"],
+            "built_on": place.device,
+            "index_vectors": metadata["num_embeddings"],
+            "documents_without_vectors": len(store) - len(documents),
+        }
+
+    def load(self, folder: Path, store: Store, place: Place) -> Searcher:
+        with log_aside(), panics("plaid", f"while loading {folder}", hint=f"rm -r {typed(folder)} and run again"):
+            native = _library().FastPlaid(str(folder), device=place.device, index_gpu_memory=self.gpu_memory)
+        settings = {
+            "n_ivf_probe": self.nprobe,
+            "n_full_scores": self.n_full_scores,
+            "batch_size": "auto" if self.chunk is None else self.chunk,
+        }
+        return Searcher(store, native, np.load(folder / DOCUMENTS), settings, place.search_threads)

@@ -12,23 +12,10 @@ from numpy.typing import NDArray
 from xtrrep.artifacts import write_atomic
 from xtrrep.console import DataError, progress
 from xtrrep.encode import Store
-from xtrrep.index import Engine, Hits, Place, check_queries, engines, positive
+from xtrrep.index import Hits, Place, TokenEngine, check_queries, engines, positive
 
 INSTALL = "pip install 'voyager>=2.1,<3'"
 ADDED = 4096  # tokens added at a time, for the progress bar
-
-
-@dataclass(frozen=True)
-class Params:
-    """Of the index: m links a token, `ef_construction`, seed. Of the search: `ef`, raised to k' where that is more."""
-
-    m: int
-    ef_construction: int
-    seed: int
-    ef: int
-
-    def __post_init__(self) -> None:
-        positive(self, "m", "ef_construction", "ef")
 
 
 def _library() -> Any:
@@ -77,33 +64,49 @@ class Searcher:
         return best
 
 
-def build(source: Store, params: Params, out: Path, place: Place) -> dict[str, Any]:
-    """Add the tokens in order on one thread, so that two builds are one graph."""
-    library = _library()
-    index = library.Index(
-        library.Space.InnerProduct,
-        num_dimensions=source.dim,
-        M=params.m,
-        ef_construction=params.ef_construction,
-        random_seed=params.seed,
-        max_elements=source.tokens,
-    )
-    with progress(source.tokens, "HNSW", "token") as bar:
-        for start, rows in source.pieces(ADDED):
-            index.add_items(rows.astype(np.float32), ids=list(range(start, start + len(rows))), num_threads=1)
-            bar.update(len(rows))
-    write_atomic(out / "index.voy", lambda file: file.write(index.as_bytes()))
-    return {"units": {"tokens": source.tokens}}
-
-
-def load(folder: Path, source: Store, params: Params, place: Place) -> Searcher:
-    return Searcher(source, _library().Index.load(str(folder / "index.voy")), params.ef, place.search_threads)
-
-
-engines.register(
+@engines.register(
     "voyager",
     "HNSW graph over every token, PyLate's token index",
     paper="Malkov and Yashunin, TPAMI 2018",
     requires="voyager",
     install=INSTALL,
-)(Engine("token", Params, build, load, frozenset({"ef"}), prefix=lambda params: False))  # ef follows k'
+)
+@dataclass(frozen=True)
+class Voyager(TokenEngine):
+    """Of the index: m links a token, `ef_construction`, seed. Of the search: `ef`, raised to k' where that is more."""
+
+    at_search = frozenset({"ef"})
+    optional = True
+
+    m: int
+    ef_construction: int
+    seed: int
+    ef: int
+
+    def __post_init__(self) -> None:
+        positive(self, "m", "ef_construction", "ef")
+
+    @property
+    def prefix(self) -> bool:
+        return False  # ef follows k'
+
+    def build(self, store: Store, out: Path, place: Place) -> dict[str, Any]:
+        """Add the tokens in order on one thread, so that two builds are one graph."""
+        library = _library()
+        index = library.Index(
+            library.Space.InnerProduct,
+            num_dimensions=store.dim,
+            M=self.m,
+            ef_construction=self.ef_construction,
+            random_seed=self.seed,
+            max_elements=store.tokens,
+        )
+        with progress(store.tokens, "HNSW", "token") as bar:
+            for start, rows in store.pieces(ADDED):
+                index.add_items(rows.astype(np.float32), ids=list(range(start, start + len(rows))), num_threads=1)
+                bar.update(len(rows))
+        write_atomic(out / "index.voy", lambda file: file.write(index.as_bytes()))
+        return {"units": {"tokens": store.tokens}}
+
+    def load(self, folder: Path, store: Store, place: Place) -> Searcher:
+        return Searcher(store, _library().Index.load(str(folder / "index.voy")), self.ef, place.search_threads)

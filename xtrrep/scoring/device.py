@@ -11,12 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from xtrrep.scoring.aggregate import Ranking
-from xtrrep.scoring.imputation import imputations
+from xtrrep.scoring.evidence import Ranking
 
 LARGEST = (1 << 32) - 1  # the largest number that a key holds
 NEVER = torch.iinfo(torch.int64).min  # below the key of any score
@@ -93,23 +97,62 @@ def hit_cells(documents: Tensor, scores: Tensor, count: int) -> Tensor:
     return cells.scatter_reduce_(1, documents, scores, "amax")
 
 
-def rank(
-    cells: Tensor, best: Tensor, imputation: str | None, exact: Tensor | None, depth: int
-) -> tuple[Ranking, int, int]:
-    """One query's ranking, how many candidates it has, and how many (token, candidate) cells a hit filled.
+@dataclass(frozen=True)
+class DeviceEvidence:
+    """`evidence.Evidence` on a device. cells: (T, N) the best hit of each query token in every document, -inf for none;
+    best: (T, k') the hits' similarities, descending; empty: (T,) as there. Scores are laid out by document, (N,)."""
 
-    cells: (T, N), -inf where a token has no hit in a document; a document with any hit is a candidate. Its score is the
-    sum of its cells, the empty ones imputed from `best` (T, k'), the hits' scores descending; or that of `exact` (N,),
-    where it is given. At most `depth` documents, ties by number. Raises DataError for an unknown imputation.
-    """
-    filled = cells != -torch.inf
-    candidates = filled.any(dim=0)
-    if exact is None:
-        # By the one code there is for it: these are k' numbers a token, not the collection's.
-        imputed = imputations.get(imputation or "min")(best.cpu().numpy())
-        missing = torch.from_numpy(imputed).to(cells.device)[:, None]
-        exact = torch.where(filled, cells, missing).sum(dim=0, dtype=torch.float64).to(torch.float32)
-    packed = torch.where(candidates, keys(exact, torch.arange(len(exact), device=exact.device)), NEVER)
-    size, cells_filled = (int(n) for n in torch.stack([candidates.sum(), filled.sum()]).tolist())
-    numbers, scores = unpack(packed.topk(min(depth, size)).values)
-    return (numbers.cpu().numpy(), scores.cpu().numpy()), size, cells_filled
+    cells: Tensor
+    best: Tensor
+    empty: NDArray[np.int64]
+
+    @cached_property
+    def _known(self) -> Tensor:
+        return self.cells != -torch.inf
+
+    @cached_property
+    def _candidates(self) -> Tensor:
+        return self._known.any(dim=0)
+
+    @cached_property
+    def _sizes(self) -> tuple[int, int]:
+        """C, and how many cells are filled: one transfer for both."""
+        size, filled = torch.stack([self._candidates.sum(), self._known.sum()]).tolist()
+        return int(size), int(filled)
+
+    @property
+    def candidates(self) -> NDArray[np.int64]:
+        numbers: NDArray[np.int64] = self._candidates.nonzero()[:, 0].cpu().numpy()
+        return numbers
+
+    @property
+    def hits(self) -> NDArray[Any]:
+        # Imputed by the one code there is for it: these are k' numbers a token, not the collection's.
+        return self.best.cpu().numpy()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.cells), self._sizes[0]
+
+    @property
+    def filled(self) -> int:
+        return self._sizes[1]
+
+    def best_of(self, document: int) -> NDArray[np.float64]:
+        own = self.cells[:, document].cpu().numpy().astype(np.float64)
+        return np.where(np.isneginf(own), np.nan, own)
+
+    def replaced(self, document: int, best: NDArray[np.float64], hits: NDArray[Any]) -> DeviceEvidence:
+        cells = self.cells.clone()
+        cells[:, document] = torch.from_numpy(np.where(np.isnan(best), -np.inf, best)).to(cells)
+        return DeviceEvidence(cells, torch.from_numpy(hits).to(cells), self.empty)
+
+    def totals(self, imputed: NDArray[np.float32]) -> Tensor:
+        missing = torch.from_numpy(imputed).to(self.cells.device)[:, None]
+        return torch.where(self._known, self.cells, missing).sum(dim=0, dtype=torch.float64).to(torch.float32)
+
+    def top(self, scores: Tensor, depth: int) -> Ranking:
+        numbers = torch.arange(len(scores), device=scores.device)
+        packed = torch.where(self._candidates, keys(scores, numbers), NEVER)
+        documents, values = unpack(packed.topk(min(depth, self.shape[1])).values)
+        return documents.cpu().numpy(), values.cpu().numpy()

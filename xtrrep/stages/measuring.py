@@ -10,8 +10,8 @@ from xtrrep.artifacts import Folders, Spec, Specs
 from xtrrep.config import Config, plain
 from xtrrep.console import UsageError
 from xtrrep.data import open_collection
-from xtrrep.index import engine_of
-from xtrrep.meaning import content_of, device_named, engine_label, kind_of, setting_of
+from xtrrep.index import VectorEngine
+from xtrrep.meaning import answerer, content_of, device_named, engine_label, setting_of
 from xtrrep.stages.searching import retrieve_spec
 
 
@@ -39,12 +39,13 @@ def evaluate_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict
 def latency_spec(cfg: Config, specs: Specs) -> Spec:
     from xtrrep.latency import hardware, processor
 
-    if kind_of(cfg) not in ("token", "document"):
+    answer = answerer(cfg)
+    if not isinstance(answer, VectorEngine):
         raise UsageError(f"{engine_label(cfg)} searches no vectors: nothing to measure", hint="--index plaid")
     run = retrieve_spec(cfg, specs)
     device = device_named(cfg.machine.device)
     config = {**plain(cfg.latency), "setting": run.config, "device": device}
-    config |= {key: cfg.index[key] for key in sorted(engine_of(cfg.index)[0].speed_only)}
+    config |= {key: cfg.index[key] for key in sorted(answer.speed_only)}
     return Spec(
         "latency", run.label, 2, config, run.upstream, {"processor": processor() if device == "cpu" else hardware()}
     )

@@ -14,15 +14,25 @@ from xtrrep.config import Config
 from xtrrep.console import DataError, say
 from xtrrep.data import open_collection
 from xtrrep.hashes import hash_outside
-from xtrrep.index import engine_of, files, split_params
-from xtrrep.meaning import content_of, engine_label, kind_of, model_label, needs_model, place_of, setting_of, slug
+from xtrrep.index import DocumentEngine, TextEngine, TextSearcher, TokenEngine, engine_of, files, split_params
+from xtrrep.meaning import (
+    GivenRun,
+    answerer,
+    content_of,
+    engine_label,
+    model_label,
+    needs_model,
+    place_of,
+    setting_of,
+    slug,
+)
 from xtrrep.report.table import Table
 from xtrrep.retrieve import Counts, Outcome, keep_run, retrieve, retrieve_documents, retrieve_run, retrieve_text
 from xtrrep.scoring.imputation import imputations
 
 
 def index_spec(cfg: Config, specs: Specs) -> Spec:
-    if engine_of(cfg.index)[0].kind == "text":  # refuses an unknown engine or parameter
+    if isinstance(engine_of(cfg.index), TextEngine):  # refuses an unknown engine or parameter
         config = dict(cfg.index)
         content = {"corpus": content_of(cfg.data)["corpus"]}
         return Spec("index", f"{config['engine']}--{specs['data'].label}", 2, config, content=content)
@@ -32,13 +42,12 @@ def index_spec(cfg: Config, specs: Specs) -> Spec:
 def index_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
     from xtrrep.encode import Store
 
-    engine, params = engine_of(cfg.index)
-    place = place_of(cfg)
-    if engine.kind == "text":
+    engine, place = engine_of(cfg.index), place_of(cfg)
+    if isinstance(engine, TextEngine):
         texts = [text for _, text in open_collection(cfg.data, folders["data"]).documents()]
         if not texts:
             raise DataError(f"{cfg.data.id} holds no documents", hint="is its download or its folder complete?")
-        facts: dict[str, Any] = engine.build(texts, params, out, place)
+        facts = engine.build(texts, out, place)
         files.check_written(out)
         return facts
     return files.build_index(Store.open(folders["documents"], specs["documents"].fingerprint), cfg.index, out, place)
@@ -52,33 +61,31 @@ def _from_run(cfg: Config) -> Path:
 
 
 def retrieve_spec(cfg: Config, specs: Specs) -> Spec:
-    setting = setting_of(cfg)
-    kind = kind_of(cfg)
-    if setting.scoring == "xtr" and kind == "token":
+    setting, answer = setting_of(cfg), answerer(cfg)
+    if setting.scoring == "xtr" and isinstance(answer, TokenEngine):
         imputations.get(setting.imputation)  # refuses an unknown one before anything runs
-    content = {} if kind not in ("text", "given") else {k: content_of(cfg.data)[k] for k in ("queries", "qrels")}
+    content = {} if needs_model(cfg) else {k: content_of(cfg.data)[k] for k in ("queries", "qrels")}
     config: dict[str, Any] = dict(vars(setting))
-    if kind in ("rerank", "given"):
+    if isinstance(answer, GivenRun):
         path = _from_run(cfg)
         content["from_run"] = hash_outside(path, configs.artifacts_root())
         upstream = {name: specs[name].fingerprint for name in retrieve_needs(cfg) if name != "data"}
-        over = specs["documents" if kind == "rerank" else "data"].label
+        over = specs["documents" if answer.rerank else "data"].label
         return Spec("retrieve", f"run-{slug(path.stem)}--{over}", 2, config, upstream, content)
-    engine, params = engine_of(cfg.index)
     config["search"] = split_params(cfg.index)[1]
-    if kind == "token" and not engine.prefix(params):
+    if isinstance(answer, TokenEngine) and not answer.prefix:
         config["search"]["searched_to"] = setting.k_prime  # its k' best are not the first k' of a deeper search
     upstream = {"index": specs["index"].fingerprint}
-    if kind == "text":
+    if isinstance(answer, TextEngine):
         return Spec("retrieve", specs["index"].label, 2, config, upstream, content)
     upstream["queries"] = specs["queries"].fingerprint
-    label = specs["index"].label + (f"--{setting.scoring}-{setting.k_prime}" if kind == "token" else "")
-    return Spec("retrieve", label, 2, config, upstream)
+    told = f"--{setting.scoring}-{setting.k_prime}" if isinstance(answer, TokenEngine) else ""
+    return Spec("retrieve", specs["index"].label + told, 2, config, upstream)
 
 
 def retrieve_needs(cfg: Config) -> list[str]:
-    needs = {"text": ["index", "data"], "given": ["data"], "rerank": ["documents", "queries"]}
-    return needs.get(kind_of(cfg), ["index", "documents", "queries"])
+    stores = ["documents", "queries"] if needs_model(cfg) else ["data"]
+    return stores if cfg.retrieve.from_run is not None else ["index", *stores]
 
 
 def retrieve_many(cfgs: Sequence[Config], specs: Specs, folders: Folders) -> list[Outcome]:
@@ -86,13 +93,13 @@ def retrieve_many(cfgs: Sequence[Config], specs: Specs, folders: Folders) -> lis
     from xtrrep.encode import Store
 
     cfg = cfgs[0]
-    kind, settings = kind_of(cfg), [setting_of(c) for c in cfgs]
-    if kind == "text":
+    answer, settings = answerer(cfg), [setting_of(c) for c in cfgs]
+    if isinstance(answer, TextEngine):
         collection = open_collection(cfg.data, folders["data"])
         searcher = open_text_index(cfg, specs, folders)
         ids = [name for name, _ in collection.documents()]
         return [retrieve_text(searcher, ids, collection.queries, s.top_k, drop_self=s.drop_self) for s in settings]
-    if kind == "given":
+    if isinstance(answer, GivenRun) and not answer.rerank:
         run = runfile.read(_from_run(cfg))
         collection = open_collection(cfg.data, folders["data"])
         _check_judged(run, collection.queries, _from_run(cfg))
@@ -100,12 +107,12 @@ def retrieve_many(cfgs: Sequence[Config], specs: Specs, folders: Folders) -> lis
     documents = Store.open(folders["documents"], specs["documents"].fingerprint)
     queries = Store.open(folders["queries"], specs["queries"].fingerprint)
     batch = cfg.machine.query_batch
-    if kind == "rerank":
+    if isinstance(answer, GivenRun):
         run, path = runfile.read(_from_run(cfg)), _from_run(cfg)
         _check_judged(run, queries.ids, path)
         return [retrieve_run(run, documents, queries, setting, str(path)) for setting in settings]
     searcher = open_index(cfg, specs, folders)
-    if kind == "document":
+    if isinstance(answer, DocumentEngine):
         return [retrieve_documents(searcher, documents, queries, setting, batch) for setting in settings]
     outcomes = retrieve(searcher, documents, queries, list(dict.fromkeys(settings)), batch)
     return [outcomes[setting] for setting in settings]
@@ -119,10 +126,13 @@ def _check_judged(run: runfile.Run, queries: Iterable[str], path: Path) -> None:
         )
 
 
-def open_text_index(cfg: Config, specs: Specs, folders: Folders) -> Any:
-    engine, params = engine_of(cfg.index)
+def open_text_index(cfg: Config, specs: Specs, folders: Folders) -> TextSearcher:
+    """The searcher of a built text index. Raises DataError for a damaged one, TypeError for another engine."""
+    engine = engine_of(cfg.index)
+    if not isinstance(engine, TextEngine):
+        raise TypeError(f"{cfg.index['engine']} is no text engine")
     artifacts.check(folders["index"], specs["index"].fingerprint)
-    return engine.load(folders["index"], None, params, place_of(cfg))
+    return engine.load(folders["index"], place_of(cfg))
 
 
 def open_index(cfg: Config, specs: Specs, folders: Folders) -> Any:
@@ -150,7 +160,7 @@ def write_run(cfg: Config, outcome: Outcome, out: Path, **extra: float) -> dict[
     columns = ["query", *(f.name for f in fields(Counts))]
     counts = Table("", columns, [[name, *vars(count).values()] for name, count in outcome.counts.items()])
     artifacts.write_atomic(out / "candidates.csv", lambda file: file.write(counts.csv().encode()))
-    if kind_of(cfg) == "token" and setting.k_prime is not None:
+    if setting.k_prime is not None:
         _say_empty_slots(outcome, setting.k_prime)
     return {**outcome.facts(setting), **extra}
 

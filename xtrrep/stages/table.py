@@ -10,7 +10,8 @@ from typing import Any
 from xtrrep import config as configs
 from xtrrep.artifacts import Folders, Spec, Specs
 from xtrrep.config import Config, Data
-from xtrrep.meaning import kind_of, model_needs, training_collection
+from xtrrep.index import TextEngine, engine_of
+from xtrrep.meaning import model_needs, training_collection
 from xtrrep.stages.collection import data_run, data_spec
 from xtrrep.stages.measuring import evaluate_run, evaluate_spec, latency_run, latency_spec
 from xtrrep.stages.searching import index_run, index_spec, retrieve_needs, retrieve_run_stage, retrieve_spec
@@ -104,7 +105,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "index",
         "the engine's own files",
-        lambda cfg: ["data"] if kind_of(cfg) == "text" else ["documents"],
+        lambda cfg: ["data"] if isinstance(engine_of(cfg.index), TextEngine) else ["documents"],
         configs.artifacts_root,
         index_spec,
         index_run,

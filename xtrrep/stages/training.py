@@ -28,7 +28,7 @@ from xtrrep.config import (
 from xtrrep.console import say
 from xtrrep.data import open_collection
 from xtrrep.hashes import hash_outside
-from xtrrep.index import engine_of
+from xtrrep.index.exact import Exact
 from xtrrep.meaning import (
     device_named,
     is_distilled,
@@ -245,7 +245,6 @@ def _evaluator(cfg: Config, folders: Folders) -> Callable[[MultiVectorEncoder], 
     asked = replace(cfg.retrieve, from_run=None, rerank=None, scoring=scoring)
     cfg = replace(cfg, index={"engine": "exact"}, retrieve=asked)  # whatever engine the run itself ends with
     setting, batch_tokens = setting_of(cfg), cfg.machine.encode_tokens
-    engine, params = engine_of(cfg.index)
 
     def store(model: MultiVectorEncoder, task: str, texts: Any, count: int, scratch: Path) -> Store:
         def run(out: Path) -> dict[str, Any]:
@@ -259,7 +258,7 @@ def _evaluator(cfg: Config, folders: Folders) -> Callable[[MultiVectorEncoder], 
             corpus = store(model, "document", collection.documents(), documents, Path(scratch))
             queries = list(collection.queries.items())
             asked = store(model, "query", queries, len(queries), Path(scratch))
-            searcher = engine.load(Path(scratch), corpus, params, place_of(cfg))
+            searcher = Exact().load(Path(scratch), corpus, place_of(cfg))
             outcome = retrieve(searcher, corpus, asked, [setting], cfg.machine.query_batch)[setting]
         scores = evaluate(collection.qrels, outcome.run, cfg.data.measures)
         return {canonical(name): float(scores[name].mean()) for name in scores.columns}
