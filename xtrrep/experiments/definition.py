@@ -100,7 +100,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A file of the grammar at one scale. seeds: of training; without any, each model is trained under its own."""
+    """A file of the grammar at one scale. seeds: of training; without any, each model is trained under its own.
+
+    measures: what cells without columns are evaluated by: all that the file's comparisons read, whatever `only` keeps,
+    so that part of an experiment reuses the evaluations of the whole.
+    """
 
     name: str
     title: str
@@ -116,14 +120,9 @@ class Experiment:
     comparisons: tuple[Comparison, ...] = ()
     figure: str | None = None
     quality: str | None = None
+    measures: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
-
-    @property
-    def measures(self) -> tuple[str, ...]:
-        """The measures that the comparisons of cells without columns read, in their order."""
-        read = (comparison.value for comparison in self.comparisons if comparison.analysis is None)
-        return tuple(dict.fromkeys(value for value in read if value not in STAGE_OF))
 
     @property
     def data(self) -> str:
@@ -216,6 +215,7 @@ def _experiment(name: str, file: File, scale: str) -> Experiment:
         )
         for comparison in file.comparisons
     ]
+    read = [comparison.value for comparison in comparisons if comparison.analysis is None]
     experiment = Experiment(
         name=name,
         title=file.title,
@@ -231,6 +231,7 @@ def _experiment(name: str, file: File, scale: str) -> Experiment:
         comparisons=tuple(comparisons),
         figure=file.figure or ("bars" if file.axes else None),
         quality=file.quality,
+        measures=tuple(dict.fromkeys(value for value in read if value not in STAGE_OF)),
     )
     return _narrowed(experiment, columns)
 

@@ -23,6 +23,7 @@ from xtrrep.experiments.result import Result
 from xtrrep.experiments.run import describe
 from xtrrep.meaning import slug
 
+LABEL = 100  # characters: a longer label is cut, and a hash of it follows
 SCHEMA = 1  # raised where the files beside result.json change
 
 
@@ -38,6 +39,8 @@ def save(made: Result, pictures: Mapping[str, Path]) -> Path:
     described.pop("provenance")
     kept = [*made.only, *([f"seeds-{'-'.join(map(str, made.seeds))}"] if made.seeds else []), *made.overrides]
     label = slug("-".join([made.name, *([made.data] if made.kind == "claims" else []), *kept, made.scale]))
+    if len(label) > LABEL:
+        label = f"{label[:LABEL]}-{artifacts.digest(label)[:8]}"
     spec = Spec("experiment", label, SCHEMA, described, upstream)
 
     def write(out: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from xtrrep import config as configs
 from xtrrep.api import set_threads
+from xtrrep.config import Analyze
 from xtrrep.console import DataError, XtrrepError, explained, say
 from xtrrep.experiments import compare, values
 from xtrrep.experiments import result as results
@@ -115,9 +116,9 @@ def not_run(experiment: Experiment, overrides: Overrides) -> Result:
 
 
 def _resamples(overrides: Overrides) -> int:
-    """Resamples of every test: `analyze.resamples`."""
-    key = "analyze.resamples"
-    return configs.compose(as_texts({k: v for k, v in overrides.items() if k == key})).analyze.resamples
+    """Resamples of every test: `analyze.resamples` where it is given, else the schema's, whatever the scale says."""
+    given = {key: value for key, value in overrides.items() if key == "analyze.resamples"}
+    return configs.compose(as_texts(given)).analyze.resamples if given else Analyze().resamples
 
 
 def _is_reproduction(experiment: Experiment) -> bool:
