@@ -245,3 +245,28 @@ def test_splits_of_one_text_index_keep_their_own_queries(
         assert all(int(query[1:]) % 2 == (split == "test") for query in run)
         assert len(run) == 20
         assert max(map(len, run.values())) <= k
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["setup=II", "config=xtr_multi", "index=warp", "data=beir/arguana", "scale=paper", "protocol=released"],
+        ["scale=lab", "index=scann/library", "index.num_leaves=3", "data.max_queries=7", "retrieve.k_prime=9"],
+        ["config=colbert", "index=plaid", "stage=contrastive", "train.steps=4", "data.measures=[RR@10,nDCG@10]"],
+    ],
+)
+def test_sections_composed_apart_are_those_of_one_composition(overrides: list[str]) -> None:
+    """Only `data` and `index` set their own keys, so that a grid of cells composes each part once."""
+    from omegaconf import OmegaConf
+
+    groups, values = config._group_overrides(overrides)
+    whole = OmegaConf.to_object(config._load([*groups, *(config._for_hydra(text) for text in values)]))
+    assert config.compose(overrides) == whole
+
+
+def test_a_composed_config_is_nobody_elses() -> None:
+    """Sections are composed once a process; changing a field of one config leaves the next as it was."""
+    first = config.compose(["scale=demo"])
+    first.train.steps = 1
+    assert config.compose(["scale=demo"]).train.steps != 1

@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -309,6 +310,7 @@ class Config:
 GROUPS = ("setup", "config", "data", "index", "protocol", "scale")
 
 
+@cache
 def checkout() -> Path | None:
     """The source tree this package runs from, or None when it is installed from a wheel."""
     root = Path(__file__).resolve().parent.parent
@@ -352,9 +354,12 @@ def add_option(group: str, name: str, values: dict[str, Any]) -> None:
 
 def options(group: str) -> list[str]:
     """Every choice of a group, e.g. `beir/nfcorpus/test` of `data`."""
-    folder = config_dir() / group
-    files = {str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")}
-    return sorted(files | _added.get(group, {}).keys())
+    return sorted(_files_of(config_dir() / group) | _added.get(group, {}).keys())
+
+
+@cache
+def _files_of(folder: Path) -> frozenset[str]:
+    return frozenset(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
 def choice_values(group: str, name: str) -> dict[str, Any]:
@@ -545,8 +550,13 @@ OPENING = {"(": ")", "[": "]", "{": "}", "'": "'", '"': '"'}
 def _type_of(key: str) -> Any:
     """The type that the schema gives a dotted key; None where it gives none."""
     section, _, name = key.partition(".")
-    owner = get_type_hints(Config).get(section)
-    return get_type_hints(owner).get(name) if is_dataclass(owner) else None
+    owner = _hints(Config).get(section)
+    return _hints(owner).get(name) if isinstance(owner, type) and is_dataclass(owner) else None
+
+
+@cache
+def _hints(owner: Any) -> dict[str, Any]:
+    return get_type_hints(owner)
 
 
 def _is_text(key: str) -> bool:
@@ -631,16 +641,40 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     try:
         known = _known_keys(config_dir(), next((text for text in groups if text.startswith("index=")), None))
         _check_keys(values, known)
-        cfg = _load(groups + [_for_hydra(text) for text in values])
+        typed = _assemble(groups, values)
         _check_index_types(values, known)
-        typed = OmegaConf.to_object(cfg)
     except (HydraException, OmegaConfBaseException) as error:
         raise _explain(error, values) from None
-    if not isinstance(typed, Config):
-        raise TypeError(f"composed a {type(typed).__name__}, not a Config")
     if typed.data.id == "folder" and typed.data.path:
         typed.data.id = f"{Path(typed.data.path).expanduser().resolve().name}/{typed.data.split}"
     _check_meaning(typed)
+    return typed
+
+
+def _assemble(groups: Sequence[str], values: Sequence[str]) -> Config:
+    """The configuration, section by section, each composed by Hydra once a process for the same groups and values.
+
+    Equal to one composition of everything: `data` and `index` are set by no other group, and no file refers to a key
+    of another section (tests/test_config.py compares the two). A grid of cells composes each of its parts once.
+    """
+    shared = tuple(text for text in groups if not text.startswith(("data=", "index=")))
+    parts = {}
+    for item in fields(Config):
+        name = item.name
+        if name in ("data", "index"):
+            own: tuple[str, ...] = tuple(text for text in groups if text.startswith(f"{name}="))
+        else:
+            own = shared
+        set_here = tuple(text for text in values if text.partition("=")[0].partition(".")[0] == name)
+        parts[name] = copy(getattr(_composed(config_dir(), own, set_here), name))
+    return Config(**parts)
+
+
+@cache
+def _composed(folder: Path, groups: tuple[str, ...], values: tuple[str, ...]) -> Config:
+    typed = OmegaConf.to_object(_load([*groups, *(_for_hydra(text) for text in values)]))
+    if not isinstance(typed, Config):
+        raise TypeError(f"composed a {type(typed).__name__}, not a Config")
     return typed
 
 

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_args, get_type_hints, runtime_checkable
 
@@ -225,7 +226,7 @@ def engine_of(index: Mapping[str, Any]) -> AnyEngine:
                 f"engine {index['engine']}: index.{key} has no value",
                 hint=f"index.{key}=VALUE, or a line in configs/index/{index['engine']}.yaml",
             )
-    kinds = get_type_hints(engine)
+    kinds = _parameter_types(engine)
     for key, value in given.items():
         allowed = get_args(kinds[key]) or (kinds[key],)
         if type(value) is int and float in allowed and int not in allowed:
@@ -237,6 +238,11 @@ def engine_of(index: Mapping[str, Any]) -> AnyEngine:
                 hint=f"configs/index/{index['engine']}.yaml gives every value",
             )
     return engine(**given)
+
+
+@cache
+def _parameter_types(engine: type[AnyEngine]) -> dict[str, Any]:
+    return get_type_hints(engine)
 
 
 def split_params(index: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
