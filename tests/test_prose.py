@@ -11,6 +11,7 @@ PAGES = (
     "README.md",
     "CONTRIBUTING.md",
     "docs/API.md",
+    "docs/OBJECTIVE.md",
     "docs/SCALE_PLAN.md",
     "docs/TRUST.md",
     "docs/cluster.md",
