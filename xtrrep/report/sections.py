@@ -160,7 +160,8 @@ def _recorded(recorded: Path) -> Iterator[Section]:
         if any(folder.glob("*.csv")):
             yield _section(RECORDED, folder.name, f"results/recorded/{folder.name}/", {}, folder, _tables_of(folder))
     for path in sorted(recorded.glob("*.md")):
-        if not path.with_suffix(".csv").exists():  # words alone: linked, since no CSV vouches for its numbers
+        # Words alone are linked, since no CSV vouches for their numbers. README.md describes the folder itself.
+        if path.name != "README.md" and not path.with_suffix(".csv").exists():
             yield _section(RECORDED, path.stem, f"results/recorded/{path.name}", {}, None, [], texts=[path])
 
 
