@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,9 +141,12 @@ def cluster_workers() -> Iterator[RayWorkers]:
     import ray
 
     address = os.environ.get("RAY_ADDRESS", "auto")
+    host, _, port = address.partition(":")
     try:
+        if port.isdigit():  # Ray itself tries for minutes
+            socket.create_connection((host, int(port)), timeout=20).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
+    except OSError as error:
         reason = str(error).strip().partition("\n")[0]
         raise DataError(f"no Ray cluster at {address}: {reason}", hint="ray start --head, or set RAY_ADDRESS") from None
     try:
