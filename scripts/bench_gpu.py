@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from xtrrep.calibrate import texts_of
 from xtrrep.config import Encode, Precision, compose
-from xtrrep.encode import encode
-from xtrrep.latency import hardware
 from xtrrep.model.encoder import build
+from xtrrep.plan.calibrate import texts_of
 from xtrrep.report.table import Table
-from xtrrep.scoring.xtr import xtr_scores
+from xtrrep.search.latency import hardware
+from xtrrep.store.encode import encode
+from xtrrep.train.xtr import xtr_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 QUERY_TOKENS, WAYS, DIM, K_TRAIN, TEMPERATURE = 32, 2, 128, 128, 0.05

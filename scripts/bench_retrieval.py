@@ -70,9 +70,9 @@ def prepare(name: str, folder: Path) -> Callable[[int], Callable[[], list[Rankin
 
         return limit
     if name == OURS:
-        from xtrrep.encode import Store
-        from xtrrep.index import Place, engine_of
-        from xtrrep.retrieve import Setting, retrieve
+        from xtrrep.search.engines import Place, engine_of
+        from xtrrep.search.retrieve import Setting, retrieve
+        from xtrrep.store.encode import Store
 
         documents, asked = Store.open(Path(spec["documents"])), Store.open(Path(spec["asked"]))
         count = spec["queries"]
@@ -85,7 +85,7 @@ def prepare(name: str, folder: Path) -> Callable[[int], Callable[[], list[Rankin
 
         return ours
     if name == OUR_AGGREGATION:
-        from xtrrep.scoring.rank import xtr_rank
+        from xtrrep.search.rank import xtr_rank
 
         document_of = np.load(folder / "document_of.npy")
 
@@ -180,7 +180,7 @@ def build(documents: Path, queries: Path, count: int, leaves: int, folder: Path)
     import scann
 
     from xtrrep.config import compose
-    from xtrrep.encode import Store
+    from xtrrep.store.encode import Store
 
     store, asked = Store.open(documents), Store.open(queries)
     index = dict(compose(["index=scann", f"index.num_leaves={leaves}"]).index)
@@ -254,8 +254,8 @@ def main() -> int:
 def report(contestants: dict[str, Contestant], words: argparse.Namespace, count: int, spec: dict[str, Any]) -> None:
     from xtrrep.artifacts import write_atomic
     from xtrrep.console import progress
-    from xtrrep.latency import processor
     from xtrrep.report.table import Table
+    from xtrrep.search.latency import processor
 
     rows: list[list[object]] = []
     rankings: dict[str, dict[int, list[Ranking]]] = {}

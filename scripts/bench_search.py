@@ -26,13 +26,13 @@ from unittest import mock
 import numpy as np
 import torch
 
-from xtrrep.encode import Store
-from xtrrep.index import exact_device
-from xtrrep.index.exact import Searcher
-from xtrrep.latency import hardware
+from xtrrep.measure.run_file import Run
 from xtrrep.report.table import Table
-from xtrrep.retrieve import Setting, retrieve
-from xtrrep.runfile import Run
+from xtrrep.search.engines import exact_device
+from xtrrep.search.engines.exact import Searcher
+from xtrrep.search.latency import hardware
+from xtrrep.search.retrieve import Setting, retrieve
+from xtrrep.store.encode import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 QUERY_TOKENS, BATCH, SHARD = 32, 16, 8192

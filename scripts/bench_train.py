@@ -67,7 +67,7 @@ def cross_entropy(scores: Any, temperature: float) -> Any:
 
 def ours(k_train: int | list[int]) -> Callable[[], Loss]:
     def make() -> Loss:
-        from xtrrep.scoring.xtr import XTRScores
+        from xtrrep.train.xtr import XTRScores
 
         scorer = XTRScores(k_train=k_train)
 
@@ -82,7 +82,7 @@ def ours(k_train: int | list[int]) -> Callable[[], Loss]:
 
 
 def our_maxsim() -> Loss:
-    from xtrrep.scoring.maxsim import maxsim_scores
+    from xtrrep.train.maxsim import maxsim_scores
 
     return lambda queries, documents, mask: cross_entropy(maxsim_scores(queries, documents, None, mask), 1.0)
 
@@ -310,7 +310,7 @@ def cut(store: Path, pieces: int, length: int) -> Any:
     import numpy as np
 
     from xtrrep.console import DataError
-    from xtrrep.encode import Store
+    from xtrrep.store.encode import Store
 
     opened = Store.open(store)
     if opened.tokens < pieces * length or opened.dim != DIMENSIONS:
@@ -491,7 +491,7 @@ def conditions(args: argparse.Namespace) -> dict[str, Any]:
     import hashlib
     from importlib.metadata import version
 
-    code = [Path(__file__), *sorted((ROOT / "xtrrep" / "scoring").glob("*.py"))]
+    code = [Path(__file__), *sorted((ROOT / "xtrrep" / "train").glob("*.py"))]
     return {
         "processor": processor(),
         "cores": os.cpu_count(),

@@ -18,9 +18,9 @@ import pandas
 from xtrrep import pipeline
 from xtrrep.artifacts import write_atomic
 from xtrrep.config import compose
-from xtrrep.evaluate import read_by_query
+from xtrrep.measure.evaluate import read_by_query
+from xtrrep.measure.significance import paired
 from xtrrep.report.table import Table
-from xtrrep.significance import paired
 
 COLLECTIONS = ("pydoc/test", "beir/nfcorpus/test", "beir/cranfield/test")
 SYSTEMS = {

@@ -131,8 +131,8 @@ def losses(weights: str) -> dict[str, Any]:
     from pylate.scores import XTRKDScores as TheirKDScores
     from pylate.scores import XTRScores as TheirScores
 
-    from xtrrep.scoring.maxsim import maxsim_scores
-    from xtrrep.scoring.xtr import XTRKDScores, XTRScores
+    from xtrrep.train.maxsim import maxsim_scores
+    from xtrrep.train.xtr import XTRKDScores, XTRScores
 
     torch.manual_seed(0)
     model = ColBERT(model_name_or_path=weights, device="cpu", document_length=24, query_length=12)

@@ -20,10 +20,10 @@ import torch
 from xtrrep import pipeline
 from xtrrep.artifacts import read_manifest, write_atomic
 from xtrrep.config import compose
-from xtrrep.evaluate import read_by_query
-from xtrrep.meaning import is_distilled, model_label, setting_of
+from xtrrep.measure.evaluate import read_by_query
+from xtrrep.measure.significance import paired
+from xtrrep.pipeline.identity import is_distilled, model_label, setting_of
 from xtrrep.report.table import Table
-from xtrrep.significance import paired
 
 MEASURE = "nDCG@10"
 MODELS = {

@@ -212,7 +212,7 @@ def worker(home: Path, name: str, threads: int) -> dict[str, Any]:
 
     from xtrrep import artifacts, pipeline
     from xtrrep.config import compose
-    from xtrrep.latency import processor
+    from xtrrep.search.latency import processor
 
     torch.set_num_threads(threads)
     work = next(work for work in WORK if work.name == name)

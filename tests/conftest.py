@@ -17,7 +17,7 @@ import pytest
 
 from xtrrep import artifacts
 from xtrrep.artifacts import Spec
-from xtrrep.encode import Store
+from xtrrep.store.encode import Store
 
 TOPICS = {
     "graph": ["node", "edge", "path", "cycle", "degree", "vertex", "tree", "shortest", "connected", "neighbour"],
@@ -146,7 +146,7 @@ TINY = (
 
 def tiny_engines() -> dict[str, tuple[str, ...]]:
     """Overrides that choose each registered engine at each of its tiny configurations, by `NAME` or `NAME/VARIANT`."""
-    from xtrrep.index import engines
+    from xtrrep.search.engines import engines
 
     return {
         f"{name}/{variant}".rstrip("/"): (f"index={name}", *(f"index.{key}={value}" for key, value in changes.items()))
@@ -161,6 +161,6 @@ ENGINES = tiny_engines()
 def index_choices(*kinds: type) -> list[str]:
     """Every choice of `index=`, presets included, whose engine is of one of these classes (none: of any)."""
     from xtrrep.config import options
-    from xtrrep.index import engines
+    from xtrrep.search.engines import engines
 
     return [c for c in options("index") if not kinds or issubclass(engines.get(c.split("/")[0]), kinds)]

@@ -6,9 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from xtrrep import ranks
 from xtrrep.config import Train, compose
-from xtrrep.train import losses
+from xtrrep.train import distributed, losses
 
 # name -> (what is trained, how its loss is made)
 CASES: dict[str, tuple[str, ...]] = {
@@ -71,6 +70,9 @@ def results(share: slice) -> dict[str, dict[str, Tensor]]:
 
 
 if __name__ == "__main__":
-    ranks.begin("cpu")
-    size = QUERIES // ranks.size()
-    torch.save(results(slice(ranks.rank() * size, (ranks.rank() + 1) * size)), Path(sys.argv[1]) / f"{ranks.rank()}.pt")
+    distributed.begin("cpu")
+    size = QUERIES // distributed.size()
+    torch.save(
+        results(slice(distributed.rank() * size, (distributed.rank() + 1) * size)),
+        Path(sys.argv[1]) / f"{distributed.rank()}.pt",
+    )

@@ -14,8 +14,11 @@ import pytest
 from conftest import TINY, Cli, unit_vectors, write_store
 from scipy.stats import gaussian_kde
 
-from xtrrep import artifacts, latency, pipeline, study
-from xtrrep.analyze import (
+from xtrrep import artifacts, pipeline, study
+from xtrrep.artifacts import Spec
+from xtrrep.config import compose
+from xtrrep.console import DataError, UsageError
+from xtrrep.experiments.analyses import (
     anisotropy_speed,
     candidates,
     determinism,
@@ -27,13 +30,6 @@ from xtrrep.analyze import (
     rerank,
     tokens,
 )
-from xtrrep.artifacts import Spec
-from xtrrep.config import compose
-from xtrrep.console import DataError, UsageError
-from xtrrep.encode import Store
-from xtrrep.index import Place
-from xtrrep.index.exact import Searcher
-from xtrrep.index.files import open_index
 from xtrrep.pipeline import AnalysisPlan
 from xtrrep.report.figure import (
     anisotropy_and_speed,
@@ -42,6 +38,11 @@ from xtrrep.report.figure import (
     score_density,
     token_rates,
 )
+from xtrrep.search import latency
+from xtrrep.search.engines import Place
+from xtrrep.search.engines.exact import Searcher
+from xtrrep.search.engines.files import open_index
+from xtrrep.store.encode import Store
 
 CLS, SEP, MASK = 101, 102, 103
 

@@ -14,7 +14,7 @@ import torch
 import xtrrep
 from xtrrep import api
 from xtrrep.console import DataError, UsageError, XtrrepError
-from xtrrep.encode import Store
+from xtrrep.store.encode import Store
 
 EYE = np.eye(16, dtype=np.float32)
 QRELS = {"q1": {"doc1": 1}}

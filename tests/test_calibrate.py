@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from xtrrep import calibrate, cost
 from xtrrep.config import compose
 from xtrrep.console import DataError, UsageError
+from xtrrep.plan import calibrate, cost
 
 
 def test_a_calibration_measures_and_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

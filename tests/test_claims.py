@@ -11,9 +11,6 @@ import numpy as np
 import pytest
 from conftest import TINY, Cli
 from scipy import stats
-
-from xtrrep import artifacts, claims
-from xtrrep.artifacts import Spec
 from xtrrep.claims import (
     CONTRADICTED,
     HELD_OUT,
@@ -28,9 +25,12 @@ from xtrrep.claims import (
     judge,
     parse_claims,
 )
+
+from xtrrep import artifacts, claims
+from xtrrep.artifacts import Spec
 from xtrrep.config import compose
 from xtrrep.console import MISSING, OK, DataError, UsageError
-from xtrrep.significance import Difference, holm, paired, paired_over_seeds, ratio_over_seeds
+from xtrrep.measure.significance import Difference, holm, paired, paired_over_seeds, ratio_over_seeds
 
 RESAMPLES = 1000
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Cli, write_collection
 
-from xtrrep import runfile
-from xtrrep.index import engines
+from xtrrep.measure import run_file
+from xtrrep.search.engines import engines
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,7 +70,7 @@ def test_the_main_job(cli: Cli, home: Path) -> None:
     assert len(second["ran"]) == 6
     assert set(second["measures"]) == {"nDCG@10", "R@100", "RR@10", "Success@5"}
     assert all(0 <= value <= 1 for value in second["measures"].values())
-    run = runfile.read(Path(second["run"]))
+    run = run_file.read(Path(second["run"]))
     assert len(run) == 20
     third = cli("eval", *TINY, home=home)
     assert "0 stages run, 9 re-used" in third.stderr

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from xtrrep import config, meaning, pipeline, runfile
+from xtrrep import config, pipeline
 from xtrrep.config import Config, compose, compose_with_origins
 from xtrrep.console import DataError, UsageError, XtrrepError
-from xtrrep.index import engine_of
+from xtrrep.measure import run_file
+from xtrrep.pipeline import identity
+from xtrrep.search.engines import engine_of
 
 CHOICES = [(group, name) for group in config.GROUPS for name in config.options(group)]
 
@@ -29,7 +31,7 @@ def test_every_config_composes(group: str, name: str) -> None:
 
 
 def test_paper_scale_is_the_protocol() -> None:
-    """PROTOCOL sections 1 and 2, value by value."""
+    """docs/protocol.md 1 and 2, value by value."""
     cfg = compose(["scale=paper", "config=xtr_k128"])
     assert cfg.model.backbone == "BAAI/bge-small-en-v1.5"
     assert (cfg.model.dim, cfg.model.n_query, cfg.model.n_doc) == (128, 32, 300)
@@ -43,11 +45,11 @@ def test_paper_scale_is_the_protocol() -> None:
     assert (config.k_trains(train), config.temperature_of(train)) == ((128,), 0.05)
     assert not train.learn_temperature
     assert config.objective_of(train) == ("retrieved", "zero", "topk")
-    assert meaning.setting_of(cfg).k_prime == 40_000
+    assert identity.setting_of(cfg).k_prime == 40_000
     colbert = compose(["scale=paper", "config=colbert"])
     assert (colbert.train.scorer, config.temperature_of(colbert.train)) == (config.Scorer.colbert, 1.0)
     assert config.k_trains(colbert.train) == ()
-    assert meaning.setting_of(colbert).k_prime == 4_000
+    assert identity.setting_of(colbert).k_prime == 4_000
     scann = compose(["index=scann"]).index
     assert (scann["num_leaves"], scann["num_leaves_to_search"]) == (2000, 200)
     assert (scann["dimensions_per_block"], scann["anisotropic_quantization_threshold"]) == (1, 0.1)
@@ -57,7 +59,7 @@ def test_paper_scale_is_the_protocol() -> None:
 
 
 def test_paper_scale_of_setup_two_is_the_protocol() -> None:
-    """PROTOCOL sections 1 and 2, value by value."""
+    """docs/protocol.md 1 and 2, value by value."""
     cfg = compose(["scale=paper", "setup=II", "config=xtr_multi", "stage=kd"])
     assert cfg.model.backbone == "answerdotai/ModernBERT-base"
     assert (cfg.model.dim, cfg.model.n_query, cfg.model.n_doc) == (128, 32, 300)
@@ -79,7 +81,7 @@ def test_paper_scale_of_setup_two_is_the_protocol() -> None:
 def test_a_distilled_models_name_can_be_typed() -> None:
     cfg = compose(["setup=II", "config=xtr_k256_kd"])
     assert (cfg.config, cfg.stage) == ("xtr_k256", config.TrainStage.kd)
-    assert meaning.model_label(cfg) == "II/xtr_k256_kd"
+    assert identity.model_label(cfg) == "II/xtr_k256_kd"
     assert cfg == compose(["setup=II", "config=xtr_k256", "stage=kd"])
 
 
@@ -240,7 +242,7 @@ def test_splits_of_one_text_index_keep_their_own_queries(
         for split, k in words
     ]
     done = pipeline.run(plans)
-    found = [runfile.read(folders["retrieve"] / "run.trec") for folders in done.folders]
+    found = [run_file.read(folders["retrieve"] / "run.trec") for folders in done.folders]
     for (split, k), run in zip(words, found, strict=True):
         assert all(int(query[1:]) % 2 == (split == "test") for query in run)
         assert len(run) == 20

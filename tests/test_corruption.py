@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from conftest import ENGINES, TINY
 
-from xtrrep import artifacts, cli, config, hashes, meaning, pipeline
+from xtrrep import artifacts, cli, config, pipeline
+from xtrrep.artifacts import hashes
+from xtrrep.artifacts.verify import fingerprint_of
 from xtrrep.console import DataError
-from xtrrep.verify import fingerprint_of
+from xtrrep.pipeline import identity
 
 SECRET = "hf_aTokenThatMustNotBeKept"
 ANALYSIS = (
@@ -224,7 +226,7 @@ def test_a_collection_that_changes_under_a_run_leaves_nothing(
     shutil.copytree(collections / "mini", tmp_path / "data" / "mini")
     monkeypatch.setenv("XTRREP_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("XTRREP_HOME", str(tmp_path / "home"))
-    meaning.look_again()
+    identity.look_again()
     cfg = config.compose(["data=beir/mini/test", "index=bm25"])
     if stage == "evaluate":
         pipeline.run([pipeline.plan(cfg, "retrieve")])
@@ -243,7 +245,7 @@ def test_a_collection_that_changes_under_a_run_leaves_nothing(
 
 def fresh_plan(cfg: config.Config) -> dict[str, str]:
     """Fingerprints by stage as another process would find them."""
-    meaning.look_again()
+    identity.look_again()
     return {name: spec.fingerprint for name, spec in pipeline.plan(cfg, "evaluate").specs.items()}
 
 

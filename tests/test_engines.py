@@ -16,13 +16,22 @@ from conftest import index_choices, unit_vectors, write_store
 from threadpoolctl import threadpool_limits
 
 from xtrrep import artifacts, config
+from xtrrep.artifacts.hashes import hash_file
 from xtrrep.console import DataError, UsageError
-from xtrrep.encode import Store
-from xtrrep.hashes import hash_file
-from xtrrep.index import DocumentEngine, Place, VectorEngine, choice_of, engine_of, engines, kmeans, split_params
-from xtrrep.index.files import build_index, index_spec, open_index
 from xtrrep.model.encoder import torch_threads
-from xtrrep.retrieve import Setting, rank_documents, retrieve, retrieve_documents
+from xtrrep.search.engines import (
+    DocumentEngine,
+    Place,
+    VectorEngine,
+    choice_of,
+    engine_of,
+    engines,
+    kmeans,
+    split_params,
+)
+from xtrrep.search.engines.files import build_index, index_spec, open_index
+from xtrrep.search.retrieve import Setting, rank_documents, retrieve, retrieve_documents
+from xtrrep.store.encode import Store
 
 DIM = 32
 PLACE = Place("cpu", 1)
@@ -445,7 +454,7 @@ def test_an_index_of_another_store_is_refused(world: World, built: Any, tmp_path
 
 
 def test_a_panic_becomes_our_error_with_the_engines_words(world: World, built: Any) -> None:
-    from xtrrep.index.native import panics
+    from xtrrep.search.engines.native import panics
 
     class Panic(BaseException):
         pass

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import pytrec_eval
 
-from xtrrep import runfile
 from xtrrep.console import DataError, UsageError
-from xtrrep.evaluate import canonical, evaluate, read_by_query
-from xtrrep.significance import paired
+from xtrrep.measure import run_file
+from xtrrep.measure.evaluate import canonical, evaluate, read_by_query
+from xtrrep.measure.significance import paired
 
 Qrels = dict[str, dict[str, int]]
 MEASURES = ["nDCG@10", "Recall@100", "MRR@10", "Success@5"]
@@ -43,17 +43,17 @@ def reference(qrels: Qrels, path: Path) -> dict[str, dict[str, float]]:
     return out
 
 
-def made_up(seed: int) -> tuple[Qrels, runfile.Run]:
+def made_up(seed: int) -> tuple[Qrels, run_file.Run]:
     """Graded judgements and a run full of ties, with a query that returned nothing and one that is missing."""
     rng = random.Random(seed)
     documents = [f"d{i}" for i in range(150)]
     qrels = {f"q{i}": {d: rng.choice([0, 1, 2]) for d in rng.sample(documents, 12)} for i in range(25)}
     qrels["q0"] = {"d1": 1}
-    run: runfile.Run = {}
+    run: run_file.Run = {}
     for query in list(qrels)[:-1]:
         scores = np.sort([round(rng.random() * 8) / 4 for _ in range(100)])[::-1].astype(np.float32)
         ranked = rng.sample(documents, 100)
-        run[query] = [(d, float(s)) for d, s in zip(ranked, runfile.separate(scores), strict=True)]
+        run[query] = [(d, float(s)) for d, s in zip(ranked, run_file.separate(scores), strict=True)]
     run["q3"] = []
     return qrels, run
 
@@ -62,14 +62,14 @@ def made_up(seed: int) -> tuple[Qrels, runfile.Run]:
 def test_four_readers_agree(seed: int, tmp_path: Path) -> None:
     qrels, run = made_up(seed)
     path = tmp_path / "run.trec"
-    runfile.write(path, run, "tag")
-    ours = evaluate(qrels, runfile.read(path), MEASURES)
+    run_file.write(path, run, "tag")
+    ours = evaluate(qrels, run_file.read(path), MEASURES)
     expected = reference(qrels, path)
     for query in qrels:
         for measure in MEASURES:
             assert ours.loc[query, measure] == pytest.approx(expected[query][measure], abs=1e-6)
     evaluator = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut_10", "recall_100", "success_5"})
-    loaded = {q: dict(ranking) for q, ranking in runfile.read(path).items()}
+    loaded = {q: dict(ranking) for q, ranking in run_file.read(path).items()}
     for query, row in evaluator.evaluate(loaded).items():
         for theirs, name in (("ndcg_cut_10", "nDCG@10"), ("recall_100", "Recall@100"), ("success_5", "Success@5")):
             assert ours.loc[query, name] == pytest.approx(row[theirs], abs=1e-6)
@@ -89,19 +89,19 @@ def test_a_query_with_no_result_counts_zero() -> None:
 def test_run_files_round_trip(tmp_path: Path) -> None:
     values = np.float32([31.415926, 31.415924, 1e-8, -2.5])
     run = {"q": [(f"d{i}", float(v)) for i, v in enumerate(values)]}
-    runfile.write(tmp_path / "r", run, "t")
-    assert [np.float32(s) for _, s in runfile.read(tmp_path / "r")["q"]] == values.tolist()
+    run_file.write(tmp_path / "r", run, "t")
+    assert [np.float32(s) for _, s in run_file.read(tmp_path / "r")["q"]] == values.tolist()
 
 
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="white space"):
-        runfile.write(tmp_path / "r", {"q": [("a b", 1.0)]}, "t")
+        run_file.write(tmp_path / "r", {"q": [("a b", 1.0)]}, "t")
     assert not (tmp_path / "r").exists()
     (tmp_path / "bad").write_text("q Q0 d 1 0.5 t\nq Q0 d 2\n")
     with pytest.raises(DataError, match="bad:2"):
-        runfile.read(tmp_path / "bad")
+        run_file.read(tmp_path / "bad")
     with pytest.raises(DataError, match="no run file"):
-        runfile.read(tmp_path / "none")
+        run_file.read(tmp_path / "none")
     with pytest.raises(UsageError, match="nDCGG@10"):
         evaluate({"q": {"d": 1}}, {"q": []}, ["nDCGG@10"])
     with pytest.raises(DataError, match="none of the judged"):
@@ -119,7 +119,7 @@ def test_ids_that_trec_eval_ends_early_or_dies_of_never_reach_it(id: str, tmp_pa
         with pytest.raises(DataError, match=r"NUL|surrogate"):
             evaluate(qrels, run, MEASURES)
     with pytest.raises(DataError, match="cannot stand in a TREC run file"):
-        runfile.write(tmp_path / "r", {"q": [(id, 1.0)]}, "t")
+        run_file.write(tmp_path / "r", {"q": [(id, 1.0)]}, "t")
 
 
 def test_grades_below_zero_count_as_zero_and_huge_ones_are_refused() -> None:
@@ -138,17 +138,17 @@ def test_grades_below_zero_count_as_zero_and_huge_ones_are_refused() -> None:
 def test_a_score_that_no_float32_holds_is_refused_with_its_line(score: str, tmp_path: Path) -> None:
     (tmp_path / "r").write_text(f"q Q0 d 1 0.5 t\n\nq Q0 e 2 {score} t\n")
     with pytest.raises(DataError, match="r:3: the score"):
-        runfile.read(tmp_path / "r")
+        run_file.read(tmp_path / "r")
 
 
 def test_a_run_file_with_bom_crlf_and_in_gzip(tmp_path: Path) -> None:
     raw = b"\xef\xbb\xbfq Q0 d 1 0.5 t\r\nq Q0 \xc3\xa9 2 0.25 t"
     (tmp_path / "r").write_bytes(raw)
     (tmp_path / "r.gz").write_bytes(gzip.compress(raw))
-    assert runfile.read(tmp_path / "r") == runfile.read(tmp_path / "r.gz") == {"q": [("d", 0.5), ("é", 0.25)]}
+    assert run_file.read(tmp_path / "r") == run_file.read(tmp_path / "r.gz") == {"q": [("d", 0.5), ("é", 0.25)]}
     (tmp_path / "r").write_bytes(b"q Q0 d 1 0.5 t\nq Q0 \xe9 2 0.25 t\n")
     with pytest.raises(DataError, match="r:2: not UTF-8"):
-        runfile.read(tmp_path / "r")
+        run_file.read(tmp_path / "r")
 
 
 def test_canonical_names() -> None:

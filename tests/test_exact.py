@@ -6,9 +6,9 @@ from conftest import write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtrrep import encode
-from xtrrep.encode import Store
-from xtrrep.index import exact
+from xtrrep.search.engines import exact
+from xtrrep.store import encode
+from xtrrep.store.encode import Store
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from xtrrep.experiments import tasks
 from xtrrep.experiments.execute import Progress, Scheduler, run_plans
 from xtrrep.experiments.tasks import Target, Task, missing_tasks, perform
 from xtrrep.pipeline import Plan, Step
-from xtrrep.stages.table import BY_NAME
+from xtrrep.pipeline.stages.table import BY_NAME
 
 # Two engines and two k' over one store of an untrained model: six artifacts that cells share, and eight of their own.
 CHEAP = ("data=beir/mini/test", "model.source=untrained", "model.layers=1", "model.n_doc=40", "model.n_query=16")

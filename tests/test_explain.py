@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 from conftest import TINY, Cli, unit_vectors, write_collection, write_store
 
-from xtrrep import explain, pipeline
-from xtrrep import query as typed
+from xtrrep import pipeline
 from xtrrep.config import compose
 from xtrrep.console import DataError, UsageError
-from xtrrep.encode import Store
-from xtrrep.explain import Contributions, Explanation, Token, contributions
-from xtrrep.index import Hits
-from xtrrep.index.exact import Searcher
-from xtrrep.retrieve import Setting, rank_query
-from xtrrep.scoring.imputation import imputations
+from xtrrep.pipeline import query as typed
+from xtrrep.search import explain
+from xtrrep.search.engines import Hits
+from xtrrep.search.engines.exact import Searcher
+from xtrrep.search.explain import Contributions, Explanation, Token, contributions
+from xtrrep.search.imputation import imputations
+from xtrrep.search.retrieve import Setting, rank_query
+from xtrrep.store.encode import Store
 
 QUERY = "shortest path between vertex and tree"
 SCRIPT = "<script>alert('x')</script> & node"

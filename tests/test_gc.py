@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from xtrrep import artifacts, cli, config, gc, hashes, locks
-from xtrrep.artifacts import Spec
+from xtrrep import artifacts, cli, config
+from xtrrep.artifacts import Spec, gc, hashes, locks
+from xtrrep.artifacts.verify import fingerprint_of
 from xtrrep.console import DataError
-from xtrrep.verify import fingerprint_of
 
 Made = dict[str, Path]
 

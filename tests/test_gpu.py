@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from xtrrep.config import Encode, Machine, Precision, compose
-from xtrrep.encode import encode
 from xtrrep.model.encoder import build
-from xtrrep.scoring.maxsim import maxsim_scores
-from xtrrep.scoring.xtr import xtr_scores
+from xtrrep.store.encode import encode
+from xtrrep.train.maxsim import maxsim_scores
+from xtrrep.train.xtr import xtr_scores
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 

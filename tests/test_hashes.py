@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from xtrrep import hashes
-from xtrrep.hashes import hash_file, hash_files, hash_outside
+from xtrrep.artifacts import hashes
+from xtrrep.artifacts.hashes import hash_file, hash_files, hash_outside
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import typer
 from xtrrep import config, console
 from xtrrep.cli import app
 
-PACKAGE = Path(config.__file__).parent
+PACKAGE = Path(config.__file__).parents[1]
 COMMAND = typer.main.get_command(app)
 VERBS = COMMAND.commands  # type: ignore[attr-defined]
 OPTIONS = {name for verb in VERBS.values() for item in verb.params for name in item.opts} | {"--help"}

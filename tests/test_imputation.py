@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xtrrep.console import DataError
-from xtrrep.index.exact import Searcher
-from xtrrep.scoring.imputation import imputations
-from xtrrep.scoring.imputation.statistics import percentile
-from xtrrep.scoring.rank import xtr_rank
+from xtrrep.search.engines.exact import Searcher
+from xtrrep.search.imputation import imputations
+from xtrrep.search.imputation.statistics import percentile
+from xtrrep.search.rank import xtr_rank
 
 ALL = tuple(imputations.entries())
 

@@ -9,8 +9,8 @@ import threading
 import time
 from pathlib import Path
 
-from xtrrep import artifacts, locks
-from xtrrep.artifacts import Spec
+from xtrrep import artifacts
+from xtrrep.artifacts import Spec, locks
 
 MAKER = """
 import sys, time
@@ -75,7 +75,8 @@ def test_different_artifacts_are_made_side_by_side(tmp_path: Path) -> None:
 MANY = """
 import random, sys
 from pathlib import Path
-from xtrrep import artifacts, hashes
+from xtrrep import artifacts
+from xtrrep.artifacts import hashes
 from xtrrep.artifacts import Spec, check, make
 hashes.ALWAYS, hashes.END, hashes.SETTLED = 1000, 100, -1.0
 root, me = Path(sys.argv[1]), sys.argv[2]

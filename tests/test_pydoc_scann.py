@@ -8,9 +8,9 @@ import pytest
 from conftest import Cli
 
 from xtrrep.config import compose
-from xtrrep.encode import Store
-from xtrrep.index import Place, engine_of
-from xtrrep.index.exact import Searcher
+from xtrrep.search.engines import Place, engine_of
+from xtrrep.search.engines.exact import Searcher
+from xtrrep.store.encode import Store
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.text import Text
 
-from xtrrep.analyze import engines, k_prime
 from xtrrep.config import compose
+from xtrrep.experiments.analyses import engines, k_prime
 from xtrrep.report import figure
 from xtrrep.report.figure import Timed, k_prime_sweep, loss_curve, speed_and_quality
 from xtrrep.report.table import Table

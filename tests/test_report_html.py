@@ -18,21 +18,22 @@ import pandas
 import pytest
 from conftest import TINY, Cli
 
-from xtrrep import artifacts, explain
-from xtrrep.analyze import k_prime
+from xtrrep import artifacts
 from xtrrep.artifacts import Spec
 from xtrrep.config import compose, recorded_root
 from xtrrep.console import DataError, UsageError
 from xtrrep.experiments import compare, definition
 from xtrrep.experiments import result as outcome
+from xtrrep.experiments.analyses import k_prime
 from xtrrep.experiments.record import write_files
 from xtrrep.experiments.result import Expected, Result, Value
 from xtrrep.experiments.run import describe
-from xtrrep.explain import Contributions, Explanation, Token
+from xtrrep.measure.significance import Difference
 from xtrrep.report import html, sections
 from xtrrep.report.table import Table
-from xtrrep.retrieve import Setting
-from xtrrep.significance import Difference
+from xtrrep.search import explain
+from xtrrep.search.explain import Contributions, Explanation, Token
+from xtrrep.search.retrieve import Setting
 
 VOID = {"meta", "link", "img"}
 HARD = "\\ { } $ & # % _ ^ ~ < > | [ ] * \" ' — × ≤ <script>alert(1)</script>"

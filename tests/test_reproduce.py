@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from conftest import TINY, Cli
 from typer.testing import CliRunner
-
-from xtrrep import artifacts, reproduce, study
-from xtrrep.analyze import analyses
-from xtrrep.cli import app
-from xtrrep.config import compose
-from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError
 from xtrrep.grid import grid
 from xtrrep.reproduce import Cell, judge, status
 from xtrrep.study import AnalysisReproduction, Column, Reading, Reproduction, Row, load, names, parse_reproduction
+
+from xtrrep import artifacts, reproduce, study
+from xtrrep.cli import app
+from xtrrep.config import compose
+from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError
+from xtrrep.experiments.analyses import analyses
 
 PAPER = Path(__file__).parents[2] / "shared" / "paper"
 SHORT = {"lotte/": "lotte-"}

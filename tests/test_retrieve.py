@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from conftest import unit_vectors, write_store
 
-from xtrrep import retrieve as retrieving
 from xtrrep.console import DataError
-from xtrrep.encode import Store
-from xtrrep.index import Hits, Place, engine_of
-from xtrrep.index import exact as exact_engine
-from xtrrep.index.exact import Searcher
-from xtrrep.retrieve import Setting, rank_query, retrieve
-from xtrrep.runfile import separate
+from xtrrep.measure.run_file import separate
+from xtrrep.search import retrieve as retrieving
+from xtrrep.search.engines import Hits, Place, engine_of
+from xtrrep.search.engines import exact as exact_engine
+from xtrrep.search.engines.exact import Searcher
+from xtrrep.search.retrieve import Setting, rank_query, retrieve
+from xtrrep.store.encode import Store
 
 DIM = 16
 
@@ -131,7 +131,7 @@ def test_gathering_in_blocks_changes_nothing(world: World, monkeypatch: pytest.M
     engine = HitsOnly(Searcher(world.documents))
     whole = retrieve(engine, world.documents, world.queries, [setting], 4)[setting].run
     monkeypatch.setattr(retrieving, "BLOCK_VALUES", 100)
-    monkeypatch.setattr("xtrrep.encode.RESIDENT_BYTES", 0)
+    monkeypatch.setattr("xtrrep.store.encode.RESIDENT_BYTES", 0)
     store = Store.open(world.documents.folder)
     parts = retrieve(HitsOnly(Searcher(store)), store, world.queries, [setting], 4)[setting].run
     for query, ranking in whole.items():

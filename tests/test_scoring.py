@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtrrep.scoring import evidence
-from xtrrep.scoring.device import DeviceEvidence
-from xtrrep.scoring.evidence import Evidence, Grid, Rows, from_hits, from_maxima, top
-from xtrrep.scoring.imputation import imputations
-from xtrrep.scoring.maxsim import document_maxima
-from xtrrep.scoring.rank import Setting, rank, with_empty_slots, xtr_rank
+from xtrrep.search import evidence
+from xtrrep.search.device import DeviceEvidence
+from xtrrep.search.evidence import Evidence, Grid, Rows, from_hits, from_maxima, top
+from xtrrep.search.imputation import imputations
+from xtrrep.search.rank import Setting, rank, with_empty_slots, xtr_rank
+from xtrrep.train.maxsim import document_maxima
 
 
 def naive_xtr(documents: np.ndarray, scores: np.ndarray) -> dict[int, float]:

@@ -12,10 +12,11 @@ from conftest import unit_vectors, write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtrrep import encode, retrieve
-from xtrrep.encode import Store
-from xtrrep.index import check_store, exact
-from xtrrep.retrieve import Setting
+from xtrrep.search import retrieve
+from xtrrep.search.engines import check_store, exact
+from xtrrep.search.retrieve import Setting
+from xtrrep.store import encode
+from xtrrep.store.encode import Store
 
 DIM = 16
 

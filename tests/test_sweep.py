@@ -17,18 +17,18 @@ from typing import Any
 import psutil
 import pytest
 from conftest import TINY, Cli
-
-from xtrrep import artifacts, claims, locks, pipeline
-from xtrrep.artifacts import Spec
-from xtrrep.cli import _run
-from xtrrep.config import Config, compose
-from xtrrep.console import DataError, UsageError
-from xtrrep.pipeline import Plan, Step
-from xtrrep.stages.table import BY_NAME
 from xtrrep.sweep import cells, hands, units, watch, work
 from xtrrep.sweep.control import ALONE, ATTEMPTS, Control, Room
 from xtrrep.sweep.units import Target, Unit
 from xtrrep.sweep.work import Task
+
+from xtrrep import artifacts, claims, pipeline
+from xtrrep.artifacts import Spec, locks
+from xtrrep.cli import _run
+from xtrrep.config import Config, compose
+from xtrrep.console import DataError, UsageError
+from xtrrep.pipeline import Plan, Step
+from xtrrep.pipeline.stages.table import BY_NAME
 
 # Twelve cells of the demo's sweep that share one store: the untrained model is the same under every config.
 CHEAP = ("data=beir/mini/test", "model.source=untrained", "model.layers=1", "model.n_doc=40", "model.n_query=16")

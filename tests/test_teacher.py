@@ -24,7 +24,7 @@ from xtrrep.data import Collection
 from xtrrep.data.folder import read_folder
 from xtrrep.data.scored import read_scored
 from xtrrep.model import weights
-from xtrrep.stages import training
+from xtrrep.pipeline.stages import training
 from xtrrep.train import teacher as teachers
 from xtrrep.train.teacher import score, unpack
 

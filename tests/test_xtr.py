@@ -2,7 +2,7 @@
 
 Most inputs lie on a dyadic grid, so that every inner product is exact in float32 whatever order it is summed in: then
 ties are ties in every blocking of the product, and what is retrieved never hangs on rounding. Shapes as in
-`xtrrep/scoring/xtr.py`: Q queries of T tokens, D groups of N documents of S tokens, H dimensions.
+`xtrrep/train/xtr.py`: Q queries of T tokens, D groups of N documents of S tokens, H dimensions.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from xtrrep.scoring import walk
-from xtrrep.scoring.maxsim import maxsim_kd_scores, maxsim_scores, maxsim_scores_pairwise
-from xtrrep.scoring.xtr import XTRKDScores, XTRScores, xtr_kd_scores, xtr_scores, xtr_scores_pairwise
+from xtrrep.train import streaming_scores
+from xtrrep.train.maxsim import maxsim_kd_scores, maxsim_scores, maxsim_scores_pairwise
+from xtrrep.train.xtr import XTRKDScores, XTRScores, xtr_kd_scores, xtr_scores, xtr_scores_pairwise
 
 VARIANTS = [
     {"z": z, "missing": missing, "mask": mask}
@@ -478,8 +478,8 @@ LARGE = {  # queries, query tokens, groups, ways, longest document, dimensions, 
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The walk as it is, which holds these shapes in a block or two, and in many blocks of many pieces."""
     if request.param == "small blocks":
-        monkeypatch.setattr(walk, "BUFFER_BYTES", {"cpu": 1 << 20})
-        monkeypatch.setattr(walk, "PIECE", 512)
+        monkeypatch.setattr(streaming_scores, "BUFFER_BYTES", {"cpu": 1 << 20})
+        monkeypatch.setattr(streaming_scores, "PIECE", 512)
 
 
 @pytest.mark.usefixtures("blocks")
@@ -539,7 +539,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("k", [None, 128, [128, 512]])
 def test_nothing_of_the_size_of_the_grid_is_made(k: int | list[int] | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one large thing is the walk's buffer, whatever the grid. Here 4 MB of a grid of 69."""
-    monkeypatch.setattr(walk, "BUFFER_BYTES", {"cpu": 4 << 20})
+    monkeypatch.setattr(streaming_scores, "BUFFER_BYTES", {"cpu": 4 << 20})
     rng = np.random.default_rng(0)
     queries, documents = embeddings(rng, (30, 32, 8), 9).float(), embeddings(rng, (30, 2, 300, 8), 9).float()
     queries.requires_grad_()

@@ -25,8 +25,8 @@ from sentence_transformers.multi_vector_encoder import scoring as peer
 from xtrrep.config import Model, Projection
 from xtrrep.model import encoder
 from xtrrep.model.weights import locate
-from xtrrep.scoring.maxsim import maxsim_kd_scores, maxsim_scores, maxsim_scores_pairwise
-from xtrrep.scoring.xtr import XTRKDScores, XTRScores, xtr_kd_scores, xtr_scores, xtr_scores_pairwise
+from xtrrep.train.maxsim import maxsim_kd_scores, maxsim_scores, maxsim_scores_pairwise
+from xtrrep.train.xtr import XTRKDScores, XTRScores, xtr_kd_scores, xtr_scores, xtr_scores_pairwise
 
 ROOT = Path(__file__).parents[1]
 Tensor = torch.Tensor

@@ -1,6 +1,6 @@
 """xtrrep: experiments with multi-vector (late-interaction) retrieval, ColBERT and XTR side by side.
 
-XTR is the *conteXtualized Token Retriever* (Lee et al., 2023). Open `xtrrep/pipeline.py` first; `xtrrep/api.py` holds
+XTR is the *conteXtualized Token Retriever* (Lee et al., 2023). Open `xtrrep/pipeline/` first. `xtrrep/api.py` holds
 what is for use from Python, and is imported when first asked for.
 """
 
@@ -12,7 +12,7 @@ try:
 except PackageNotFoundError:  # a source tree on the path that was never installed
     __version__ = "0.1.0"
 
-# Not the names of modules: `import xtrrep.encode` would put the module in their place.
+# Not the names of modules: `import xtrrep.store.encode` would put the module in their place.
 _API = frozenset(
     [
         "Index",

@@ -23,21 +23,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xtrrep import artifacts, pipeline, vectors
+from xtrrep import artifacts, pipeline
 from xtrrep import config as configs
 from xtrrep.artifacts import Spec, digest
 from xtrrep.config import Encode, Model, Precision, Source
 from xtrrep.console import DataError, UsageError, say
 from xtrrep.data import text_id
-from xtrrep.encode import Store, cut_note
-from xtrrep.index import DocumentEngine, Place, TextEngine, TokenEngine, engine_of, files
+from xtrrep.measure.run_file import Run
 from xtrrep.model.encoder import device_of
-from xtrrep.retrieve import Setting, rank_query, retrieve, retrieve_documents
-from xtrrep.runfile import Run
-from xtrrep.scoring.imputation import imputations
-from xtrrep.stages.collection import missing_note
-from xtrrep.vectors import change as change_documents
-from xtrrep.vectors import store as store_vectors
+from xtrrep.pipeline.stages.collection import missing_note
+from xtrrep.search.engines import DocumentEngine, Place, TextEngine, TokenEngine, engine_of, files
+from xtrrep.search.imputation import imputations
+from xtrrep.search.retrieve import Setting, rank_query, retrieve, retrieve_documents
+from xtrrep.store import imported
+from xtrrep.store.encode import Store, cut_note
+from xtrrep.store.imported import change as change_documents
+from xtrrep.store.imported import store as store_vectors
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -131,8 +132,8 @@ def run_config(*overrides: str, until: str = "evaluate") -> Result:
 
     Example: `run_config("config=xtr_k128", "index=warp").facts["measures"]`.
     """
-    from xtrrep import preflight
-    from xtrrep.stages.table import BY_NAME
+    from xtrrep.pipeline.stages.table import BY_NAME
+    from xtrrep.plan import preflight
 
     for text in overrides:
         if not isinstance(text, str):
@@ -230,12 +231,12 @@ def encode_texts(
     """
     from sentence_transformers import MultiVectorEncoder
 
-    from xtrrep.encode import encode
     from xtrrep.model.precision import resolve_precision
+    from xtrrep.store.encode import encode
 
     if not isinstance(model, MultiVectorEncoder):
         raise UsageError(f"model is a {type(model).__name__}, not a model", hint='load_model("my-xtr") gives one')
-    root = vectors.folder_of(root, "root")
+    root = imported.folder_of(root, "root")
     if not isinstance(task, str) or task not in ("document", "query"):
         raise UsageError(f"task={task!r} is no task", hint='"document" or "query"')
     if not isinstance(precision, str) or precision not in Precision.__members__:
@@ -353,7 +354,7 @@ def build_index(
     for name, value in (("engine", engine), ("device", device)):
         if not isinstance(value, str) or not value:
             raise UsageError(f"{name} is {value!r}, not a text", hint='build_index(store, "exact", device="cpu")')
-    root, threads = vectors.folder_of(root, "root"), _whole("threads", threads)
+    root, threads = imported.folder_of(root, "root"), _whole("threads", threads)
     overrides = [f"index={engine}", *(f"index.{key}={'null' if v is None else v}" for key, v in params.items())]
     index, place = configs.compose(overrides).index, Place(device_of(device), threads)
     chosen = engine_of(index)
@@ -408,7 +409,7 @@ def search(
         if setting.k_prime is None:
             return retrieve_documents(index.searcher, index.store, queries, setting, batch).run
         return retrieve(index.searcher, index.store, queries, [setting], batch)[setting].run
-    arrays = vectors.arrays_of(queries, "queries")
+    arrays = imported.arrays_of(queries, "queries")
     for name, rows in arrays.items():
         if len(rows) and rows.shape[1] != index.store.dim:
             raise DataError(
@@ -441,8 +442,8 @@ def evaluate_run(
     cannot be computed here, and DataError for a document ranked twice, a score that is not finite, a grade that is no
     whole number, and a run of other queries.
     """
-    from xtrrep.evaluate import evaluate, grades_of
-    from xtrrep.runfile import ranked
+    from xtrrep.measure.evaluate import evaluate, grades_of
+    from xtrrep.measure.run_file import ranked
 
     scores = evaluate(grades_of(qrels), ranked(found, "found"), measures)
     return {name: float(scores[name].mean()) for name in scores.columns}

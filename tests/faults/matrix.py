@@ -18,7 +18,7 @@ from typing import Any
 from faults import syscalls
 from faults.stages import Case, command
 from faults.syscalls import Event, Outcome, Verdict
-from xtrrep.hashes import RECORDS
+from xtrrep.artifacts.hashes import RECORDS
 
 TIME, FULL, INTERRUPT = "time", "disk full", "Ctrl-C"
 CALLS = ("write", "rename", "fsync", "manifest", "create", "remove")

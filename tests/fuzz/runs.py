@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from fuzz import reference
 from fuzz.harness import Reader, agree, check_message, expectation, outcome_of, write_files
 from fuzz.strategies import BYTES, GZ, IDS, Draw, FilesCase, gz_kinds
-from xtrrep import runfile
 from xtrrep.console import DataError
-from xtrrep.evaluate import evaluate
+from xtrrep.measure import run_file
+from xtrrep.measure.evaluate import evaluate
 
 SCORES: dict[str, list[str]] = {
     "score that is not finite": ["nan", "NaN", "inf", "-inf", "1e999", "Infinity"],
@@ -58,7 +58,7 @@ def read_cases(draw: Draw) -> FilesCase:
 def check_read(case: FilesCase, folder: Path) -> bool:
     write_files(folder, case.files)
     ((name, raw),) = case.files.items()
-    got, error = outcome_of(lambda: runfile.read(folder / name))
+    got, error = outcome_of(lambda: run_file.read(folder / name))
     expected = expectation(lambda: reference.run(name, raw))
     accepted = agree(got, error, expected, folder)
     if accepted:
@@ -87,7 +87,7 @@ def written_cases(draw: Draw) -> RankedCase:
         size = draw(st.integers(0 if kind == "query without results" else 1, 5))
         number = st.sampled_from([0.0, -0.0, 0.5, 1.0]) if kind == "ties" else FLOATS
         scores = np.sort(np.array([draw(number) for _ in range(size)], np.float32))[::-1]
-        run[f"q{query}"] = [(f"d{at}", float(score)) for at, score in enumerate(runfile.separate(scores))]
+        run[f"q{query}"] = [(f"d{at}", float(score)) for at, score in enumerate(run_file.separate(scores))]
     if kind in IDS:
         name = str(draw(IDS[kind]))
         if draw(st.booleans()):
@@ -100,7 +100,7 @@ def written_cases(draw: Draw) -> RankedCase:
 def check_written(case: RankedCase, folder: Path) -> bool:
     """What we write we read, ids as they were and scores to the last bit of a float32."""
     path = folder / "run.trec"
-    _, error = outcome_of(lambda: runfile.write(path, case.run, "tag"))
+    _, error = outcome_of(lambda: run_file.write(path, case.run, "tag"))
     names = [name for query, ranking in case.run.items() for name in (query, *(document for document, _ in ranking))]
     if any(reference.NO_ID.search(name) for name in names):
         assert error is not None, "an id that no run file can hold was written"
@@ -110,7 +110,7 @@ def check_written(case: RankedCase, folder: Path) -> bool:
     if error is not None:
         raise error
     wanted = {query: ranking for query, ranking in case.run.items() if ranking}
-    back = runfile.read(path)
+    back = run_file.read(path)
     assert list(back) == list(wanted)
     for query, ranking in wanted.items():
         assert [document for document, _ in back[query]] == [document for document, _ in ranking]
@@ -144,7 +144,7 @@ def evaluated_cases(draw: Draw) -> RankedCase:
             found = [f"elsewhere{name}" if draw(st.booleans()) else name for name in found]
         number = st.sampled_from([0.0, 1.0]) if kind == "ties" else FLOATS
         scores = np.sort(np.array([draw(number) for _ in found], np.float32))[::-1]
-        run[f"q{query}"] = [(d, float(s)) for d, s in zip(found, runfile.separate(scores), strict=True)]
+        run[f"q{query}"] = [(d, float(s)) for d, s in zip(found, run_file.separate(scores), strict=True)]
     run["not judged"] = [("d0", 1.0)]
     if kind in IDS:  # the same odd id in judgements and run
         name = str(draw(IDS[kind]))

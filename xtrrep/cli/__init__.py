@@ -11,10 +11,10 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from xtrrep import ranks
 from xtrrep.cli import stages, studies, upkeep  # noqa: F401  # their verbs, in the order of --help
 from xtrrep.cli.options import app
 from xtrrep.console import OK, USAGE, DataError, UsageError, XtrrepError, fail, hush, machine_error, say
+from xtrrep.train import distributed
 
 # How long torch's threads spin at a barrier before they sleep, in turns of libgomp's loop (1,000 take 20 to 60 us).
 # libgomp's own 300,000 take up to 14 ms, so beside another process each barrier waits out a time slice. 1,000 is what
@@ -31,9 +31,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without "—" still gets its table
-    if ranks.asked() > 1:
+    if distributed.asked() > 1:
         signal.signal(signal.SIGTERM, _ended)
-        if ranks.number() > 0:
+        if distributed.number() > 0:
             hush()
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for as long as the process lives
     sys.exit(_run(sys.argv[1:]))
@@ -53,7 +53,7 @@ def _ended(signum: int, frame: Any) -> None:
 
 
 def _run(words: list[str]) -> int:
-    if ranks.asked() > 1 and words[:1] != ["train"]:
+    if distributed.asked() > 1 and words[:1] != ["train"]:
         return fail(
             UsageError("only `xtrrep train` runs in several processes", hint="the same command without torchrun")
         )

@@ -25,7 +25,7 @@ def print_plan(
     final: tuple[str, bool, Path] | None = None,
     calibration: Path | None = None,
 ) -> None:
-    from xtrrep import cost, preflight
+    from xtrrep.plan import cost, preflight
 
     lines = preflight.forecast(plans)
     if final is not None:

@@ -111,7 +111,7 @@ def export(
     Example: xtrrep export my-xtr config=xtr_k128
     """
     from xtrrep import config as configs
-    from xtrrep.export import check, export
+    from xtrrep.pipeline.export import check, export
 
     words, folder = merge(overrides, config=config, scale=scale), folder.expanduser()
     check(configs.compose(words), folder)  # before anything is trained
@@ -216,15 +216,15 @@ def evaluate(
     if json:
         print_json({**summary(result), "measures": measures, "run": str(run_file)})
         return
-    from xtrrep import meaning
-    from xtrrep.evaluate import canonical
+    from xtrrep.measure.evaluate import canonical
+    from xtrrep.pipeline import identity
     from xtrrep.report.table import Table
 
     cfg = result.plan.cfg
-    setting = meaning.setting_of(cfg)
+    setting = identity.setting_of(cfg)
     names = list(cfg.data.measures)
-    engine, model = meaning.engine_label(cfg), meaning.needs_model(cfg)
-    row: list[object] = [meaning.model_label(cfg) if model else engine, setting.scoring if model else None]
+    engine, model = identity.engine_label(cfg), identity.needs_model(cfg)
+    row: list[object] = [identity.model_label(cfg) if model else engine, setting.scoring if model else None]
     row += [setting.k_prime, *(float(measures[canonical(name)]) for name in names)]
     say(f"{len(result.ran)} stages run, {len(result.reused)} re-used")
     footer = [
@@ -261,7 +261,7 @@ def latency(
     if json:
         print_json(summary(result))
         return
-    from xtrrep.meaning import model_label
+    from xtrrep.pipeline.identity import model_label
     from xtrrep.report.table import Table
 
     cfg, facts = result.plan.cfg, result.facts
@@ -298,8 +298,9 @@ def search(
 
     Example: xtrrep search "shortest path between two nodes" --top 3
     """
-    from xtrrep import pipeline, preflight
-    from xtrrep import query as typed
+    from xtrrep import pipeline
+    from xtrrep.pipeline import query as typed
+    from xtrrep.plan import preflight
 
     check_typed(query, overrides, "search")
     typed.check_query(query)
@@ -343,8 +344,9 @@ def explain(
     retrieve.k_prime=100 retrieve.imputation=mean --out why.html
     """
     from xtrrep import config as configs
-    from xtrrep import pipeline, preflight
-    from xtrrep import query as typed
+    from xtrrep import pipeline
+    from xtrrep.pipeline import query as typed
+    from xtrrep.plan import preflight
 
     check_typed(query, overrides, "explain")
     typed.check_query(query)
@@ -359,7 +361,7 @@ def explain(
     typed.document_text(plans[0].cfg, corpus.folders[0], doc)  # a mistyped id is said before anything is trained
     done = pipeline.run(plans)
     found = typed.explain(plans[0], done.folders[0], query, doc)
-    from xtrrep import explain as explaining
+    from xtrrep.search import explain as explaining
 
     page = explaining.save(found, plans[0].specs["index"], configs.results_root()) / "page.html"
     say(f"wrote {relative(page)}")

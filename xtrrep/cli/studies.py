@@ -160,11 +160,11 @@ def analyze(
 
 def _analyze(name: str | None, how: _How) -> None:
     """A registered analysis, under each training seed."""
-    from xtrrep import preflight
     from xtrrep.api import set_threads
     from xtrrep.experiments.analysis import plan_analysis, run_analysis
     from xtrrep.experiments.cell import check_seeds
     from xtrrep.experiments.execute import run_plans
+    from xtrrep.plan import preflight
 
     own = {"scale": how.scale, **how.overrides, **({"analyze.name": name} if name else {})}
     check_seeds(how.seeds, own)

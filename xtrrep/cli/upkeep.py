@@ -16,9 +16,9 @@ from xtrrep.console import say
 def ls(json: Json = False) -> None:
     """List configs, collections, engines, analyses and artifacts."""
     from xtrrep import artifacts, config
-    from xtrrep.analyze import analyses
-    from xtrrep.index import engines
-    from xtrrep.scoring.imputation import imputations
+    from xtrrep.experiments.analyses import analyses
+    from xtrrep.search.engines import engines
+    from xtrrep.search.imputation import imputations
 
     listing: dict[str, list[dict[str, str]]] = {
         group: [{"name": name} for name in config.options(group)] for group in config.GROUPS
@@ -58,7 +58,7 @@ def verify(what: What = None, json: Json = False) -> None:
 
     Examples: xtrrep verify | xtrrep verify index | xtrrep verify 3f9c
     """
-    from xtrrep import verify as verifying
+    from xtrrep.artifacts import verify as verifying
     from xtrrep.report.table import Table
 
     verdicts = verifying.verify(what)
@@ -91,7 +91,7 @@ def gc(
 
     Examples: xtrrep gc | xtrrep gc index | xtrrep gc --yes
     """
-    from xtrrep import gc as collecting
+    from xtrrep.artifacts import gc as collecting
     from xtrrep.report.table import Table
 
     waste = collecting.remove(what) if yes else collecting.find(what)
@@ -145,8 +145,8 @@ def calibrate(overrides: Overrides = None, scale: Scale = None, json: Json = Fal
 
     Example: xtrrep calibrate setup=II scale=paper
     """
-    from xtrrep import calibrate as calibrating
     from xtrrep import config as configs
+    from xtrrep.plan import calibrate as calibrating
 
     path, found = calibrating.calibrate(configs.compose(merge(overrides, scale=scale)))
     if json:
@@ -160,7 +160,7 @@ def calibrate(overrides: Overrides = None, scale: Scale = None, json: Json = Fal
 @app.command()
 def doctor(json: Json = False) -> None:
     """Check Python, torch, GPU, engines, weights, disk and network, and name the fix for each fault."""
-    from xtrrep import preflight
+    from xtrrep.plan import preflight
 
     rows = preflight.doctor()
     if json:

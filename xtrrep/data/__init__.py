@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from xtrrep.config import Data
+from xtrrep.config.registry import Registry
 from xtrrep.console import DataError, UsageError
-from xtrrep.registry import Registry
 
 HOME_VARIABLE = "XTRREP_DATA"
 RENAME = "a TREC run file cannot hold such an id: rename it, in the judgements too"

@@ -18,10 +18,10 @@ from typing import Any, BinaryIO, cast
 
 from xtrrep import config as configs
 from xtrrep.artifacts import write_atomic
+from xtrrep.artifacts.hashes import hash_outside
 from xtrrep.config import Data
 from xtrrep.console import DataError
 from xtrrep.data import LARGEST_GRADE, RENAME, Collection, id_fault, sources, text_fault
-from xtrrep.hashes import hash_outside
 
 Rows = Iterator[tuple[str, str]]
 QUERY_HEADERS = ("query-id", "query_id", "qid", "query")
@@ -85,7 +85,7 @@ def _need_split(folder: Path, split: str | None, prefix: str, suffix: str) -> Pa
 
 
 def document_text(title: str | None, body: str) -> str:
-    """Title, blank line, body, as the study reads BEIR (PROTOCOL.md section 4); one alone where the other is empty."""
+    """Title, blank line, body, as the study reads BEIR (docs/protocol.md 4); one alone where the other is empty."""
     parts = [part for part in (title or "", body) if part.strip()]
     return "\n\n".join(parts)
 

@@ -6,7 +6,7 @@ Lists come in two layouts, in local files and on the hub alike:
     ids     three parts: `train` with query_id, document_ids and scores, `queries` with query_id and text, `documents`
             with document_id and text
 
-The second is the layout of lightonai/ms-marco-en-bge-gemma, the study's data (PROTOCOL.md section 2). That dataset
+The second is the layout of lightonai/ms-marco-en-bge-gemma, the study's data (docs/protocol.md 2). That dataset
 writes its lists as text, "[12, 7]", so a list in a text is read as the list.
 """
 

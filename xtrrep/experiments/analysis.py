@@ -9,14 +9,14 @@ from typing import Any
 
 from xtrrep import artifacts, pipeline
 from xtrrep import config as configs
-from xtrrep.analyze import analyses
 from xtrrep.artifacts import Spec
 from xtrrep.config import Config, plain
 from xtrrep.console import say
-from xtrrep.evaluate import read_by_query
+from xtrrep.experiments.analyses import analyses
 from xtrrep.experiments.cell import Cell, Overrides, as_texts, parse_overrides
-from xtrrep.meaning import slug
+from xtrrep.measure.evaluate import read_by_query
 from xtrrep.pipeline import Plan, short
+from xtrrep.pipeline.identity import slug
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from xtrrep.experiments.result import (
     Result,
     Value,
 )
-from xtrrep.significance import Difference, holm, paired_over_seeds, ratio_over_seeds
+from xtrrep.measure.significance import Difference, holm, paired_over_seeds, ratio_over_seeds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

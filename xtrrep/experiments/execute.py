@@ -13,12 +13,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Generic, Protocol, TypeVar
 
-from xtrrep import artifacts, pipeline, preflight
+from xtrrep import artifacts, pipeline
 from xtrrep import config as configs
+from xtrrep.artifacts.locks import at_work
 from xtrrep.console import DataError, UsageError, XtrrepError, explained, say, suggest
 from xtrrep.experiments.tasks import SHARE, Task, attempt, missing_tasks, one_line, wait_until_complete
-from xtrrep.locks import at_work
 from xtrrep.pipeline import Plan
+from xtrrep.plan import preflight
 
 HEARTBEAT = 60.0  # seconds between two messages while no task ends
 

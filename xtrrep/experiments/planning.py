@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 from xtrrep import config as configs
-from xtrrep import pipeline, preflight
+from xtrrep import pipeline
 from xtrrep.config import Config
 from xtrrep.console import XtrrepError, progress
 from xtrrep.experiments.analysis import AnalysisPlan, plan_analysis
@@ -21,6 +21,7 @@ from xtrrep.experiments.definition import (
     check_overrides,
 )
 from xtrrep.experiments.schema import QPS, STAGE_OF
+from xtrrep.plan import preflight
 
 SHOWN = 50  # cells from which on planning them is shown
 

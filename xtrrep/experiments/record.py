@@ -21,7 +21,7 @@ from xtrrep.experiments.definition import Experiment, load
 from xtrrep.experiments.drawing import draw
 from xtrrep.experiments.result import Result
 from xtrrep.experiments.run import describe
-from xtrrep.meaning import slug
+from xtrrep.pipeline.identity import slug
 
 LABEL = 100  # characters: a longer label is cut, and a hash of it follows
 SCHEMA = 1  # raised where the files beside result.json change

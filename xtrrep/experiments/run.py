@@ -35,7 +35,7 @@ from xtrrep.experiments.planning import (
 )
 from xtrrep.experiments.result import Key, PerUnit, Result, ShownColumn, Value
 from xtrrep.experiments.schema import QPS
-from xtrrep.significance import Difference
+from xtrrep.measure.significance import Difference
 
 
 def run(

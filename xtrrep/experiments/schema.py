@@ -58,10 +58,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from xtrrep.analyze import analyses
 from xtrrep.console import UsageError, suggest
-from xtrrep.evaluate import parse as parse_measures
+from xtrrep.experiments.analyses import analyses
 from xtrrep.experiments.cell import Overrides, parse_overrides
+from xtrrep.measure.evaluate import parse as parse_measures
 
 QPS = "qps"
 STAGE_OF = {QPS: "latency", "seconds": "latency", "candidates": "retrieve"}  # whose output holds a value

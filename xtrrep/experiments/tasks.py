@@ -22,12 +22,12 @@ from xtrrep.api import set_threads
 from xtrrep.artifacts import Spec, digest
 from xtrrep.config import Config
 from xtrrep.console import DataError, XtrrepError, explained
-from xtrrep.cost import ON_GPU
-from xtrrep.index import engine_of
-from xtrrep.meaning import device_named
 from xtrrep.pipeline import Plan, Step
-from xtrrep.stages.searching import one_search
-from xtrrep.stages.table import BY_NAME
+from xtrrep.pipeline.identity import device_named
+from xtrrep.pipeline.stages.searching import one_search
+from xtrrep.pipeline.stages.table import BY_NAME
+from xtrrep.plan.cost import ON_GPU
+from xtrrep.search.engines import engine_of
 
 LOGS = ".logs"
 PATIENCE = 60.0  # seconds: a network file system may show another machine's new file that late

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xtrrep import artifacts, pipeline
-from xtrrep.analyze import UNITS
 from xtrrep.console import DataError, suggest
-from xtrrep.evaluate import canonical, read_by_query
+from xtrrep.experiments.analyses import UNITS
 from xtrrep.experiments.definition import Reading
 from xtrrep.experiments.result import PerUnit
 from xtrrep.experiments.schema import QPS, STAGE_OF
-from xtrrep.stages.searching import one_search
+from xtrrep.measure.evaluate import canonical, read_by_query
+from xtrrep.pipeline.stages.searching import one_search
 
 if TYPE_CHECKING:
     import pandas

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xtrrep.artifacts import write_json
+from xtrrep.artifacts.locks import lock
 from xtrrep.config import Precision
-from xtrrep.locks import lock
 
 Work = Literal["train", "encode"]
 WORKS: tuple[Work, ...] = ("train", "encode")

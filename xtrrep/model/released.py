@@ -2,7 +2,7 @@
 
 None of these could be looked up while this was written. What is known of each name stands beside it: `exact` names
 occur letter by letter in the authors' released code; the others are inferred from its run names (`output/NAME/final`)
-and from the patterns in PROTOCOL.md section 7, which do not say under which organisation a name lies.
+and from the patterns in docs/protocol.md 7, which do not say under which organisation a name lies.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Released:
 
 
 _RUN = "run name in the released code"
-_PATTERN = "PROTOCOL.md's pattern"
+_PATTERN = "the study's naming"
 _ANALOGY = "by analogy with its neighbours"
 
 # (setup, config, stage)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from xtrrep import config as configs
 from xtrrep.artifacts import digest
+from xtrrep.artifacts.hashes import hash_outside
 from xtrrep.console import DataError
-from xtrrep.hashes import hash_outside
 from xtrrep.model.released import REFERENCES, resolve
 
 # Real weights inside ordinary Python packages, so that a machine without a model hub can train.

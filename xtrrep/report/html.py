@@ -20,7 +20,6 @@ from pathlib import Path
 
 from xtrrep import artifacts
 from xtrrep.console import DataError, UsageError
-from xtrrep.latency import processor
 from xtrrep.report.page import page
 from xtrrep.report.sections import (
     CELL_SIGNS,
@@ -33,6 +32,7 @@ from xtrrep.report.sections import (
     collect,
 )
 from xtrrep.report.table import Table
+from xtrrep.search.latency import processor
 
 LIMIT_BYTES = 5_000_000  # of the whole folder; what does not fit is named and left out
 FRAME_BYTES = 50_000  # kept back for what stands around the sections

@@ -5,8 +5,8 @@ sentence-transformers' trainer, `loss(features, labels)`, column 0 the query and
 by a temperature: a float, or a parameter where it is learned. This module imports torch and sentence-transformers at
 the top, since its classes derive from theirs: import it where a model is trained and nowhere else.
 
-Under several ranks (xtrrep/ranks.py) a batch is this rank's, and D = R * Q with the documents of all of them; with one,
-D = Q.
+Under several ranks (train/distributed.py) a batch is this rank's, and D = R * Q with the documents of all of them. With
+one, D = Q.
 
 Shapes: Q queries of a batch, T tokens of a query, N documents a query, S tokens of a document, H dimensions.
 """
@@ -23,7 +23,6 @@ from sentence_transformers.multi_vector_encoder.losses import CachedMultiVectorM
 from sentence_transformers.util import cat_padded_token_embeddings, stack_padded_token_embeddings
 from torch import Tensor, nn
 
-from xtrrep import ranks
 from xtrrep.config import (
     ContrastiveLoss,
     Distill,
@@ -36,12 +35,13 @@ from xtrrep.config import (
     temperature_of,
 )
 from xtrrep.console import DataError
-from xtrrep.scoring.maxsim import maxsim_kd_scores, maxsim_scores
-from xtrrep.scoring.xtr import xtr_scores
+from xtrrep.train import distributed
+from xtrrep.train.maxsim import maxsim_kd_scores, maxsim_scores
+from xtrrep.train.xtr import xtr_scores
 
 # What the scorers give a document that nothing retrieved, under missing="drop".
 DROPPED = torch.finfo(torch.float32).min
-# Keeps min-max from dividing by zero (PROTOCOL.md section 2). Scores that are nearly equal get gradients near 1e8 from
+# Keeps min-max from dividing by zero (docs/protocol.md 2). Scores that are nearly equal get gradients near 1e8 from
 # it: gradient clipping is what bounds the step then.
 EPSILON = 1e-8
 
@@ -73,7 +73,7 @@ def scorer(train: Train, *, own: bool = False) -> Scores:
     z, missing, mask = objective_of(train) if ks else ("", "", "")
 
     def scores(queries: Tensor, documents: Tensor, queries_mask: Tensor, documents_mask: Tensor) -> list[Tensor]:
-        everyones, everyones_mask = ranks.everyones(documents, documents_mask)
+        everyones, everyones_mask = distributed.everyones(documents, documents_mask)
         batch = (queries, everyones, queries_mask, everyones_mask)
         if not ks:
             return [maxsim_scores(*batch)]
@@ -86,7 +86,7 @@ def scorer(train: Train, *, own: bool = False) -> Scores:
 def _own(scores: Tensor, ways: int) -> Tensor:
     """(Q, N) of each query's own N documents, out of (Q, D*N)."""
     queries = len(scores)
-    first = ranks.rank() * queries
+    first = distributed.rank() * queries
     rows = torch.arange(queries, device=scores.device)
     return scores.reshape(queries, -1, ways)[rows, first + rows]
 
@@ -102,8 +102,8 @@ def cross_entropy(scores: list[Tensor], temperature: Temperature) -> Tensor:
 
 def _cross_entropy(scores: Tensor, temperature: Temperature) -> Tensor:
     queries, documents = scores.shape
-    numbers = ranks.rank() * queries + torch.arange(queries, device=scores.device)
-    positive = numbers * (documents // (ranks.size() * queries))
+    numbers = distributed.rank() * queries + torch.arange(queries, device=scores.device)
+    positive = numbers * (documents // (distributed.size() * queries))
     dropped = scores <= DROPPED
     counted = ~dropped.gather(1, positive[:, None])
     # Filled before the division and again after it: the smallest float over a temperature below 1 is infinite, and
@@ -116,7 +116,7 @@ def _cross_entropy(scores: Tensor, temperature: Temperature) -> Tensor:
 
 def _count(weights: Tensor) -> Tensor:
     """What a sum over this rank is divided by, so that the mean over ranks is the mean over all: at least 1 in all."""
-    return ranks.mean(weights.sum()).clamp(min=1.0 / ranks.size())
+    return distributed.mean(weights.sum()).clamp(min=1.0 / distributed.size())
 
 
 def kl_divergence(
@@ -175,7 +175,7 @@ def _temperature(initial: float, learned: bool) -> Temperature:
         return initial
     parameter = nn.Parameter(torch.tensor(initial, dtype=torch.float32))
     # DDP averages the model's gradients only.
-    parameter.register_hook(ranks.mean)  # type: ignore[no-untyped-call]
+    parameter.register_hook(distributed.mean)  # type: ignore[no-untyped-call]
     return parameter
 
 
@@ -277,7 +277,7 @@ class CachedContrastive(CachedMultiVectorMultipleNegativesRankingLoss):  # type:
 
 
 class Distillation(nn.Module):
-    """The student's scores of each query's own N candidates against a teacher's (PROTOCOL.md section 2).
+    """The student's scores of each query's own N candidates against a teacher's (docs/protocol.md 2).
 
     distill.loss=kl is `kl_divergence`, margin_mse is `margin_mse`. distill.min_max normalises the scores of student and
     teacher over the candidates first, in either loss (without it margin_mse is the field's own). Several k_train:

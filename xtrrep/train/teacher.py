@@ -23,11 +23,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from xtrrep.artifacts import need_space, write_atomic
+from xtrrep.artifacts.locks import lock
 from xtrrep.config import Precision
 from xtrrep.console import DataError, progress, say
 from xtrrep.data import Collection
 from xtrrep.data.scored import Candidates, choose
-from xtrrep.locks import lock
 from xtrrep.model import weights
 from xtrrep.model.encoder import device_of, quiet
 from xtrrep.model.layout import is_multi_vector

@@ -24,13 +24,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtrrep import ranks
 from xtrrep.artifacts import write_json
 from xtrrep.config import Distill, Loop, Machine, Precision
 from xtrrep.console import DataError, UsageError, progress, say
 from xtrrep.model.encoder import check_length
 from xtrrep.model.precision import describe, resolve_precision, timing_facts
-from xtrrep.train import memory, temperature
+from xtrrep.train import distributed, memory, temperature
 from xtrrep.train.checkpoint import STATE, identity_of, load_last_good, read_state, resume_from, same_config, weights_of
 from xtrrep.train.log import COLUMNS, Diverged, Log, read_log, recorders, write_csv
 from xtrrep.train.stream import Stream
@@ -81,11 +80,11 @@ def fit(
         raise ValueError("the loss holds another model than the one to train")
     machine = machine or Machine()
     name = "distill" if isinstance(loop, Distill) else "train"
-    first = ranks.rank() == 0
-    if loop.batch_size % ranks.size():
+    first = distributed.rank() == 0
+    if loop.batch_size % distributed.size():
         raise UsageError(
-            f"{ranks.size()} processes cannot share a batch of {loop.batch_size} evenly",
-            hint=f"{name}.batch_size={max(1, loop.batch_size // ranks.size()) * ranks.size()}",
+            f"{distributed.size()} processes cannot share a batch of {loop.batch_size} evenly",
+            hint=f"{name}.batch_size={max(1, loop.batch_size // distributed.size()) * distributed.size()}",
         )
     if device not in ("cpu", "cuda", "cuda:0"):
         raise UsageError(
@@ -106,12 +105,12 @@ def fit(
     resume = resume_from(out / "checkpoints", identity)
     if loop.precision is Precision.auto and device == "cpu" and first:
         say(f"  precision: {describe('train')}")
-    ranks.wait()  # all have looked before one of them writes
+    distributed.wait()  # all have looked before one of them writes
     first_temperature = temperature.value_of(loss)
     start = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
     diverged = None
     try:
-        with ranks.lost_explained(), memory.explained(loop, machine, documents):
+        with distributed.lost_explained(), memory.explained(loop, machine, documents):
             _train(model, dataset, loop, out, device, loss, machine, evaluate, precision, resume)
     except Diverged as error:
         diverged = error
@@ -220,7 +219,7 @@ def _train(
     model.model_card_data.widget = [{"text": "shortest path between two nodes of a graph"}]
     with ExitStack() as stack:
         _prepare(model, machine, stack)
-        first = ranks.rank() == 0
+        first = distributed.rank() == 0
         records = recorders(machine, out, loop, start["step"], stack) if first else []
         bar = stack.enter_context(progress(loop.steps, "train", "step"))
         trainer, stream = _trainer(model, dataset, loop, out, device, loss, precision, start["stream"])
@@ -275,7 +274,7 @@ def _trainer(
     arguments = MultiVectorEncoderTrainingArguments(
         output_dir=str(out / "checkpoints"),
         max_steps=loop.steps,
-        per_device_train_batch_size=loop.batch_size // ranks.size(),
+        per_device_train_batch_size=loop.batch_size // distributed.size(),
         learning_rate=loop.learning_rate,
         learning_rate_mapping=own_rate,
         lr_scheduler_type="linear",
@@ -317,7 +316,9 @@ def _trainer(
     stream = None
     trainer = Trainer(model=model, args=arguments, train_dataset=dataset, loss=loss)
     if streamed:
-        stream = Stream(dataset, loop.batch_size, trainer.data_collator, position, ranks.rank(), ranks.size())
+        stream = Stream(
+            dataset, loop.batch_size, trainer.data_collator, position, distributed.rank(), distributed.size()
+        )
     return trainer, stream
 
 
@@ -343,14 +344,14 @@ def _callback(bar: Any, log: Log, loop: Loop, stream: Stream | None, evaluate: E
             kwargs["model"].model_card_data.training_logs.clear()
             log.step(state.global_step, logs)
             bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
-            if evaluate and loop.eval_every and ranks.rank() == 0 and state.global_step % loop.eval_every == 0:
+            if evaluate and loop.eval_every and distributed.rank() == 0 and state.global_step % loop.eval_every == 0:
                 name = "distill" if isinstance(loop, Distill) else "train"
                 with _undisturbed(kwargs["model"]), memory.explained_evaluation(state.global_step, name):
                     measures = evaluate(kwargs["model"])
                 log.evaluation(state.global_step, measures)
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if ranks.rank() > 0:
+            if distributed.rank() > 0:
                 return
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             value = temperature.value_of(log.loss)

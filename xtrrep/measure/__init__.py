@@ -1,0 +1,1 @@
+"""Measures of a ranking, significance of differences, and run files."""

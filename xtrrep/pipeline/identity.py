@@ -1,0 +1,201 @@
+"""What a config means: which engine answers with which scoring, and what things are called and are by content."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from xtrrep import config as configs
+from xtrrep.config import Config, Data, Loop, Missing, Scorer, Scoring, SelfMatch, Source, TrainStage, plain
+from xtrrep.console import UsageError
+from xtrrep.data import resolve, sources
+from xtrrep.model import weights
+from xtrrep.model.encoder import device_of
+from xtrrep.search.engines import AnyEngine, DocumentEngine, Place, TextEngine, TokenEngine, engine_of
+from xtrrep.search.retrieve import Setting
+
+
+@dataclass(frozen=True)
+class GivenRun:
+    """The ranking of `retrieve.from_run` in place of an engine: re-ranked by MaxSim, or kept as it is."""
+
+    rerank: bool
+
+    @property
+    def scoring(self) -> str:
+        return "colbert" if self.rerank else "run"
+
+
+def answerer(cfg: Config) -> AnyEngine | GivenRun:
+    """What answers a query: the engine of `index=`, or the run that `retrieve.from_run` names."""
+    if cfg.retrieve.from_run is not None:
+        return GivenRun(cfg.retrieve.scoring is not Scoring.run)
+    return engine_of(cfg.index)
+
+
+def needs_model(cfg: Config) -> bool:
+    """Whether texts are encoded at all."""
+    answer = answerer(cfg)
+    return answer.rerank if isinstance(answer, GivenRun) else not isinstance(answer, TextEngine)
+
+
+def engine_label(cfg: Config) -> str:
+    """How tables and folders call what answered: the engine, or a run from outside."""
+    return "run" if cfg.retrieve.from_run is not None else str(cfg.index["engine"])
+
+
+def place_of(cfg: Config) -> Place:
+    return Place(device_named(cfg.machine.device), cfg.machine.threads)
+
+
+def model_label(cfg: Config) -> str:
+    """How tables and folders call the model: `I/xtr_k128`, `II/xtr_k256_kd`, `untrained`, or a checkpoint's name."""
+    if cfg.model.source is Source.trained:
+        return f"{cfg.setup}/{cfg.config}" + ("_kd" if is_distilled(cfg) else "")
+    if cfg.model.source is Source.untrained:
+        return "untrained"
+    if cfg.model.source is Source.vectors:
+        return Path(str(cfg.model.vectors)).expanduser().resolve().name
+    path = Path(str(cfg.model.checkpoint)).expanduser()
+    return path.resolve().parent.name if path.name in ("model", "", ".") else path.name
+
+
+def is_distilled(cfg: Config) -> bool:
+    return cfg.stage is TrainStage.kd
+
+
+def loop_of(cfg: Config) -> Loop:
+    """The training that gives the model its last weights."""
+    return cfg.distill if is_distilled(cfg) else cfg.train
+
+
+def setting_of(cfg: Config) -> Setting:
+    """Scoring and its k', with `model` resolved to the scoring the model was trained for.
+
+    Raises UsageError for what the engine cannot do: PLAID and WARP score by themselves.
+    """
+    answer, asked = answerer(cfg), cfg.retrieve
+    drop_self = cfg.data.drop_self and cfg.protocol.self_match is SelfMatch.collection
+    _check_fit(cfg, answer)
+    if not isinstance(answer, TokenEngine):
+        return Setting(answer.scoring, None, "none", asked.top_k, drop_self, False, asked.rerank)
+    scoring = cfg.retrieve.scoring.value
+    if cfg.retrieve.scoring is Scoring.model:
+        scoring = "xtr" if cfg.train.scorer is Scorer.xtr else "colbert"
+    default = cfg.retrieve.k_prime_xtr if scoring == "xtr" else cfg.retrieve.k_prime_colbert
+    return Setting(
+        scoring=scoring,
+        k_prime=cfg.retrieve.k_prime or default,
+        imputation=cfg.retrieve.imputation if scoring == "xtr" else "none",
+        top_k=cfg.retrieve.top_k,
+        drop_self=drop_self,
+        zero_missing=cfg.protocol.missing_slots is Missing.zero,
+        rerank=asked.rerank,
+    )
+
+
+def _check_fit(cfg: Config, answer: AnyEngine | GivenRun) -> None:
+    """Refuse retrieval settings that what answers the query would silently ignore."""
+    asked = cfg.retrieve
+    if asked.scoring is Scoring.run and not isinstance(answer, GivenRun):
+        raise UsageError(
+            "retrieve.scoring=run keeps the scores of a run file, and none is named", hint="retrieve.from_run=FILE"
+        )
+    if isinstance(answer, TokenEngine):
+        if asked.rerank is not None and asked.scoring is Scoring.colbert:
+            raise UsageError(
+                "retrieve.rerank re-ranks by MaxSim what retrieve.scoring=colbert ranks by it already",
+                hint="retrieve.scoring=xtr, or leave retrieve.rerank out",
+            )
+        if asked.imputation != "min" and asked.scoring is Scoring.colbert:
+            raise UsageError(
+                f"ColBERT scoring imputes nothing: retrieve.imputation={asked.imputation} would do nothing",
+                hint="retrieve.scoring=xtr",
+            )
+        return
+    name = engine_label(cfg)
+    if asked.k_prime is not None:
+        far = "index.nprobe=N says how far PLAID and WARP look"
+        hint = far if isinstance(answer, DocumentEngine) else "leave it out, or --index exact"
+        raise UsageError(
+            f"{name} ranks documents by itself: retrieve.k_prime={asked.k_prime} would do nothing", hint=hint
+        )
+    if asked.imputation != "min":
+        raise UsageError(
+            f"{name} ranks documents by itself: retrieve.imputation={asked.imputation} would do nothing",
+            hint="--index scann, or --index exact",
+        )
+    if asked.rerank is not None and not needs_model(cfg):
+        raise UsageError(
+            f"retrieve.rerank needs a model's vectors, and {name} has none",
+            hint="retrieve.from_run=FILE re-ranks a run",
+        )
+    if isinstance(answer, TextEngine) and asked.scoring is not Scoring.model:
+        raise UsageError(
+            f"{name} scores words: retrieve.scoring={asked.scoring.value} does not fit", hint="leave it out"
+        )
+    if isinstance(answer, DocumentEngine) and asked.scoring not in (Scoring.model, Scoring(answer.scoring)):
+        raise UsageError(
+            f"{name} scores by itself: retrieve.scoring={asked.scoring.value} does not fit",
+            hint="--index scann, or --index exact",
+        )
+    if isinstance(answer, GivenRun) and asked.scoring is Scoring.xtr:
+        raise UsageError(
+            "a run is re-ranked by MaxSim: retrieve.scoring=xtr does not fit", hint="retrieve.scoring=model"
+        )
+
+
+def lengths_of(cfg: Config) -> tuple[int, int]:
+    """(query, document) lengths in tokens: the collection's where it has its own, else the model's."""
+    return cfg.data.n_query or cfg.model.n_query, cfg.data.n_doc or cfg.model.n_doc
+
+
+@cache
+def _content(loader: str, key: str) -> dict[str, str]:
+    return sources.get(loader).content(Data(**json.loads(key)))
+
+
+def content_of(data: Data) -> dict[str, str]:
+    """Hashes of a collection's corpus, queries and judgements, without building it."""
+    data = resolve(data)
+    return _content(data.loader, json.dumps(plain(data)))
+
+
+def look_again() -> None:
+    """Forget what collections and weights were: they may have changed since."""
+    _content.cache_clear()
+    weights_identity.cache_clear()
+
+
+@cache
+def train_data_of(name: str) -> Data:
+    """The training collection's own config."""
+    return configs.compose([f"data={name}"]).data
+
+
+def training_collection(name: str | None, key: str) -> Data:
+    if name is None:
+        raise UsageError(f"{key}=null names no collection, and one is needed here", hint=f"{key}=pydoc/train")
+    return train_data_of(name)
+
+
+@cache
+def weights_identity(name: str, revision: str | None) -> dict[str, str]:
+    return weights.identity(name, revision)
+
+
+@cache
+def device_named(name: str) -> str:
+    return device_of(name)
+
+
+def slug(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in text).strip("-.") or "x"
+
+
+def model_needs(cfg: Config) -> list[str]:
+    if cfg.model.source is not Source.trained:
+        return []
+    return ["distill"] if is_distilled(cfg) else ["train"]

@@ -1,0 +1,140 @@
+"""The stage table: what each kind of work needs, what it leaves, and where. `pipeline.py` plans and runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtrrep import config as configs
+from xtrrep.artifacts import Folders, Spec, Specs
+from xtrrep.config import Config, Data
+from xtrrep.pipeline.identity import model_needs, training_collection
+from xtrrep.pipeline.stages.collection import data_run, data_spec
+from xtrrep.pipeline.stages.measuring import evaluate_run, evaluate_spec, latency_run, latency_spec
+from xtrrep.pipeline.stages.searching import index_run, index_spec, retrieve_needs, retrieve_run_stage, retrieve_spec
+from xtrrep.pipeline.stages.training import (
+    distill_run,
+    distill_spec,
+    scored_run,
+    scored_spec,
+    train_run,
+    train_spec,
+    triples_run,
+    triples_spec,
+)
+from xtrrep.pipeline.stages.vectors import encode_run, encode_share, encode_spec
+from xtrrep.search.engines import TextEngine, engine_of
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of work: what it needs, what it leaves, and where; `share` does part of it, beside other processes."""
+
+    name: str
+    leaves: str
+    needs: Callable[[Config], Sequence[str]]
+    root: Callable[[], Path]
+    spec: Callable[[Config, Specs], Spec]
+    run: Callable[[Config, Specs, Folders, Path], dict[str, Any]]
+    share: Callable[[Config, Folders, Path], None] | None = None
+
+
+def _collection_stage(name: str, leaves: str, data: Callable[[Config], Data]) -> Stage:
+    return Stage(
+        name,
+        leaves,
+        lambda cfg: [],
+        configs.artifacts_root,
+        lambda cfg, specs: data_spec("data", data(cfg)),
+        lambda cfg, specs, folders, out: data_run(data(cfg), out),
+    )
+
+
+STAGES: tuple[Stage, ...] = (
+    _collection_stage("data", "counts; corpus, queries and qrels where built", lambda cfg: cfg.data),
+    _collection_stage(
+        "train_data", "the same, for training", lambda cfg: training_collection(cfg.train.data, "train.data")
+    ),
+    _collection_stage(
+        "distill_data", "the same, for a teacher", lambda cfg: training_collection(cfg.distill.data, "distill.data")
+    ),
+    _collection_stage(
+        "eval_data",
+        "the same, for a look during training",
+        lambda cfg: training_collection(cfg.train.eval_data or cfg.distill.eval_data, "train.eval_data"),
+    ),
+    Stage("triples", "triples.jsonl", lambda cfg: ["train_data"], configs.artifacts_root, triples_spec, triples_run),
+    Stage("scored", "scored.jsonl", lambda cfg: ["distill_data"], configs.artifacts_root, scored_spec, scored_run),
+    Stage(
+        "train",
+        "model/, loss.csv, loss.png, loss.svg, loss.pdf, log.jsonl",
+        lambda cfg: (["triples"] if cfg.train.data else []) + (["eval_data"] if cfg.train.eval_data else []),
+        configs.artifacts_root,
+        train_spec,
+        train_run,
+    ),
+    Stage(
+        "distill",
+        "the same",
+        lambda cfg: (
+            ["train", *(["scored"] if cfg.distill.data else [])] + (["eval_data"] if cfg.distill.eval_data else [])
+        ),
+        configs.artifacts_root,
+        distill_spec,
+        distill_run,
+    ),
+    Stage(
+        "documents",
+        "vectors/, tokens/, ids.json",
+        lambda cfg: ["data", *model_needs(cfg)],
+        configs.artifacts_root,
+        lambda cfg, specs: encode_spec("documents", cfg, specs),
+        lambda cfg, specs, folders, out: encode_run("documents", cfg, folders, out),
+        encode_share,
+    ),
+    Stage(
+        "queries",
+        "vectors/, tokens/, ids.json",
+        lambda cfg: ["data", *model_needs(cfg)],
+        configs.artifacts_root,
+        lambda cfg, specs: encode_spec("queries", cfg, specs),
+        lambda cfg, specs, folders, out: encode_run("queries", cfg, folders, out),
+    ),
+    Stage(
+        "index",
+        "the engine's own files",
+        lambda cfg: ["data"] if isinstance(engine_of(cfg.index), TextEngine) else ["documents"],
+        configs.artifacts_root,
+        index_spec,
+        index_run,
+    ),
+    Stage(
+        "retrieve",
+        "run.trec, candidates.csv",
+        retrieve_needs,
+        configs.results_root,
+        retrieve_spec,
+        retrieve_run_stage,
+    ),
+    Stage(
+        "evaluate",
+        "per_query.csv, measures.json",
+        lambda cfg: ["retrieve", "data"],
+        configs.results_root,
+        evaluate_spec,
+        evaluate_run,
+    ),
+    Stage(
+        "latency",
+        "latency.json, latency.csv",
+        lambda cfg: ["index", "documents", "queries"],
+        configs.results_root,
+        latency_spec,
+        latency_run,
+    ),
+)
+
+
+BY_NAME = {stage.name: stage for stage in STAGES}

@@ -1,0 +1,1 @@
+"""Engines, evidence and ranking: from a query's vectors to ranked documents."""
