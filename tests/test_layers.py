@@ -1,4 +1,4 @@
-"""Imports go one way, and the README's file tree is what is on disk."""
+"""Imports go one way, and the README names every folder with what its docstring says it is."""
 
 import ast
 import re
@@ -7,87 +7,64 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xtrrep"
 
-# DESIGN: a module imports only from what stands to its left. The leading `console` is below the two it shares a place
-# with there, since both raise its errors; `vectors` (stores of vectors made elsewhere) follows `encode`; `explain`
-# (one query and document, drawn with what `report` has) follows `report`; `export`, `preflight` (plans and checks for
-# the command line) and `api` (what the command line is written on) stand before `cli`. `hashes` and `locks` carry
-# `artifacts`; `verify` and `gc`, over all artifacts, need no more than the folders that `config` names.
+# A folder imports only from what stands before it. `report` draws tables, figures and pages for everyone. The two of its
+# modules that put a whole report together read experiments, and so stand behind them.
 ORDER = [
     "console",
-    "registry",
-    "hashes",
-    "locks",
-    "yamlfile",
-    "artifacts",
-    "ranks",
     "config",
-    "verify",
-    "gc",
-    "scoring",
+    "artifacts",
+    "report",
     "data",
     "model",
     "train",
-    "encode",
-    "vectors",
-    "index",
-    "runfile",
-    "retrieve",
-    "latency",
-    "evaluate",
-    "significance",
-    "report",
-    "explain",
-    "analyze",
-    "meaning",
-    "stages",
+    "store",
+    "measure",
+    "search",
     "pipeline",
-    "query",
-    "export",
-    "preflight",
+    "plan",
     "api",
-    "study",
-    "grid",
-    "cost",
-    "calibrate",
     "experiments",
-    "reproduce",
-    "claims",
-    "sweep",
+    "report.sections",
+    "report.html",
     "cli",
 ]
 
 
+def place(module: str) -> str:
+    """The entry of ORDER that a module below `xtrrep` belongs to, such as "report.html" or "search"."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if ".".join(parts[:2]) in ORDER else parts[0]
+
+
 def imported_modules(path: Path) -> set[str]:
-    """First-level names below `xtrrep` that a file imports anywhere, functions included."""
+    """Modules below `xtrrep` that a file imports anywhere, functions included, by their place."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("xtrrep.")}
+            found |= {alias.name.removeprefix("xtrrep.") for alias in node.names if alias.name.startswith("xtrrep.")}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            if node.module == "xtrrep":
-                found |= {alias.name for alias in node.names}
-            elif node.module.startswith("xtrrep."):
-                found.add(node.module.split(".")[1])
+            inside = node.module.removeprefix("xtrrep").removeprefix(".")
+            if node.module == "xtrrep" or node.module.startswith("xtrrep."):
+                found |= {f"{inside}.{alias.name}".removeprefix(".") for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level:
             raise AssertionError(f"{path}: relative imports hide the layer; write xtrrep.…")
-    return found
+    return {place(module) for module in found}
 
 
 def modules() -> list[tuple[str, Path]]:
-    files = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        if parts[0] not in ("__init__", "__main__"):
-            files.append((parts[0], path))
-    return files
+    """(place, file) of every module but the package's own __init__ and __main__."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    dotted = [".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in files]
+    named = zip(dotted, files, strict=True)
+    return [(place(name), path) for name, path in named if name not in ("__init__", "__main__")]
 
 
 def test_every_module_has_a_place() -> None:
-    assert {name for name, _ in modules()} <= set(ORDER)
+    assert {name for name, _ in modules()} == set(ORDER)
     assert len(modules()) > 25
 
 
-def test_imports_go_left() -> None:
+def test_imports_go_one_way() -> None:
     wrong = [
         f"{path.relative_to(ROOT)} imports {other}"
         for name, path in modules()
@@ -99,35 +76,26 @@ def test_imports_go_left() -> None:
 
 def test_the_layer_check_sees_a_wrong_import(tmp_path: Path) -> None:
     path = tmp_path / "encode.py"
-    path.write_text("def f():\n    from xtrrep.pipeline import plan\n")
-    assert imported_modules(path) == {"pipeline"}
+    path.write_text("def f():\n    from xtrrep.pipeline import plan\n    from xtrrep.report import html\n")
+    assert imported_modules(path) == {"pipeline", "report.html"}
 
 
-def readme_tree() -> set[str]:
-    """Paths of the README's file tree: two spaces a level, a folder ends in `/`, then a phrase."""
+def test_the_readme_names_every_folder_and_no_other() -> None:
     text = (ROOT / "README.md").read_text()
     block = re.search(r"```text\nxtrrep/\n(.*?)```", text, re.DOTALL)
     assert block, "the README has no file tree"
-    paths, stack = set(), ["xtrrep"]
-    for line in ("xtrrep/\n" + block.group(1)).splitlines():
-        name = line.split()[0]
-        depth = (len(line) - len(line.lstrip())) // 2
-        stack = [*stack[:depth], name.rstrip("/")]
-        if not name.endswith("/"):
-            paths.add("/".join(stack))
-    return paths
+    listed = {line.split()[0].rstrip("/") for line in block.group(1).splitlines()}
+    on_disk = {path.name for path in PACKAGE.iterdir() if not path.name.startswith("__")}
+    assert listed == on_disk
+    assert len(on_disk) <= 16
 
 
-def test_readme_tree_is_the_disk() -> None:
-    listed = {path for path in readme_tree() if path.endswith(".py")}
-    on_disk = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
-    packages = {name for name in on_disk if name.endswith("__init__.py")}
-    assert listed - on_disk == set(), "in the README but not on disk"
-    assert on_disk - listed - packages == set(), "on disk but not in the README"
+def test_every_folder_says_what_it_is() -> None:
+    for path in PACKAGE.rglob("__init__.py"):
+        assert ast.get_docstring(ast.parse(path.read_text())), path
 
 
 def test_readme_names_every_top_level_place() -> None:
     text = (ROOT / "README.md").read_text()
-    for name in ("configs/", "scripts/", "results/", "tests/", "docs/"):
-        assert (ROOT / name).is_dir()
+    for name in ("configs/", "scripts/", "results/", "tests/", "docs/", "examples/"):
         assert name in text

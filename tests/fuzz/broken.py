@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 from xtrrep.data import folder
+from xtrrep.measure import run_file
 
 _read_lines, _read_json_lines = folder.read_lines, folder.read_json_lines
 

@@ -163,7 +163,7 @@ def _run_stages(plans: Sequence[Plan], done: Done) -> None:
 
 
 def _carry_out(p: Plan, step: Step, folders: Folders, seen: dict[str, Path], done: Done) -> None:
-    """One stage, by the first rank. The others (train/distributed.py) wait for it, and join it where a model is trained.
+    """One stage, by the first rank. The others (train/distributed.py) wait, and join it where a model is trained.
 
     With one process that is `_make` and no more.
     """

@@ -106,8 +106,8 @@ class Searcher:
 @dataclass(frozen=True)
 class Plaid(kmeans.IvfEngine):
     """Of the index: nbits to seed, and `centroids_from`: the first so many documents, which k-means then draws from
-    alone (None: all; docs/protocol.md 6.3). Of the search: `nprobe`, `n_full_scores`, and `chunk`, the candidate documents
-    scored at a time (None: the library's choice). gpu_memory: what of the index lies on a GPU."""
+    alone (None: all; docs/protocol.md 6.3). Of the search: `nprobe`, `n_full_scores`, and `chunk`, the candidate
+    documents scored at a time (None: the library's choice). gpu_memory: what of the index lies on a GPU."""
 
     scoring = "colbert"
     at_search = frozenset({"nprobe", "n_full_scores"})
