@@ -7,8 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "xtrrep"
 
-# A folder imports only from what stands before it. `report` draws tables, figures and pages for everyone. The two of its
-# modules that put a whole report together read experiments, and so stand behind them.
+# A folder imports only from what stands before it. `report` draws tables, figures and pages for everyone. Two of its
+# modules put a whole report together: they read experiments, and so stand behind them.
 ORDER = [
     "console",
     "config",
