@@ -13,7 +13,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -672,10 +672,23 @@ def _assemble(groups: Sequence[str], values: Sequence[str]) -> Config:
 
 @cache
 def _composed(folder: Path, groups: tuple[str, ...], values: tuple[str, ...]) -> Config:
-    typed = OmegaConf.to_object(_load([*groups, *(_for_hydra(text) for text in values)]))
+    """What groups and values say, as objects: groups are read once, values set as Hydra sets them."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    cfg = deepcopy(_grouped(folder, groups))
+    parser = OverridesParser.create()
+    for text in values:
+        override = parser.parse_override(_for_hydra(text))
+        OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
+    typed = OmegaConf.to_object(cfg)
     if not isinstance(typed, Config):
         raise TypeError(f"composed a {type(typed).__name__}, not a Config")
     return typed
+
+
+@cache
+def _grouped(folder: Path, groups: tuple[str, ...]) -> DictConfig:
+    return _load(list(groups))
 
 
 @cache
