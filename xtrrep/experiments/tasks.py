@@ -79,9 +79,9 @@ class Target:
         here = BY_NAME[self.stage].spec(self.cfg, self.specs)
         if here.fingerprint != self.spec.fingerprint:
             raise DataError(
-                f"the stage {self.stage} differs between {platform.node()} and the machine that planned it: "
-                f"{_difference(here, self.spec)}",
-                hint="plan on a machine like the workers, or set machine.device, encode.precision and train.precision",
+                f"on {platform.node()} the stage {self.stage} is not the one planned: {_difference(here, self.spec)}",
+                hint="the same command again, if data has changed; on mixed machines set machine.device, "
+                "encode.precision and train.precision",
             )
         steps = [
             Step(BY_NAME[name], spec, _folder(name, spec), _is_complete(name, spec))
