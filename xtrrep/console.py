@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,12 +20,13 @@ LONGEST = 2000  # characters of a message; it may quote data, and an id may be a
 
 
 class XtrrepError(Exception):
-    """An error meant for the user: one line saying what and where, and a `hint:` with the next step."""
+    """An error meant for the user: one line saying what and where (a line each for several faults), and a `hint:` with
+    the next step."""
 
     exit_code = USAGE
 
-    def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(_one_line(message))
+    def __init__(self, message: str | Sequence[str], *, hint: str) -> None:
+        super().__init__("\n".join(map(_one_line, [message] if isinstance(message, str) else message)))
         self.hint = _one_line(hint)
 
 

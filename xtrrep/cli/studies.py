@@ -146,8 +146,7 @@ def analyze(
     texts = merge(given[1:] if name else given, index=index, data=data, scale=scale)
     how = _how(texts, seeds, jobs, on, dry_run, accept, json)
     if name is not None and name.endswith((".yaml", ".yml")):
-        grid = definition.parse(Path(name).expanduser(), how.scale)
-        _carry_out([definition.select(grid, only or ())], how)
+        _carry_out([definition.load_own(Path(name).expanduser(), how.scale, only or ())], how)
         return
     for option, value in (("--only", only), ("--accept", accept)):
         if value:

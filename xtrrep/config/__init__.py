@@ -266,14 +266,6 @@ class Analyze:
 
 
 @dataclass
-class Claims:
-    """How `xtrrep claims` tests; which claims there are stands in configs/claims.yaml."""
-
-    seeds: list[int] = field(default_factory=lambda: [42])  # of training; each one is another training of every model
-    resamples: int = 10000
-
-
-@dataclass
 class Machine:
     """Never part of a result's identity."""
 
@@ -303,7 +295,6 @@ class Config:
     latency: Latency = field(default_factory=Latency)
     protocol: Protocol = field(default_factory=Protocol)
     analyze: Analyze = field(default_factory=Analyze)
-    claims: Claims = field(default_factory=Claims)
     machine: Machine = field(default_factory=Machine)
 
 
@@ -886,13 +877,6 @@ def _check_meaning(cfg: Config) -> None:
         )
     if cfg.analyze.resamples < 100:
         raise UsageError(f"analyze.resamples={cfg.analyze.resamples} is too few for an interval", hint="at least 100")
-    if cfg.claims.resamples < 100:
-        raise UsageError(f"claims.resamples={cfg.claims.resamples} is too few for an interval", hint="at least 100")
-    if not cfg.claims.seeds or len(set(cfg.claims.seeds)) < len(cfg.claims.seeds):
-        raise UsageError(
-            f"claims.seeds={cfg.claims.seeds} must name each seed once, and at least one",
-            hint="'claims.seeds=[42,43,44]'",
-        )
     k_trains(cfg.train)
     if cfg.distill.n_ways < 2:
         raise UsageError(

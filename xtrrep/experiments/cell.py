@@ -65,19 +65,24 @@ def as_texts(overrides: Mapping[str, str]) -> list[str]:
 def compose_cell(name: str, overrides: Mapping[str, str], until: Sequence[str] = ("evaluate",)) -> Cell:
     """Compose a cell from overrides that several rows share.
 
-    An `index.` parameter is left out where the chosen engine does not have it, and `retrieve.` settings are left out
-    for an engine that searches words: a table's own overrides are written for its other rows. Raises UsageError and
-    DataError as `config.compose`.
+    An `index.` parameter is left out where another engine has it and the chosen one does not, and `retrieve.` settings
+    are left out for an engine that searches words: a table's own overrides are written for its other rows. Raises
+    UsageError and DataError as `config.compose`.
     """
     kept = dict(overrides)
     choice = kept.get("index")
     if choice is not None and choice in configs.options("index"):
         engine = engines.get(choice.partition("/")[0])
-        own = {f"index.{parameter.name}" for parameter in fields(engine)}
-        kept = {key: value for key, value in kept.items() if not key.startswith("index.") or key in own}
+        own = _parameters(engine)
+        known = set().union(*(_parameters(entry.value) for entry in engines.entries().values()))
+        kept = {key: value for key, value in kept.items() if key in own or key not in known}
         if issubclass(engine, TextEngine):
             kept = {key: value for key, value in kept.items() if not key.startswith("retrieve.")}
     return Cell(name, configs.compose(as_texts(kept)), tuple(until))
+
+
+def _parameters(params: type) -> set[str]:
+    return {f"index.{parameter.name}" for parameter in fields(params)}
 
 
 def check_seeds(seeds: Sequence[int], overrides: Mapping[str, str]) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from xtrrep import config as configs
 from xtrrep.console import DataError, UsageError, XtrrepError, say, suggest
-from xtrrep.experiments.cell import Overrides, check_seeds, parse_overrides
+from xtrrep.experiments.cell import SEED_KEYS, Overrides, check_seeds, parse_overrides
 from xtrrep.experiments.schema import QPS, STAGE_OF, File, ReadingPart, StandIn, crossed, filled, read_file
 
-ALL = "all"
+ALL, CLAIMS = "all", "claims"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Column:
 
     @property
     def k_prime(self) -> int | None:
-        return int(self.overrides["retrieve.k_prime"]) if "retrieve.k_prime" in self.overrides else None
+        text = self.overrides.get("retrieve.k_prime", "")
+        return int(text) if text.isdigit() else None
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Experiment:
     """A file of the grammar at one scale. seeds: of training; without any, each model is trained under its own.
 
     measures: what cells without columns are evaluated by: all that the file's comparisons read, whatever `only` keeps,
-    so that part of an experiment reuses the evaluations of the whole.
+    so that part of an experiment reuses the evaluations of the whole. path: the file, None where there is none.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Experiment:
     measures: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
+    path: Path | None = None
 
     @property
     def data(self) -> str:
@@ -157,14 +159,17 @@ def load(name: str, scale: str) -> Experiment:
 
 def load_claims(scale: str, only: Sequence[str] = ()) -> Experiment:
     """The project's claims, or those of `only` by id. Raises UsageError for an unknown id, or as `load`."""
-    experiment = parse(configs.config_dir() / "claims.yaml", scale)
-    known = [comparison.id for comparison in experiment.comparisons]
-    for name in only:
-        if name not in known:
-            hint = suggest(name, known, listing="`xtrrep claims --list` lists them")
-            raise UsageError(f"no claim {name!r}", hint=hint)
-    kept = tuple(c for c in experiment.comparisons if not only or c.id in only)
-    return replace(experiment, comparisons=kept, only=tuple(only))
+    return select(parse(configs.config_dir() / f"{CLAIMS}.yaml", scale), only)
+
+
+def load_own(path: Path, scale: str, only: Sequence[str] = ()) -> Experiment:
+    """A file of your own. Raises UsageError where it has the name of one of the study's, or as `parse` and `select`."""
+    if path.stem in (*names(), CLAIMS):
+        verb = CLAIMS if path.stem == CLAIMS else f"reproduce {path.stem}"
+        raise UsageError(
+            f"{path} has a name of the study's, and would be recorded as that", hint=f"another name, or xtrrep {verb}"
+        )
+    return select(parse(path, scale), only)
 
 
 def load_all(name: str, scale: str, only: Sequence[str] = ()) -> list[Experiment]:
@@ -187,7 +192,7 @@ def load_all(name: str, scale: str, only: Sequence[str] = ()) -> list[Experiment
 
 def parse(path: Path, scale: str) -> Experiment:
     """Read and check a file of the grammar. Raises UsageError that names every fault with its line."""
-    return _experiment(path.stem, read_file(path, scale), scale)
+    return replace(_experiment(path.stem, read_file(path, scale), scale), path=path)
 
 
 def _experiment(name: str, file: File, scale: str) -> Experiment:
@@ -233,7 +238,7 @@ def _experiment(name: str, file: File, scale: str) -> Experiment:
         quality=file.quality,
         measures=tuple(dict.fromkeys(value for value in read if value not in STAGE_OF)),
     )
-    return _narrowed(experiment, columns)
+    return narrowed(experiment, columns)
 
 
 def _reading(reading: ReadingPart, tolerance: float | None) -> Reading:
@@ -241,7 +246,7 @@ def _reading(reading: ReadingPart, tolerance: float | None) -> Reading:
     return Reading(reading.name, reading.where, reading.column, reading.paper, reading.scale_by, own)
 
 
-def _narrowed(experiment: Experiment, columns: Sequence[Column]) -> Experiment:
+def narrowed(experiment: Experiment, columns: Sequence[Column]) -> Experiment:
     """With some of its columns, the means over these, and a difference from the baseline for each row and column."""
     shown = {column.name for column in columns}
     means = {key: group for key, group in experiment.means.items() if set(group) <= shown}
@@ -277,13 +282,18 @@ def at_hand(data: str) -> bool:
 
 
 def select(experiment: Experiment, only: Sequence[str] = ()) -> Experiment:
-    """Some columns, or some readings by name or by a value of `where`; everything where `only` is empty. At any scale
-    but `paper`, only collections at hand.
+    """Some columns, or some readings by name or by a value of `where`, or some comparisons of cells without columns by
+    id; everything where `only` is empty. At any scale but `paper`, only collections at hand.
 
     Raises UsageError for a name that is not there, and DataError where nothing is left.
     """
     if experiment.readings:
         return _select_readings(experiment, only)
+    if not experiment.columns:
+        known_ids = [comparison.id for comparison in experiment.comparisons]
+        _check_names(experiment.name, "comparison", only, [{name} for name in known_ids], known_ids)
+        kept = tuple(c for c in experiment.comparisons if not only or c.id in only)
+        return replace(experiment, comparisons=kept, only=tuple(only))
     columns = experiment.columns
     if only:
         known = {c.name: {c.name, str(c.data), c.name.split()[0]} for c in columns}
@@ -296,10 +306,10 @@ def select(experiment: Experiment, only: Sequence[str] = ()) -> Experiment:
             say(f"  note: not at hand, left out: {', '.join(absent)} (XTRREP_DATA=FOLDER of BEIR folders)")
         if not columns:
             raise DataError(
-                f"{experiment.name}: none of its collections is at hand",
+                f"{experiment.name}: none of its collections is at hand: {', '.join(absent)}",
                 hint="export XTRREP_DATA=FOLDER of BEIR folders",
             )
-    return replace(_narrowed(experiment, columns), only=tuple(only))
+    return replace(narrowed(experiment, columns), only=tuple(only))
 
 
 def _select_readings(experiment: Experiment, only: Sequence[str]) -> Experiment:
@@ -326,14 +336,16 @@ def _check_names(
 
 def check_overrides(experiment: Experiment, overrides: Mapping[str, str]) -> None:
     """Refuse an override of what the experiment sets for each cell: its table would say one thing and hold another."""
+    parts = [*(row.overrides or {} for row in experiment.rows), *(c.overrides for c in experiment.columns)]
+    parts += [comparison.overrides for comparison in experiment.comparisons]
     check_seeds(experiment.seeds, overrides)
+    for part in parts:
+        check_seeds(experiment.seeds, {key: value for key, value in part.items() if key in SEED_KEYS})
     fixed = {"scale"}
     if experiment.analysis is not None:
         fixed |= {"analyze.name", "analyze.models", "data"}
     else:
         fixed |= {"data.measures"}
-        parts = [*(row.overrides or {} for row in experiment.rows), *(c.overrides for c in experiment.columns)]
-        parts += [comparison.overrides for comparison in experiment.comparisons]
         fixed |= {key for part in parts for key in part}
         fixed |= {"data"} if any(column.data is not None for column in experiment.columns) else set()
         fixed |= configs.keys_of("config") if "config" in fixed else set()

@@ -38,8 +38,10 @@ def tables(result: Result) -> dict[str, Table]:
         shown["table"] = claims(result)
     elif result.expected:
         shown["table"] = expected(result)
-    if result.kind == "grid" and result.effects:
+    if result.kind == "grid" and any(effect.column for effect in result.effects):
         shown["differences"] = differences(result)
+    if result.kind != "claims" and not all(effect.column for effect in result.effects):
+        shown["comparisons"] = claims(result)
     return shown
 
 
@@ -107,11 +109,11 @@ def differences(result: Result) -> Table:
         [e.row, e.column, e.baseline, result.now(e.row, e.column), e.effect, e.low, e.high, e.p,
          "" if e.verdict == NO_DIFFERENCE else e.verdict, e.note]
         for e in result.effects
+        if e.column
     ]  # fmt: skip
     columns = ["row", "column", "baseline", "now", "difference", "95 % low", "95 % high", "p (Holm)", "verdict", "note"]
-    notes = [
-        f"In points. {_test(result)}; p by Holm's method over {sum(e.p is not None for e in result.effects)} tests."
-    ]
+    tests = sum(e.p is not None for e in result.effects if e.column)
+    notes = [f"In points. {_test(result)}; p by Holm's method over {tests} tests."]
     return Table(f"{result.title}: differences, scale={result.scale}", columns, rows, [*notes, *result.notes], digits=3)
 
 
@@ -119,12 +121,13 @@ CLAIMS = ("claim", "statement", "effect of", "expected", "effect", "95 % low", "
 
 
 def claims(result: Result) -> Table:
-    """One line a claim; what the verdicts mean stands in the footer."""
+    """One line a claim, or a comparison of a file of your own. The footer says what the verdicts mean."""
+    effects = [effect for effect in result.effects if not effect.column]
     rows: list[list[object]] = [
         [e.id, e.says, e.of, e.expected, e.effect, e.low, e.high, e.p, e.verdict, e.note, " ".join(e.runs)]
-        for e in result.effects
+        for e in effects
     ]
-    families = Counter(effect.family for effect in result.effects if effect.p is not None)
+    families = Counter(effect.family for effect in effects if effect.p is not None)
     tests = (
         ", ".join(f"{count} tests" + (f" ({name})" if name else "") for name, count in families.items()) or "no test"
     )
@@ -136,7 +139,7 @@ def claims(result: Result) -> Table:
         else "One training seed: intervals and p speak of queries, not of retraining."
     )
     footer = [
-        f"{_counts([e.verdict for e in result.effects])}. scale={result.scale}, {result.data}: a verdict is on these "
+        f"{_counts([e.verdict for e in effects])}. scale={result.scale}, {result.data}: a verdict is on these "
         f"runs{setting}.",
         f"> and <: two-sided sign-flip p over queries, corrected by Holm's method over {tests}. A claim is supported "
         f"or contradicted, by the sign, where p < {ALPHA:g}, and inconclusive elsewhere.",
@@ -145,7 +148,7 @@ def claims(result: Result) -> Table:
         f"Intervals: percentile bootstrap, {result.resamples:,} resamples. {seeds}",
         "A ratio of nDCG@10 is of the means. A ratio of seconds or candidates is the geometric mean over queries.",
     ]
-    if any(effect.note.startswith("over ") for effect in result.effects):
+    if any(effect.note.startswith("over ") for effect in effects):
         footer.append(
             "For an analysis the note names the units, and the effect is the mean over them. The analysis' own table "
             "may weigh them by tokens, or pool all scores."
@@ -157,7 +160,9 @@ def claims(result: Result) -> Table:
             f"With {result.resamples:,} resamples no p after correction over {largest} tests is below {least:.2g}: "
             f"analyze.resamples={round(2 * largest / ALPHA)} or more could support or contradict one."
         )
-    title = f"Claims of the study on {result.data}, scale={result.scale}"
+    title = (
+        f"{'Claims of the study' if result.kind == 'claims' else result.title} on {result.data}, scale={result.scale}"
+    )
     return Table(title, [*CLAIMS, "note", "runs"], rows, [*footer, *result.notes])
 
 

@@ -17,7 +17,7 @@ from xtrrep.console import DataError
 from xtrrep.experiments import compare
 from xtrrep.experiments import result as results
 from xtrrep.experiments.cell import Overrides
-from xtrrep.experiments.definition import Experiment, load
+from xtrrep.experiments.definition import Experiment, narrowed, parse
 from xtrrep.experiments.drawing import draw
 from xtrrep.experiments.result import Result
 from xtrrep.experiments.run import describe
@@ -72,30 +72,46 @@ def accept(experiment: Experiment, made: Result, pictures: Mapping[str, Path]) -
     ):
         raise DataError(f"{made.name} has no value to accept", hint="the table says why each cell did not run")
     before = results.recorded(made)
-    whole = made
+    whole, kept = made, False
     if before is not None and made.kind != "claims":
-        now = {value.key for value in made.values if value.mean is not None}
-        kept = [value for value in before.values if value.mean is not None and value.key not in now]
-        columns = {column.name: column for column in (*before.columns, *made.columns)}
-        whole = replace(
-            made,
-            values=(*(value for value in made.values if value.key in now), *kept),
-            columns=tuple(columns.values()),
-            only=(),
-        )
-    if made.kind == "reproduction":
-        widest = load(made.name, made.scale) if not made.only else experiment
-        shown = replace(widest, seeds=made.seeds)
-        shown = replace(shown, columns=tuple(c for c in shown.columns if c.name in {s.name for s in whole.columns}))
-        whole = replace(whole, expected=tuple(compare.judge_expected(shown, whole, whole_record(whole))))
+        whole = merged(before, made)
+        kept = any(value not in made.values for value in whole.values)
+    if made.columns or made.kind == "reproduction":
+        file = parse(experiment.path, made.scale) if experiment.path is not None else experiment
+        names = {column.name for column in whole.columns}
+        shown = narrowed(file, [column for column in file.columns if column.name in names])
+        described = describe(shown, {})
+        whole = replace(whole, columns=described.columns, means=described.means)
+        if made.kind == "reproduction":
+            whole = replace(whole, expected=tuple(compare.judge_expected(shown, whole, whole_record(whole))))
     out = results.recorded_folder(whole)
     out.mkdir(parents=True, exist_ok=True)
-    partial = len(whole.values) > len(made.values)
     written = _write_recorded(whole, pictures, out)
     for path in out.iterdir():
-        if path.name not in written and not (partial and path.suffix == ".svg"):
+        if path.name not in written and not (kept and path.suffix == ".svg"):
             path.unlink()
     return out
+
+
+def merged(before: Result, made: Result) -> Result:
+    """A result with what was accepted before for the cells that it has no value of: values, differences from the
+    baselines (their p corrected among those accepted together), and qualities."""
+    now = {value.key for value in made.values if value.mean is not None}
+    own = [value for value in made.values if value.key in now]
+    kept = [value for value in before.values if value.mean is not None and value.key not in now]
+    tested = {effect.id for effect in made.effects if effect.effect is not None}
+    effects = [effect for effect in made.effects if effect.id in tested]
+    effects += [effect for effect in before.effects if effect.effect is not None and effect.id not in tested]
+    drawn = {quality[:2] for quality in made.quality}
+    columns = {column.name: column for column in (*before.columns, *made.columns)}
+    return replace(
+        made,
+        values=(*own, *kept),
+        effects=tuple(effects),
+        quality=(*made.quality, *(quality for quality in before.quality if quality[:2] not in drawn)),
+        columns=tuple(columns.values()),
+        only=(),
+    )
 
 
 def whole_record(made: Result) -> Result:

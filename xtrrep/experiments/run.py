@@ -20,7 +20,7 @@ from xtrrep.experiments import compare, values
 from xtrrep.experiments import result as results
 from xtrrep.experiments.analysis import run_analysis
 from xtrrep.experiments.cell import Overrides, as_texts
-from xtrrep.experiments.definition import Comparison, Experiment, load
+from xtrrep.experiments.definition import CLAIMS, Comparison, Experiment, load
 from xtrrep.experiments.execute import run_plans
 from xtrrep.experiments.planning import (
     AnalysisKey,
@@ -75,11 +75,12 @@ def run(
 
 def describe(experiment: Experiment, overrides: Overrides) -> Result:
     """The result of an experiment before anything ran: what it is, and no value."""
-    kind = "claims" if experiment.name == "claims" else "reproduction" if _is_reproduction(experiment) else "grid"
-    if kind == "claims":
+    kind = CLAIMS if experiment.name == CLAIMS else "reproduction" if _is_reproduction(experiment) else "grid"
+    data = ""
+    if experiment.readings:
+        data = experiment.data
+    elif not experiment.columns:
         data = base_config(experiment, overrides).data.id
-    else:
-        data = experiment.data if experiment.readings else ""
     return Result(
         kind=kind,
         name=experiment.name,
@@ -95,7 +96,7 @@ def describe(experiment: Experiment, overrides: Overrides) -> Result:
         means=experiment.means,
         rule=compare.rule_of(experiment),
         figure=experiment.figure,
-        resamples=_resamples(overrides),
+        resamples=_resamples({**experiment.overrides, **overrides}),
     )
 
 
@@ -163,14 +164,18 @@ def _read_cells(
                     read.append(Value(row.name, column.name, reads, reason=reason))
                     continue
                 folders = [made[key] for key in keys]
-                stage = values.stage_of(reads)
                 own = [plans.cells[key] for key in keys]
-                numbers = [values.number(reads, folder) for folder in folders]
-                made_from = [p.specs[stage].fingerprint for p in own]
-                read.append(Value(row.name, column.name, reads).over(numbers, made_from, values.weights_of(own)))
-                if reads != QPS:
-                    series = [values.by_unit(reads, folder) for folder in folders]
-                    per_unit[row.name, column.name, reads] = values.over_seeds(series, list(series[0].index))
+                value = Value(row.name, column.name, reads)
+                try:
+                    if reads != QPS:
+                        series = [values.by_unit(reads, folder) for folder in folders]
+                        per_unit[value.key] = values.over_seeds(series, list(series[0].index))
+                    numbers = [values.number(reads, folder) for folder in folders]
+                except DataError as error:
+                    read.append(replace(value, reason=str(error)))
+                    continue
+                made_from = [plan.specs[values.stage_of(reads)].fingerprint for plan in own]
+                read.append(value.over(numbers, made_from, values.weights_of(own)))
     return read, per_unit
 
 

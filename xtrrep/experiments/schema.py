@@ -51,32 +51,51 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from xtrrep.console import UsageError, suggest
+from xtrrep.console import UsageError, XtrrepError, suggest
 from xtrrep.experiments.analyses import analyses
 from xtrrep.experiments.cell import Overrides, parse_overrides
 from xtrrep.measure.evaluate import parse as parse_measures
 
 QPS = "qps"
+MOST = 20  # faults of a file that are listed
 STAGE_OF = {QPS: "latency", "seconds": "latency", "candidates": "retrieve"}  # whose output holds a value
 FIGURES = ("k_prime_sweep", "speed_and_quality", "bars")
 
 
-def _an_override(text: str) -> str:
-    parse_overrides([text])
+def _refused(check: Callable[[list[str]], object], text: str) -> str:
+    """`text`, where `check` accepts it. Raises ValueError, which pydantic collects with the place."""
+    try:
+        check([text])
+    except XtrrepError as error:
+        raise ValueError(f"{error} ({error.hint})") from None
     return text
 
 
+def _an_override(text: str) -> str:
+    return _refused(parse_overrides, text)
+
+
 def _a_measure(name: str) -> str:
-    if name not in STAGE_OF:
-        parse_measures([name])
-    return name
+    return name if name == QPS else _refused(parse_measures, name)
+
+
+def _a_value(name: str) -> str:
+    if name == QPS:
+        raise ValueError("qps is one number a run, and a test needs one a query: value: seconds")
+    return name if name in STAGE_OF else _refused(parse_measures, name)
+
+
+def _no_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"a number, not {str(value).lower()}")
+    return value
 
 
 def _bounds(value: tuple[float | None, float | None]) -> tuple[float, float]:
@@ -86,7 +105,7 @@ def _bounds(value: tuple[float | None, float | None]) -> tuple[float, float]:
     return low, high
 
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_no_boolean)]
 OverrideTexts = tuple[Annotated[str, AfterValidator(_an_override)], ...]
 Measure = Annotated[str, AfterValidator(_a_measure)]
 Margin = Annotated[tuple[Number | None, Number | None], AfterValidator(_bounds)]
@@ -154,7 +173,7 @@ class _Comparison(_Part):
             raise ValueError("it needs either a direction or an interval: direction: above, or within: [-0.005, 0.005]")
         tested = {name for name, entry in analyses.entries().items() if entry.value.units}
         if self.analysis is None:
-            _a_measure(self.value)
+            _a_value(self.value)
         elif self.analysis not in tested:
             raise ValueError(f"no analysis {self.analysis!r} with values by unit. {suggest(self.analysis, tested)}")
         return self
@@ -201,19 +220,34 @@ def read_file(path: Path, scale: str) -> File:
         raise UsageError(
             f"{path} is not YAML: {' '.join(str(error).split())}", hint="quote texts with a colon, a brace or a `#`"
         ) from None
+    faults = [f"{path}:{line}: {key!r} is there twice" for line, key in _repeated(node)]
     try:
         file = File.model_validate(content)
+        faults += [_fault(path, node, where, "", message) for where, message in _cross_check(file, scale)]
     except ValidationError as error:
-        faults = [_fault(path, node, fault["loc"], fault["type"], fault["msg"]) for fault in error.errors()]
-        raise _refusal(faults) from None
-    faults = [_fault(path, node, where, "", message) for where, message in _cross_check(file, scale)]
+        faults += [_fault(path, node, fault["loc"], fault["type"], fault["msg"]) for fault in error.errors()]
     if faults:
-        raise _refusal(faults)
+        faults = list(dict.fromkeys(faults))
+        more = [f"{len(faults) - MOST} more faults"] if len(faults) > MOST else []
+        raise UsageError([*faults[:MOST], *more], hint="the grammar is in xtrrep/experiments/schema.py")
     return file
 
 
-def _refusal(faults: Sequence[str]) -> UsageError:
-    return UsageError("\n".join(dict.fromkeys(faults)), hint="the grammar stands in xtrrep/experiments/definition.py")
+def _repeated(node: Any) -> Iterator[tuple[int, str]]:
+    """(line, key) of every key that a mapping of the file has for the second time: YAML would keep the last alone."""
+    waiting, seen = [node], set()
+    while waiting:
+        at = waiting.pop()
+        if id(at) in seen:  # an alias
+            continue
+        seen.add(id(at))
+        if isinstance(at, yaml.SequenceNode):
+            waiting += at.value
+        elif isinstance(at, yaml.MappingNode):
+            waiting += [part for pair in at.value for part in pair]
+            keys = [(key.start_mark.line + 1, key.value) for key, _ in at.value if isinstance(key, yaml.ScalarNode)]
+            names = [name for _, name in keys]
+            yield from ((line, name) for place, (line, name) in enumerate(keys) if name in names[:place])
 
 
 def _fault(path: Path, node: Any, where: Sequence[str | int], kind: str, message: str) -> str:
@@ -268,9 +302,14 @@ def _cross_check(file: File, scale: str) -> Iterable[tuple[tuple[str | int, ...]
         yield ("figure",), "`figure: speed_and_quality` and `quality` go together"
     if file.numbers and scale not in file.numbers:
         yield ("numbers",), f"it has no numbers for scale={scale}"
-    for number, column in enumerate(file.columns.values()):
-        if file.figure == "k_prime_sweep" and not any(o.startswith("retrieve.k_prime=") for o in column.overrides):
-            yield ("columns", list(file.columns)[number]), "figure k_prime_sweep needs overrides: [retrieve.k_prime=N]"
+    if file.cells and not file.comparisons:
+        yield ("cells",), "nothing reads the cells: they need comparisons"
+    parts = ((("columns",), file.columns), (("here", "columns"), file.here.columns),
+             (("lab", "columns"), file.lab.columns))  # fmt: skip
+    for place, columns in parts if file.figure == "k_prime_sweep" else ():
+        for name, column in columns.items():
+            if not parse_overrides(column.overrides).get("retrieve.k_prime", "").isdigit():
+                yield (*place, name), "figure k_prime_sweep needs overrides: [retrieve.k_prime=N]"
     quoted = {*file.columns, *file.means}
     rows = [row.name for row in file.rows]
     for number, row in enumerate(file.rows):
