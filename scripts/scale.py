@@ -212,6 +212,8 @@ def worker(home: Path, name: str, threads: int) -> dict[str, Any]:
 
     from xtrrep import artifacts, pipeline
     from xtrrep.config import compose
+    from xtrrep.experiments.analysis import plan_analysis, run_analysis
+    from xtrrep.experiments.cell import parse_overrides
     from xtrrep.search.latency import processor
 
     torch.set_num_threads(threads)
@@ -219,13 +221,16 @@ def worker(home: Path, name: str, threads: int) -> dict[str, Any]:
     words = overrides(home, work, threads)
     start, cpu = time.monotonic(), time.process_time()
     if work.until == "analyze":
-        folder, done = pipeline.run_analysis(pipeline.plan_analysis(words))
+        planned = plan_analysis(parse_overrides(words))
+        ran = {step.folder for plan in planned.plans for step in plan.steps if not step.reuse}
+        folder = run_analysis(planned)
+        ran.add(folder)
     else:
         plan = pipeline.plan(compose(words), work.until)
         done = pipeline.run([plan])
-        folder = done.folders[0][work.until]
+        folder, ran = done.folders[0][work.until], set(done.ran)
     facts = artifacts.read_manifest(folder)["facts"]
-    written = sum(entry["bytes"] for made in done.ran for entry in artifacts.read_manifest(made)["files"].values())
+    written = sum(entry["bytes"] for made in ran for entry in artifacts.read_manifest(made)["files"].values())
     return {
         "seconds": time.monotonic() - start,
         "cpu": time.process_time() - cpu,

@@ -14,7 +14,7 @@ import pytest
 from conftest import TINY, Cli, unit_vectors, write_store
 from scipy.stats import gaussian_kde
 
-from xtrrep import artifacts, pipeline, study
+from xtrrep import artifacts
 from xtrrep.artifacts import Spec
 from xtrrep.config import compose
 from xtrrep.console import DataError, UsageError
@@ -30,7 +30,9 @@ from xtrrep.experiments.analyses import (
     rerank,
     tokens,
 )
-from xtrrep.pipeline import AnalysisPlan
+from xtrrep.experiments.analysis import AnalysisPlan, plan_analysis, run_analysis
+from xtrrep.experiments.cell import parse_overrides
+from xtrrep.experiments.definition import load
 from xtrrep.report.figure import (
     anisotropy_and_speed,
     candidate_shares,
@@ -438,10 +440,13 @@ def make_here(home: Path, collections: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     def make(name: str, *words: str) -> Made:
         own = ("analyze.models=[xtr_k128]", "analyze.resamples=200", *words)
-        plan = pipeline.plan_analysis([f"analyze.name={name}", *TINY, *own])
-        folder, done = pipeline.run_analysis(plan)
+        plan = plan_analysis(parse_overrides([f"analyze.name={name}", *TINY, *own]))
+        folder = run_analysis(plan)
         assert len(plan.spec.upstream) == sum(1 + len(cell.also) for cell in plan.cells)  # none stands for another
-        folders = {cell.setting: dict(made) for cell, made in zip(plan.cells, done.folders, strict=True)}
+        folders = {
+            cell.setting: {step.stage.name: artifacts.folder_of(step.spec, step.stage.root()) for step in made.steps}
+            for cell, made in zip(plan.cells, plan.plans, strict=True)
+        }
         for suffix in ("csv", "md", "txt"):
             assert (folder / f"table.{suffix}").stat().st_size > 200
         return Made(folder, read_curve(folder / "table.csv"), plan, folders)
@@ -451,8 +456,8 @@ def make_here(home: Path, collections: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def readable(name: str, rows: list[dict[str, str]]) -> None:
     """The columns that a reproduction reads are there."""
-    for cell in study.load(name, "paper").cells:
-        assert {cell.column, *cell.where} <= rows[0].keys()
+    for reading in load(name, "paper").readings:
+        assert {reading.column, *reading.where} <= rows[0].keys()
 
 
 def xtr_scores(queries: Store, documents: Store, k_prime: int, imputed: Callable[[np.ndarray], float]) -> np.ndarray:
@@ -514,7 +519,7 @@ def test_both_engines_have_as_many_centroids(collections: Path, monkeypatch: pyt
     words = ["analyze.name=anisotropy_speed", *TINY, "model.source=untrained"]
 
     def planned(*more: str) -> list[tuple[object, ...]]:
-        plans = pipeline.plan_analysis([*words, *more]).plans
+        plans = plan_analysis(parse_overrides([*words, *more])).plans
         return [tuple(p.cfg.index[key] for key in ("engine", "num_partitions", "nprobe")) for p in plans]
 
     bound = "index.num_partitions=64"

@@ -41,7 +41,6 @@ def test_help_shows_examples_and_exit_codes(cli: Cli) -> None:
         "retrieve",
         "evaluate",
         "analyze",
-        "sweep",
         "claims",
         "search",
         "show",
@@ -242,7 +241,8 @@ def test_paper_scale_stops_at_once_with_the_demo_command(cli: Cli) -> None:
         (["retrieve", "--index", "bm25", "--out", "/nowhere/run.trec"], 3, "no folder /nowhere"),
         (["eval", "--index", "bm25", "retrieve.scoring=xtr"], 2, "bm25 scores words"),
         (["reproduce", "table9"], 2, "no reproduction named 'table9'"),
-        (["sweep", "dmeo"], 2, "no sweep named 'dmeo'"),
+        (["analyze", "nowhere.yaml"], 2, "nowhere.yaml cannot be read"),
+        (["analyze", "--only", "pydoc"], 2, "--only is for grids"),
     ],
 )
 def test_bad_input_is_one_line_and_a_hint(cli: Cli, tmp_path: Path, words: list[str], code: int, says: str) -> None:

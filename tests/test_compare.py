@@ -20,7 +20,7 @@ from xtrrep.experiments.compare import best_of, effect_of, judge_effects, judge_
 from xtrrep.experiments.definition import Best, Column, Comparison, Experiment, Reading, Row, narrowed
 from xtrrep.experiments.planning import Plans
 from xtrrep.experiments.result import CONTRADICTED, INCONCLUSIVE, NOT_RUN, SUPPORTED, Effect, Expected, Result, Value
-from xtrrep.significance import Difference, holm, paired, paired_over_seeds, ratio_over_seeds
+from xtrrep.measure.significance import Difference, holm, paired, paired_over_seeds, ratio_over_seeds
 
 RESAMPLES = 1000
 

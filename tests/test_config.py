@@ -18,7 +18,7 @@ def test_every_file_is_a_choice() -> None:
     """No file in `configs/` is out of reach."""
     on_disk = {str(path.relative_to(config.config_dir())) for path in config.config_dir().rglob("*.yaml")}
     groups = {f"{group}/{name}.yaml" for group, name in CHOICES}
-    defined = {f"{group}/{name}.yaml" for group in ("reproductions", "sweeps") for name in config.options(group)}
+    defined = {f"{group}/{name}.yaml" for group in ("reproductions",) for name in config.options(group)}
     assert on_disk == groups | defined | {"root.yaml", "claims.yaml", "costs.yaml"}
 
 
@@ -126,7 +126,9 @@ def test_a_distilled_models_name_can_be_typed() -> None:
         (["stage=kdd"], UsageError, "expected one of [contrastive, kd]", "stage=contrastive"),
         (["retrieve.k_prime=many"], UsageError, "retrieve.k_prime", "retrieve.k_prime=null"),  # None would be a text
         (["qqqq.zz=1"], UsageError, "qqqq.zz", "xtrrep show"),
-        (["claims.seeds=42"], UsageError, "'claims.seeds=42' is not a list", "claims.seeds=[42]"),
+        (["analyze.models=colbert"], UsageError, "'analyze.models=colbert' is not a list", "analyze.models=[colbert]"),
+        (["analyze.resamples=5"], UsageError, "too few", "at least 100"),
+        (["claims.resamples=200"], UsageError, "claims.resamples", "analyze.resamples"),
         (["model.checkpoint=here"], UsageError, "checkpoint", None),
         (["train.triples=x.jsonl"], UsageError, "train.triples", "train.data=null"),
     ],

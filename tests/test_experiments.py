@@ -13,11 +13,11 @@ from conftest import TINY
 from typer.testing import CliRunner
 
 from xtrrep import cli as command_line
-from xtrrep.analyze import analyses
 from xtrrep.config import compose
 from xtrrep.console import MISSING, OK, DataError, UsageError
 from xtrrep.experiments import execute, planning, record
 from xtrrep.experiments import run as running
+from xtrrep.experiments.analyses import analyses
 from xtrrep.experiments.analysis import plan_analysis
 from xtrrep.experiments.cell import as_texts, compose_cell, parse_overrides, parse_seeds
 from xtrrep.experiments.definition import (
@@ -197,6 +197,10 @@ def test_sound_files_are_read(tmp_path: Path) -> None:
     assert grid.rows[3].overrides == {"config": "xtr_k128", "retrieve.k_prime": "1000"}
     assert [c.id for c in grid.comparisons] == ["colbert, 1000, pydoc", "xtr, 100, pydoc", "xtr, 1000, pydoc"]
     assert (grid.figure, grid.path) == ("bars", tmp_path / "made.yaml")
+    merged = TABLE.replace("{data: pydoc/test, measure: nDCG@10}", "&a {data: pydoc/test, measure: nDCG@10}").replace(
+        "rows:", "  b: {<<: *a, measure: R@5}\nrows:"
+    )
+    assert [column.measure for column in parse(written(tmp_path, merged), "demo").columns] == ["nDCG@10", "R@5"]
     assert parse(written(tmp_path, READINGS), "demo").readings[0].tolerance == 0.1
     assert parse(written(tmp_path, TABLE), "demo").means == {"all": ("a",)}
 
@@ -241,7 +245,7 @@ FAULTS: dict[tuple[str, str, str], tuple[int, str]] = {
     (CLAIMS, "above", "above, needs: {scal: paper}, why: x"): (6, "comparisons.0.needs.scal"),
     (CLAIMS, "above", "above, analysis: candidates"): (6, "no analysis 'candidates' with values by unit. one of:"),
     # what one part says of another
-    (GRID, "axes:", "rows: [{name: r}]\naxes:"): (1, "the file: it needs one of rows, axes, cells or readings, and has r"),
+    (GRID, "axes:", "rows: [{name: r}]\naxes:"): (1, "it needs one of rows, axes, cells or readings, and has rows"),
     (GRID, "  model: {colbert: [config=colbert], xtr: [config=xtr_k128]}\n"
            "  depth: {100: [retrieve.k_prime=100], 1000: [retrieve.k_prime=1000]}", "  {}"): (1, "and has none"),
     (GRID, "columns:\n  pydoc: {data: pydoc/test, measure: nDCG@10}\n", ""): (3, "axes: rows need columns: NAME: {"),

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from faults.matrix import FULL, INTERRUPT, Bench, Plan, contents, differences, m
 from faults.stages import Case
 from faults.syscalls import Event, Outcome, Verdict
 
-from xtrrep import artifacts, reproduce
+from xtrrep import artifacts
 from xtrrep.config import compose
 from xtrrep.console import DataError, machine_error
 from xtrrep.search.engines import Place, engine_of
@@ -297,29 +296,6 @@ def test_space_for_a_memory_map_is_asked_for_first(tmp_path: Path, monkeypatch: 
         engine.build(store, tmp_path / "out", Place())
     assert "larger disk" in str(caught.value.hint)
     assert not list((tmp_path / "out").iterdir())
-
-
-def test_an_accepted_record_survives_a_failure_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was accepted last is never gone before its successor is there."""
-    old, new = tmp_path / "old", tmp_path / "new"
-    for folder, names in ((old, ("a.csv", "b.csv", "z.svg")), (new, ("a.csv", "b.csv"))):
-        folder.mkdir()
-        for name in names:
-            (folder / name).write_text(folder.name)
-    own = artifacts.write_atomic
-
-    def fails_at_b(path: Path, write: Callable[[Any], None]) -> None:
-        if path.name == "b.csv":
-            raise OSError(errno.ENOSPC, "", str(path))
-        own(path, write)
-
-    monkeypatch.setattr(artifacts, "write_atomic", fails_at_b)
-    with pytest.raises(OSError, match=r"b\.csv"):
-        reproduce.record_folder(new, old)
-    assert {path.name: path.read_text() for path in old.iterdir()} == {"a.csv": "new", "b.csv": "old", "z.svg": "old"}
-    monkeypatch.setattr(artifacts, "write_atomic", own)
-    reproduce.record_folder(new, old)
-    assert {path.name: path.read_text() for path in old.iterdir()} == {"a.csv": "new", "b.csv": "new"}
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ from xtrrep import pipeline
 from xtrrep.config import compose
 from xtrrep.data import check
 from xtrrep.data.folder import read_folder
+from xtrrep.experiments.analysis import plan_analysis
+from xtrrep.experiments.cell import parse_overrides
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -76,7 +78,7 @@ def test_every_stage_has_what_it_needs_from_those_before(scale: ModuleType, home
     for work in scale.WORK:
         words = scale.overrides(home, work, 1)
         if work.until == "analyze":
-            found = pipeline.plan_analysis(words)
+            found = plan_analysis(parse_overrides(words))
             steps = [step for plan in found.plans for step in plan.steps]
             new = {found.spec.fingerprint}
         else:

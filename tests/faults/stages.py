@@ -13,7 +13,9 @@ from typing import Any
 from unittest.mock import patch
 
 # Imported once, so that a forked child is at work at once. Nothing is run: threads would not survive the fork.
-WORDS = ("Stemmer", "bm25s", "hydra.compose", "pandas", "pytrec_eval", "torch", "xtrrep.cli", "xtrrep.reproduce")
+WORDS = (
+    "Stemmer", "bm25s", "hydra.compose", "pandas", "pytrec_eval", "torch", "xtrrep.cli", "xtrrep.experiments.record",
+)  # fmt: skip
 VECTORS = (
     "datasets", "fast_plaid.search.fast_plaid", "matplotlib.pyplot", "scann", "sentence_transformers", "voyager",
     "xtr_warp", "xtrrep.train.trainer",
@@ -69,7 +71,7 @@ def cases(backbone: Path) -> list[Case]:
         Case("latency", "exact", ("latency", *words, "index=exact"), "index exact"),
         Case("explain", "exact", ("explain", "node edge", "--doc", "d1", *words, "--index", "exact"), "index exact"),
         Case(
-            "claims", "exact", ("claims", "--only", "colbert_keeps_quality", *words, "claims.resamples=100"), "encode"
+            "claims", "exact", ("claims", "--only", "colbert_keeps_quality", *words, "analyze.resamples=100"), "encode"
         ),
     ]
     return made

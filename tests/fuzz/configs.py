@@ -1,4 +1,4 @@
-"""Overrides on the command line, and YAML files of reproductions and claims."""
+"""Overrides on the command line, and YAML definitions of experiments."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 import yaml
 from hypothesis import strategies as st
-from xtrrep.claims import Family, parse_claims
-from xtrrep.study import AnalysisReproduction, Reproduction, parse_reproduction
 
 from fuzz.harness import Reader, check_message, outcome_of
 from fuzz.strategies import BYTES, VALUES, Draw
 from xtrrep import config as configs
+from xtrrep.console import UsageError
+from xtrrep.experiments.definition import Experiment, parse
 
 # --- overrides --------------------------------------------------------------------------------------------------------
 
-WHOLE = ("retrieve.top_k", "model.dim", "train.steps", "index.nprobe", "latency.threads", "claims.resamples")
+WHOLE = ("retrieve.top_k", "model.dim", "train.steps", "index.nprobe", "latency.threads", "analyze.resamples")
 REAL = ("train.learning_rate", "train.temperature", "encode.pool_factor", "distill.temperature", "train.weight_decay")
 TEXT = ("model.checkpoint", "retrieve.from_run", "train.triples", "machine.device", "retrieve.imputation")
 OTHER = ("train.k_train", "analyze.k_primes", "data.measures", "stage", "train.scorer", "machine.wandb", "data.size")
@@ -159,28 +159,28 @@ TABLE = {
     "here": {"columns": {"demo": {"data": "pydoc/test", "measure": "R@5", "overrides": ["a=1"]}}, "overrides": ["b=2"]},
     "lab": {"columns": {}, "overrides": []},
 }
+AXES = {
+    "title": "A grid",
+    "columns": {"NF": {"data": "beir/nfcorpus/test", "measure": "nDCG@10"}},
+    "axes": {"model": {"a": ["config=colbert"], "b": ["config=xtr_k64"]}, "depth": {20: ["retrieve.k_prime=20"]}},
+    "baseline": "a, 20",
+    "figure": "bars",
+}
 READINGS = {
     "title": "Figure 9",
     "tolerance": None,
     "analysis": "geometry",
     "overrides": ["index=exact"],
-    "cells": [{"name": "XTR", "where": {"model": "xtr", "k": 1}, "column": "mean", "paper": 0.5, "scale_by": 100}],
+    "readings": [{"name": "XTR", "where": {"model": "xtr", "k": 1}, "column": "mean", "paper": 0.5, "scale_by": 100}],
     "here": {"overrides": ["data=pydoc/test"]},
 }
 CLAIMS = {
-    "numbers": {"demo": {"k": 100}},
+    "title": "Claims",
+    "numbers": {scale: {"k": "100"} for scale in ("demo", "lab", "paper")},
     "cells": {"a": ["retrieve.k_prime={k}", "config=colbert"], "b": ["config=xtr_k64"]},
     "best": {"c": {"of": ["a", "b"], "chosen": "held_out"}},
-    "claims": [
-        {
-            "id": "one",
-            "says": "x",
-            "where": "y",
-            "value": "nDCG@10",
-            "plus": ["a"],
-            "minus": ["c"],
-            "direction": "above",
-        },
+    "comparisons": [
+        {"id": "one", "says": "x", "value": "nDCG@10", "plus": ["a"], "minus": ["c"], "direction": "above"},
         {
             "id": "two",
             "says": "x",
@@ -195,7 +195,6 @@ CLAIMS = {
         {
             "id": "three",
             "says": "x",
-            "where": "y",
             "value": "mean",
             "analysis": "geometry",
             "needs": {"scale": "paper"},
@@ -282,87 +281,84 @@ def yaml_cases(*bases: Any) -> st.SearchStrategy[YamlCase]:
     return cases()
 
 
-def _words(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(word, str) for word in value)
+def _overrides(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for pair in value.items() for text in pair)
 
 
 def _finite(value: Any) -> bool:
     return isinstance(value, float) and math.isfinite(value)
 
 
-def check_reproduction(case: YamlCase, folder: Path) -> bool:
-    """What is accepted has the types it says, its rows and cells those of the file."""
-    path = folder / "r.yaml"
+def check_definition(case: YamlCase, folder: Path) -> bool:
+    """A file is refused by a UsageError whose every line names it, or is accepted: then what it holds has the types it
+    should have, and names nothing that is not there."""
+    path = folder / "made.yaml"
     path.write_bytes(case.raw)
     for scale in ("paper", "demo", "lab"):
-        found, error = outcome_of(lambda scale=scale: parse_reproduction(path, scale))
+        found, error = outcome_of(lambda scale=scale: parse(path, scale))
         if error is not None:
-            check_message(error, str(path))
+            assert isinstance(error, UsageError)
+            check_message(error, str(path), several=True)
             return False
+        _check_types(found)
+        _check_names(found)
         text = yaml.safe_load(case.raw)
-        assert isinstance(found.title, str)
-        assert _words(found.overrides)
-        if isinstance(found, AnalysisReproduction):
-            assert [(cell.name, cell.column) for cell in found.cells] == [
-                (str(c["name"]), str(c["column"])) for c in text["cells"]
-            ]
-            assert all(cell.paper is None or _finite(cell.paper) for cell in found.cells)
-            assert all(_finite(cell.scale_by) for cell in found.cells)
-            continue
-        assert isinstance(found, Reproduction)
-        kept = [row for row in text["rows"] if scale == "paper" or not row.get("paper_only")]
-        assert [row.name for row in found.rows] == [str(row["name"]) for row in kept]
-        for row, given in zip(found.rows, kept, strict=True):
-            assert row.paper == {column: float(number) for column, number in given.get("paper", {}).items()}
-            assert all(map(_finite, row.paper.values()))
-            assert row.overrides is None or _words(row.overrides)
-        for column in found.columns:
-            assert isinstance(column.measure, str)
-            assert _words(column.overrides)
-        assert all(map(_words, found.means.values()))
+        kept = [row for row in text.get("rows") or () if scale == "paper" or not row.get("paper_only")]
+        if kept:
+            assert [row.name for row in found.rows] == [str(row["name"]) for row in kept]
+        for row, given in zip(found.rows, kept, strict=False):
+            assert row.paper == {str(column): float(number) for column, number in given.get("paper", {}).items()}
+        readings = [(str(reading["name"]), str(reading["column"])) for reading in text.get("readings") or ()]
+        assert [(reading.name, reading.column) for reading in found.readings] == readings
+        stated = [str(comparison["id"]) for comparison in text.get("comparisons") or ()]
+        assert [comparison.id for comparison in found.comparisons if not comparison.column] == stated
     return True
 
 
-def check_claims(case: YamlCase, folder: Path) -> bool:
-    """What is accepted has the types it says, and every cell it stands on is there."""
-    path = folder / "c.yaml"
-    path.write_bytes(case.raw)
-    found, error = outcome_of(lambda: parse_claims(path, "demo"))
-    if error is not None:
-        check_message(error, str(path))
-        return False
-    assert isinstance(found, Family)
-    text = yaml.safe_load(case.raw)
-    assert [claim.id for claim in found.claims] == [str(claim["id"]) for claim in text["claims"]]
-    assert all(map(_words, found.cells.values()))
-    for claim in found.claims:
-        assert all(map(_words, (claim.plus, claim.minus, claim.overrides)))
-        assert claim.within is None or claim.within[0] < claim.within[1]
-        if claim.analysis is None and claim.plus:
-            for name in (*claim.plus, *claim.minus):
-                assert all(cell in found.cells for cell in found.members(name))
-    return True
+def _check_types(found: Experiment) -> None:
+    assert isinstance(found.title, str)
+    assert found.tolerance is None or _finite(found.tolerance)
+    assert _overrides(found.overrides)
+    for row in found.rows:
+        assert row.overrides is None or _overrides(row.overrides)
+        assert all(map(_finite, row.paper.values()))
+    for column in found.columns:
+        assert isinstance(column.data, str)
+        assert isinstance(column.measure, str)
+        assert _overrides(column.overrides)
+        assert column.k_prime is None or column.k_prime >= 0
+    for reading in found.readings:
+        assert reading.paper is None or _finite(reading.paper)
+        assert _finite(reading.scale_by)
+    for comparison in found.comparisons:
+        assert comparison.within is None or comparison.within[0] < comparison.within[1]
+        assert _overrides(comparison.overrides)
+        assert isinstance(comparison.expected, str)
+
+
+def _check_names(found: Experiment) -> None:
+    rows = {row.name for row in found.rows}
+    assert {row.baseline for row in found.rows} <= {None, *rows}
+    assert {column for group in found.means.values() for column in group} <= {column.name for column in found.columns}
+    for comparison in found.comparisons:
+        for name in (*comparison.plus, *comparison.minus) if comparison.analysis is None else ():
+            assert set(found.members(name)) <= rows
 
 
 READERS = [
     Reader("overrides", 150, override_cases(), check_override),
-    Reader("reproduction YAML", 600, yaml_cases(TABLE, READINGS), check_reproduction),
-    Reader("claims YAML", 600, yaml_cases(CLAIMS), check_claims),
+    Reader("tables in YAML", 600, yaml_cases(TABLE, AXES, READINGS), check_definition),
+    Reader("claims in YAML", 600, yaml_cases(CLAIMS), check_definition),
 ]
 
 
-def check_reproduction_bytes(raw: bytes, folder: Path) -> bool:
-    return check_reproduction(YamlCase("bytes", raw), folder)
-
-
-def check_claims_bytes(raw: bytes, folder: Path) -> bool:
-    return check_claims(YamlCase("bytes", raw), folder)
+def check_definition_bytes(raw: bytes, folder: Path) -> bool:
+    return check_definition(YamlCase("bytes", raw), folder)
 
 
 BYTE_READERS = {
-    "reproduction.yaml": (
-        check_reproduction_bytes,
-        [yaml.safe_dump(TABLE).encode(), yaml.safe_dump(READINGS).encode()],
+    "definition.yaml": (
+        check_definition_bytes,
+        [yaml.safe_dump(base).encode() for base in (TABLE, AXES, READINGS, CLAIMS)],
     ),
-    "claims.yaml": (check_claims_bytes, [yaml.safe_dump(CLAIMS).encode()]),
 }

@@ -61,8 +61,7 @@ def main() -> None:
             "xtrrep.data",
             "xtrrep.measure.run_file",
             "xtrrep.store.imported",
-            "xtrrep.study",
-            "xtrrep.claims",
+            "xtrrep.experiments",
             "xtrrep.config.yaml_file",
         ]
     ):

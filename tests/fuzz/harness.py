@@ -78,8 +78,13 @@ def outcome_of(call: Callable[[], Any]) -> tuple[Any, XtrrepError | None]:
         return None, error
 
 
-def check_message(error: XtrrepError, where: str | None = None) -> None:
-    """One short printable line that names the place."""
+def check_message(error: XtrrepError, where: str | None = None, *, several: bool = False) -> None:
+    """One short printable line that names the place; or `several` such lines."""
+    if several and "\n" in str(error):
+        for line in str(error).split("\n"):
+            assert where is None or where in line or line.endswith(" more faults"), f"{line!r} does not name {where}"
+            check_message(type(error)(line, hint=error.hint))
+        return
     text = str(error)
     assert text.strip(), "an empty message"
     assert len(text) <= 10 * LONGEST, f"a message of {len(text)} characters"

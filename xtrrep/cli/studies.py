@@ -179,15 +179,16 @@ def _analyze(name: str | None, how: _How) -> None:
     if how.jobs is not None or how.on is not None:
         run_plans(dict(enumerate(plans)), jobs=how.jobs, on=how.on)
     folders = [run_analysis(one) for one in made]
-    ran = sorted(map(str, {*before, *(one.folder for one in made if not one.reuse)}))
+    ran = {*before, *(one.folder for one in made if not one.reuse)}
+    steps = {step.folder for plan in plans for step in plan.steps} | {one.folder for one in made}
     if how.json:
-        described = [{"folder": str(f), "files": sorted(map(str, f.iterdir())), "ran": ran} for f in folders]
+        shown = {"ran": sorted(map(str, ran)), "reused": sorted(map(str, steps - ran))}
+        described = [{"folder": str(f), "files": sorted(map(str, f.iterdir())), **shown} for f in folders]
         print_json(described if how.seeds else described[0])
         return
     for folder in folders:
         print((folder / "table.txt").read_text(encoding="utf-8"))
         _print_files(folder)
-    steps = {step.folder for plan in plans for step in plan.steps} | {one.folder for one in made}
     say(f"{len(ran)} stages run, {len(steps) - len(ran)} reused")
 
 

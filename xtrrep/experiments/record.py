@@ -23,7 +23,7 @@ from xtrrep.experiments.result import Result
 from xtrrep.experiments.run import describe
 from xtrrep.pipeline.identity import slug
 
-LABEL = 100  # characters: a longer label is cut, and a hash of it follows
+LONGEST_LABEL = 120  # a file system allows 255 characters, and the names of temporary files are longer
 SCHEMA = 1  # raised where the files beside result.json change
 
 
@@ -39,8 +39,8 @@ def save(made: Result, pictures: Mapping[str, Path]) -> Path:
     described.pop("provenance")
     kept = [*made.only, *([f"seeds-{'-'.join(map(str, made.seeds))}"] if made.seeds else []), *made.overrides]
     label = slug("-".join([made.name, *([made.data] if made.kind == "claims" else []), *kept, made.scale]))
-    if len(label) > LABEL:
-        label = f"{label[:LABEL]}-{artifacts.digest(label)[:8]}"
+    if len(label) > LONGEST_LABEL:
+        label = f"{label[:LONGEST_LABEL]}-{artifacts.digest(label)[:6]}"
     spec = Spec("experiment", label, SCHEMA, described, upstream)
 
     def write(out: Path) -> dict[str, Any]:

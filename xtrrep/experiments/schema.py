@@ -215,12 +215,15 @@ def read_file(path: Path, scale: str) -> File:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}", hint="the path of a YAML file") from None
     try:
-        node, content = yaml.compose(text), yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        repeated = list(_repeated(node))  # before merge keys are resolved in place
+        content = None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date or number
         raise UsageError(
             f"{path} is not YAML: {' '.join(str(error).split())}", hint="quote texts with a colon, a brace or a `#`"
         ) from None
-    faults = [f"{path}:{line}: {key!r} is there twice" for line, key in _repeated(node)]
+    faults = [f"{path}:{line}: {key!r} is there twice" for line, key in repeated]
     try:
         file = File.model_validate(content)
         faults += [_fault(path, node, where, "", message) for where, message in _cross_check(file, scale)]

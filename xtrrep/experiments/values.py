@@ -141,22 +141,27 @@ def weights_of(plans: Iterable[pipeline.Plan]) -> str | None:
     """A digest of the trained weights that these finished plans end with; None where no model was trained."""
     hashes = []
     for plan in plans:
-        trained = [step.folder for step in plan.steps if step.stage.name in ("train", "distill")]
-        for folder in trained[-1:]:  # a distilled model holds what was trained before
-            files = artifacts.read_manifest(folder)["files"]
+        trained = [step for step in plan.steps if step.stage.name in ("train", "distill")]
+        for step in trained[-1:]:  # a distilled model holds what was trained before
+            files = artifacts.read_manifest(_folder(step))["files"]
             hashes += [files[name]["sha256"] for name in sorted(files) if name.endswith(".safetensors")]
     return artifacts.digest(hashes)[:12] if hashes else None
 
 
+def _folder(step: pipeline.Step) -> Path:
+    """Where a finished step is: another plan with the same fingerprint may have made it under its own label."""
+    return artifacts.folder_of(step.spec, step.stage.root())
+
+
 def seconds_of(plans: Iterable[pipeline.Plan]) -> int:
     """What all finished stages of these plans took, each once, and each search that several runs were read from."""
-    taken: dict[Path, float] = {}
+    taken: dict[str, float] = {}
     searches: dict[tuple[str, ...], float] = {}
     for plan in plans:
         for step in plan.steps:
             if artifacts.is_complete(step.spec, step.stage.root()):
-                manifest: dict[str, Any] = artifacts.read_manifest(step.folder)
-                taken[step.folder] = float(manifest["seconds"])
+                manifest: dict[str, Any] = artifacts.read_manifest(_folder(step))
+                taken[step.spec.fingerprint] = float(manifest["seconds"])
                 shared = float(manifest["facts"].get("shared_search_seconds", 0.0))
                 if shared:  # the same number stands in every run that was read from one search
                     searches[*one_search(step.spec), str(shared)] = shared
