@@ -35,8 +35,8 @@ from xtrrep.experiments.cell import parse_overrides
 from xtrrep.experiments.definition import load
 from xtrrep.report.figure import (
     anisotropy_and_speed,
+    bars,
     candidate_shares,
-    imputation_bars,
     score_density,
     token_rates,
 )
@@ -274,7 +274,7 @@ def test_the_figures_repeat_byte_for_byte(tmp_path: Path) -> None:
         score_density({"exact": {"a": bell, "b": bell}, "scann": {"a": bell}}, "title", tmp_path / name)
         token_rates({"gold": {"a": flat}, "lexical": {"a": flat}}, "title", tmp_path / f"{name}-rates")
         candidate_shares({"a": [(1, 0.1), (8, 0.4)], "b": [(1, 0.2)]}, "title", tmp_path / f"{name}-shares")
-        imputation_bars({"a": {"min": 0.3, "zero": 0.0}}, "nDCG@10", "title", tmp_path / f"{name}-bars")
+        bars({"a": {"min": 0.3, "zero": 0.0}}, "nDCG@10", "title", tmp_path / f"{name}-bars")
         fast = {"plaid": {"a": (0.5, 20.0), "b": (0.7, 9.0)}, "warp": {"a": (0.5, 400.0)}}
         anisotropy_and_speed({"mean cosine": fast, "dimension": fast}, "title", tmp_path / f"{name}-fast")
     for suffix in (

@@ -368,6 +368,7 @@ def test_a_claim_that_cannot_run_stops_no_other(bench: Bench, monkeypatch: pytes
     assert found["best"].effect == 0  # the best of the two is `a` itself
     assert "not over the same queries" in found["uneven"].note
     assert found["lacking"].note == "lost: no teacher here"
+    assert result.resamples == RESAMPLES  # as the file's own overrides say
     assert drawing.status(result) == "ok"
     assert drawing.status(dataclasses.replace(result, effects=(found["lacking"],))) == "missing"
     text = drawing.claims(result).terminal()

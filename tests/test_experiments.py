@@ -196,6 +196,8 @@ def test_sound_files_are_read(tmp_path: Path) -> None:
     }  # fmt: skip
     assert grid.rows[3].overrides == {"config": "xtr_k128", "retrieve.k_prime": "1000"}
     assert [c.id for c in grid.comparisons] == ["colbert, 1000, pydoc", "xtr, 100, pydoc", "xtr, 1000, pydoc"]
+    deep = parse(written(tmp_path, GRID, "nDCG@10}", "nDCG@10, overrides: [retrieve.k_prime=null]}"), "demo")
+    assert [column.k_prime for column in deep.columns] == [None]
     assert (grid.figure, grid.path) == ("bars", tmp_path / "made.yaml")
     merged = TABLE.replace("{data: pydoc/test, measure: nDCG@10}", "&a {data: pydoc/test, measure: nDCG@10}").replace(
         "rows:", "  b: {<<: *a, measure: R@5}\nrows:"

@@ -162,7 +162,7 @@ TABLE = {
 AXES = {
     "title": "A grid",
     "columns": {"NF": {"data": "beir/nfcorpus/test", "measure": "nDCG@10"}},
-    "axes": {"model": {"a": ["config=colbert"], "b": ["config=xtr_k64"]}, "depth": {20: ["retrieve.k_prime=20"]}},
+    "axes": {"model": {"a": ["config=colbert"], "b": ["config=xtr_k64"]}, "then": {20: ["retrieve.k_prime=20"]}},
     "baseline": "a, 20",
     "figure": "bars",
 }

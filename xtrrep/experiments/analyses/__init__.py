@@ -1,4 +1,8 @@
-"""Analyses: one module each. An analysis names the runs it needs; the pipeline makes them; the analysis reads them."""
+"""Analyses: one module each. An analysis names the runs it needs; the pipeline makes them; the analysis reads them.
+
+A file of your own in a folder that `$XTRREP_PLUGINS` names is found as well: it ends with
+`analyses.register(NAME, SUMMARY)(Analysis(cells, make))`, and runs as `xtrrep analyze NAME`.
+"""
 
 from __future__ import annotations
 
