@@ -541,13 +541,14 @@ def reading(paper: float | None = None, tolerance: float | None = 0.5, **where: 
 
 
 def test_a_reading_is_the_one_row_that_matches(tmp_path: Path) -> None:
-    (tmp_path / "table.csv").write_text("model,nprobe,share\ncolbert,8,0.263\ncolbert,16,0.4\nxtr,8.0,\n")
+    (tmp_path / "table.csv").write_text("model,nprobe,share\ncolbert,8,0.263\ncolbert,16,0.4\nxtr,8.0,\nxtr,9,nan\n")
     assert values.read_analysis(reading(model="colbert", nprobe=8), tmp_path) == pytest.approx(26.3)
     assert values.read_analysis(reading(model="colbert", nprobe="16"), tmp_path) == pytest.approx(40)
     for where, fault in (
         ({"model": "colbert"}, "2 rows .* match model=colbert"),
         ({"model": "colbert", "nprobe": 7}, "no rows .* match model=colbert, nprobe=7"),
         ({"model": "xtr", "nprobe": 8}, "is no number: ''"),
+        ({"model": "xtr", "nprobe": 9}, "is no number: 'nan'"),
         ({"modle": "colbert"}, "no column 'modle'"),
     ):
         with pytest.raises(DataError, match=fault):

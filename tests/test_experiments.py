@@ -446,6 +446,19 @@ def test_parameters_of_another_engine_are_left_out_of_an_analysis(collections: P
     assert [plan.cfg.index["engine"] for plan in made.plans] == ["exact"]
 
 
+def test_a_comparison_of_an_analysis_has_the_overrides_of_its_file(
+    tmp_path: Path, collections: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XTRREP_DATA", str(collections))
+    tested = "analysis: geometry, value: mean cosine, plus: [untrained]"
+    text = CLAIMS.replace("value: nDCG@10, plus: [a], minus: [g]", f"{tested}, minus: [untrained]")
+    text = text.replace("title: Claims", "title: Claims\noverrides: [data=beir/mini/test, model.layers=1, index=warp, "
+                        "index.nprobe=3]")  # fmt: skip
+    (made,) = planning.plan(parse(written(tmp_path, text), "demo"), {}).analyses.values()
+    assert made.cfg.index["engine"] == "exact"  # as an analysis of vectors needs it
+    assert [(plan.cfg.data.id, plan.cfg.model.layers) for plan in made.plans] == [("beir/mini/test", 1)]
+
+
 def test_a_run_without_memory_costs_its_cell_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Together they fail; then each goes alone. What nobody can explain is no reason, and is raised."""
 

@@ -152,7 +152,8 @@ def _plan_analyses(
         if comparison.analysis is not None:
             models = ",".join(sorted({*comparison.plus, *comparison.minus}))
             own = {"analyze.name": comparison.analysis, "analyze.models": f"[{models}]", "index": "exact"}
-            wanted[comparison.id] = {**own, **comparison.overrides}
+            shared = {key: value for key, value in experiment.overrides.items() if key.partition(".")[0] != "index"}
+            wanted[comparison.id] = {**shared, **own, **comparison.overrides}
     for name, own in wanted.items():
         try:
             made = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -105,12 +106,14 @@ def read_analysis(reading: Reading, folder: Path) -> float:
             f"{len(matching) or 'no'} rows of its table match {said}, and one should",
             hint="`where` names as many columns as single out one row",
         )
+    text = matching[0][reading.column]
     try:
-        return float(matching[0][reading.column]) * reading.scale_by
+        number = float(text)
     except ValueError:
-        raise DataError(
-            f"{reading.column} of {said} is no number: {matching[0][reading.column]!r}", hint="another `column`"
-        ) from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"{reading.column} of {said} is no number: {text!r}", hint="another `column`")
+    return number * reading.scale_by
 
 
 def _same(text: str, wanted: str | int | float) -> bool:
