@@ -16,6 +16,7 @@ from xtrrep.artifacts.verify import fingerprint_of
 from xtrrep.console import DataError
 from xtrrep.experiments.analysis import AnalysisPlan, plan_analysis, run_analysis
 from xtrrep.experiments.cell import parse_overrides
+from xtrrep.pipeline import identity
 
 SECRET = "hf_aTokenThatMustNotBeKept"
 ANALYSIS = (

@@ -22,6 +22,13 @@ from xtrrep import artifacts
 from xtrrep.artifacts import Spec
 from xtrrep.config import compose, recorded_root
 from xtrrep.console import DataError, UsageError
+from xtrrep.experiments import compare, definition
+from xtrrep.experiments import result as outcome
+from xtrrep.experiments.analyses import k_prime
+from xtrrep.experiments.record import write_files
+from xtrrep.experiments.result import Expected, Result, Value
+from xtrrep.experiments.run import describe
+from xtrrep.measure.significance import Difference
 from xtrrep.report import html, sections
 from xtrrep.report.table import Table
 from xtrrep.search import explain
