@@ -167,7 +167,7 @@ def _carry_out(p: Plan, step: Step, folders: Folders, seen: dict[str, Path], don
 
     With one process that is `_make` and no more.
     """
-    joined = step.stage.name in ("train", "distill")
+    joined = step.stage.ranks
 
     def work(begin: Callable[[Path], None]) -> Path:
         return _make(p, step, folders, done, begin if joined else None)

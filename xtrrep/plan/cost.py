@@ -35,7 +35,6 @@ FILE = "costs.yaml"
 CALIBRATION = "calibration.json"
 RATES = ("train", "encode", "product", "search")  # operations a second; the last two of float32
 GPUS = (1, 8)  # at once, for the wall time of an array
-ON_GPU = {"train", "distill", "scored", "documents", "queries", "index", "retrieve", "latency"}
 QUERY_BYTES = 5000  # of a run file: 100 lines of about 50 bytes
 NOT_CALIBRATED = "not calibrated"
 
@@ -181,8 +180,7 @@ def estimate(plan: Plan, step: Step, measured: preflight.Forecast, rates: Calibr
         seconds, source = 0.0, "shares another's search"
     if seconds is None:
         seconds, source = _seconds(cfg, step, work, kind, rates)
-    searching = name in ("index", "retrieve", "latency")
-    gpu = name in ON_GPU and (not searching or engine_of(cfg.index).uses_gpu)
+    gpu = step.stage.gpu and (not step.stage.searches or engine_of(cfg.index).uses_gpu)
     return Estimate(name, step.spec.label, _level(plan, name), work, unit, seconds, source, disk, held, gpu)
 
 
@@ -289,7 +287,7 @@ def _seconds(
     if work == 0:
         return 0.0, "nothing to do"
     if step.stage.name == "evaluate" and work is not None:
-        return work * preflight.ROUGH["evaluate"], "a processor's, at scale=demo"
+        return work * (step.stage.seconds or 0.0), "a processor's, at scale=demo"
     if step.stage.name in ("retrieve", "latency") and kind is None:
         engine = None if cfg.retrieve.from_run is not None else str(cfg.index["engine"])
         qps = printed_qps().get((engine, cfg.data.id))

@@ -26,22 +26,6 @@ from xtrrep.pipeline.stages.searching import one_search
 from xtrrep.pipeline.stages.table import STAGES
 from xtrrep.search.engines import TokenEngine, engine_of, engines
 
-# Seconds a unit on two CPU cores at scale=demo, used until this machine has a manifest of its own to learn from.
-ROUGH = {
-    "data": 2.0,
-    "train_data": 12.0,
-    "distill_data": 12.0,
-    "eval_data": 12.0,
-    "scored": 0.3,
-    "triples": 0.002,
-    "train": 1.3,
-    "distill": 1.4,
-    "documents": 0.02,
-    "queries": 0.006,
-    "retrieve": 0.03,
-    "evaluate": 0.0005,
-}
-
 
 @dataclass(frozen=True)
 class Forecast:
@@ -100,7 +84,7 @@ def _rate(step: Step, scale: str) -> tuple[float | None, str]:
         manifest = artifacts.read_manifest(path.parent)
         facts, label = manifest["facts"], manifest["label"]
         # A label begins with its engine and names the scale, where these matter.
-        if stage in ("index", "retrieve", "latency") and label.split("--")[0] != step.spec.label.split("--")[0]:
+        if step.stage.searches and label.split("--")[0] != step.spec.label.split("--")[0]:
             continue
         # So does a model's with its setup: at scale=paper another one is another backbone.
         if stage in ("train", "distill", "documents") and label.split("-")[0] != step.spec.label.split("-")[0]:
@@ -110,7 +94,7 @@ def _rate(step: Step, scale: str) -> tuple[float | None, str]:
             best = max(best, (sum(facts.get("units", {}).values()), seconds))
     if best[0]:
         return best[1] / best[0], "as measured here"
-    return (ROUGH.get(step.stage.name), "rough") if scale == "demo" else (None, "")
+    return (step.stage.seconds, "rough") if scale == "demo" else (None, "")
 
 
 def forecast(plans: Sequence[Plan]) -> list[Forecast]:
@@ -206,11 +190,10 @@ def _engines_missing(plans: Sequence[Plan]) -> list[DataError]:
     """Engines whose library is not installed, before hours go into the vectors they would search."""
     import importlib.util
 
-    searching = {"index", "retrieve", "latency"}
     names = {
         str(plan.cfg.index["engine"])
         for plan in plans
-        if any(step.stage.name in searching and "index" in plan.specs and not step.reuse for step in plan.steps)
+        if any(step.stage.searches and "index" in plan.specs and not step.reuse for step in plan.steps)
     }
     found = []
     for name in sorted(names):

@@ -116,10 +116,13 @@ class Grid(_Columns):
         return grid(cells, known, numbers, hits, self.empty)
 
     def totals(self, imputed: NDArray[np.float32]) -> NDArray[np.float32]:
-        tokens, size = self.shape
-        values = self.best if self.filled == tokens * size else np.where(self.known, self.best, imputed[:, None])
+        (tokens, size), best, known = self.shape, self.best, self.known
+        few = size < best.shape[1] // 2  # or the sums are cheaper picked out than the columns
+        if few:
+            best, known = best[:, self.columns], known[:, self.columns]
+        values = best if self.filled == tokens * size else np.where(known, best, imputed[:, None])
         total = values.sum(axis=0, dtype=np.float64)
-        scores: NDArray[np.float32] = (total if len(total) == size else total[self.columns]).astype(np.float32)
+        scores: NDArray[np.float32] = (total if few else total[self.columns]).astype(np.float32)
         return scores
 
 
@@ -166,11 +169,7 @@ def grid(
     empty: NDArray[np.int64],
 ) -> Grid:
     """Evidence from all cells of some documents: (T, D) best hits, and where they are known."""
-    columns = np.flatnonzero(known.any(axis=0))
-    filled = int(np.count_nonzero(known))
-    if len(columns) < best.shape[1] // 2:
-        names = columns if names is None else names[columns]
-        best, known, columns = best[:, columns], known[:, columns], np.arange(len(columns))
+    columns, filled = np.flatnonzero(known.any(axis=0)), int(np.count_nonzero(known))
     return Grid(columns, names, hits, empty, filled, best, known)
 
 

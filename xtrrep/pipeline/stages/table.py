@@ -30,7 +30,13 @@ from xtrrep.search.engines import TextEngine, engine_of
 
 @dataclass(frozen=True)
 class Stage:
-    """One kind of work: what it needs, what it leaves, and where; `share` does part of it, beside other processes."""
+    """One kind of work: what it needs, what it leaves, where, and what it takes.
+
+    share: does part of the work beside other processes. ranks: several processes of one training join in it. gpu:
+    wants one, unless it searches with an engine that does not. seconds: roughly, for one unit of work on two cores at
+    scale=demo; None where nothing is known. memory_gb: roughly, at scale=demo; store_bytes: more for each number of the
+    embedding store.
+    """
 
     name: str
     leaves: str
@@ -39,9 +45,15 @@ class Stage:
     spec: Callable[[Config, Specs], Spec]
     run: Callable[[Config, Specs, Folders, Path], dict[str, Any]]
     share: Callable[[Config, Folders, Path], None] | None = None
+    ranks: bool = False
+    gpu: bool = False
+    searches: bool = False
+    seconds: float | None = None
+    memory_gb: float = 1.0
+    store_bytes: int = 0
 
 
-def _collection_stage(name: str, leaves: str, data: Callable[[Config], Data]) -> Stage:
+def _collection_stage(name: str, leaves: str, data: Callable[[Config], Data], seconds: float = 12.0) -> Stage:
     return Stage(
         name,
         leaves,
@@ -49,11 +61,12 @@ def _collection_stage(name: str, leaves: str, data: Callable[[Config], Data]) ->
         configs.artifacts_root,
         lambda cfg, specs: data_spec("data", data(cfg)),
         lambda cfg, specs, folders, out: data_run(data(cfg), out),
+        seconds=seconds,
     )
 
 
 STAGES: tuple[Stage, ...] = (
-    _collection_stage("data", "counts; corpus, queries and qrels where built", lambda cfg: cfg.data),
+    _collection_stage("data", "counts; corpus, queries and qrels where built", lambda cfg: cfg.data, 2.0),
     _collection_stage(
         "train_data", "the same, for training", lambda cfg: training_collection(cfg.train.data, "train.data")
     ),
@@ -65,8 +78,27 @@ STAGES: tuple[Stage, ...] = (
         "the same, for a look during training",
         lambda cfg: training_collection(cfg.train.eval_data or cfg.distill.eval_data, "train.eval_data"),
     ),
-    Stage("triples", "triples.jsonl", lambda cfg: ["train_data"], configs.artifacts_root, triples_spec, triples_run),
-    Stage("scored", "scored.jsonl", lambda cfg: ["distill_data"], configs.artifacts_root, scored_spec, scored_run),
+    Stage(
+        "triples",
+        "triples.jsonl",
+        lambda cfg: ["train_data"],
+        configs.artifacts_root,
+        triples_spec,
+        triples_run,
+        seconds=0.002,
+        memory_gb=1.5,
+    ),
+    Stage(
+        "scored",
+        "scored.jsonl",
+        lambda cfg: ["distill_data"],
+        configs.artifacts_root,
+        scored_spec,
+        scored_run,
+        gpu=True,
+        seconds=0.3,
+        memory_gb=3.0,
+    ),
     Stage(
         "train",
         "model/, loss.csv, loss.png, loss.svg, loss.pdf, log.jsonl",
@@ -74,6 +106,10 @@ STAGES: tuple[Stage, ...] = (
         configs.artifacts_root,
         train_spec,
         train_run,
+        ranks=True,
+        gpu=True,
+        seconds=1.3,
+        memory_gb=3.5,
     ),
     Stage(
         "distill",
@@ -84,6 +120,10 @@ STAGES: tuple[Stage, ...] = (
         configs.artifacts_root,
         distill_spec,
         distill_run,
+        ranks=True,
+        gpu=True,
+        seconds=1.4,
+        memory_gb=3.5,
     ),
     Stage(
         "documents",
@@ -93,6 +133,9 @@ STAGES: tuple[Stage, ...] = (
         lambda cfg, specs: encode_spec("documents", cfg, specs),
         lambda cfg, specs, folders, out: encode_run("documents", cfg, folders, out),
         encode_share,
+        gpu=True,
+        seconds=0.02,
+        memory_gb=2.0,
     ),
     Stage(
         "queries",
@@ -101,6 +144,9 @@ STAGES: tuple[Stage, ...] = (
         configs.artifacts_root,
         lambda cfg, specs: encode_spec("queries", cfg, specs),
         lambda cfg, specs, folders, out: encode_run("queries", cfg, folders, out),
+        gpu=True,
+        seconds=0.006,
+        memory_gb=1.5,
     ),
     Stage(
         "index",
@@ -109,6 +155,9 @@ STAGES: tuple[Stage, ...] = (
         configs.artifacts_root,
         index_spec,
         index_run,
+        gpu=True,
+        searches=True,
+        store_bytes=8,  # a build holds it in float32 and what it makes of it
     ),
     Stage(
         "retrieve",
@@ -117,6 +166,10 @@ STAGES: tuple[Stage, ...] = (
         configs.results_root,
         retrieve_spec,
         retrieve_run_stage,
+        gpu=True,
+        searches=True,
+        seconds=0.03,
+        store_bytes=4,
     ),
     Stage(
         "evaluate",
@@ -125,6 +178,8 @@ STAGES: tuple[Stage, ...] = (
         configs.results_root,
         evaluate_spec,
         evaluate_run,
+        seconds=0.0005,
+        memory_gb=0.5,
     ),
     Stage(
         "latency",
@@ -133,6 +188,9 @@ STAGES: tuple[Stage, ...] = (
         configs.results_root,
         latency_spec,
         latency_run,
+        gpu=True,
+        searches=True,
+        store_bytes=4,
     ),
 )
 
