@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,68 +12,18 @@ from conftest import TINY, Cli
 
 TESTS = Path(__file__).parent
 
-ENGINE = """
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
-
-import numpy as np
-
-from xtrrep.search.engines import Hits, TokenEngine, check_queries, engines, positive
-
-
-@dataclass(frozen=True)
-class Searcher:
-    store: object
-    vectors: np.ndarray
-
-    def search(self, queries, k_prime):
-        check_queries(queries, self.store, k_prime)
-        scores = np.einsum("qh,th->qt", queries, self.vectors)
-        tokens = np.argsort(-scores, axis=1, kind="stable")[:, :k_prime]
-        return Hits(tokens, np.take_along_axis(scores, tokens, axis=1))
-
-
-@engines.register("toy", "every token compared, without blocks")
-@dataclass(frozen=True)
-class Toy(TokenEngine):
-    at_search = frozenset({"unused"})
-    defaults: ClassVar = {"scale": 1.0, "unused": 3}
-
-    scale: float
-    unused: int
-
-    def __post_init__(self):
-        positive(self, "unused")
-
-    def build(self, store, out, place):
-        np.save(out / "vectors.npy", store.widened() * self.scale)
-        return {"units": {"tokens": store.tokens}}
-
-    def load(self, folder, store, place):
-        return Searcher(store, np.load(folder / "vectors.npy"))
-"""
-
-IMPUTATION = """
-import numpy as np
-
-from xtrrep.search.imputation import hits, imputations, nth
-
-
-@imputations.register("median", "the median retrieved score")
-def median(scores):
-    counts = hits(scores)
-    low, high = (nth(scores, (counts - step) // 2, counts) for step in (0, 1))
-    return np.where(counts > 1, (low + high) / 2, nth(scores, counts - 1, counts)).astype(np.float32)
-"""
+# The examples of the documentation.
+PAGE = (TESTS.parent / "docs" / "API.md").read_text(encoding="utf-8")
+PARTS = dict(re.findall(r"```py\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL))
+ENGINE = PARTS["toy.py"]
 
 
 @pytest.fixture
 def plugins(tmp_path: Path) -> str:
     folder = tmp_path / "plugins ü"
     folder.mkdir()
-    (folder / "toy.py").write_text(ENGINE, encoding="utf-8")
-    (folder / "median.py").write_text(IMPUTATION, encoding="utf-8")
+    for name, text in PARTS.items():
+        (folder / name).write_text(text, encoding="utf-8")
     return str(folder)
 
 
@@ -83,12 +34,12 @@ def test_the_commands_know_a_file_of_the_users(cli: Cli, plugins: str, tmp_path:
         return measures
 
     assert measured("--index", "toy") == pytest.approx(measured("--index", "exact"))
-    assert measured("index=toy", "retrieve.imputation=median", "retrieve.k_prime=30", "index.scale=2")
+    assert measured("index=toy", "retrieve.imputation=median", "retrieve.k_prime=30", "index.half=true")
     listing = json.loads(cli("ls", "--json", XTRREP_PLUGINS=plugins).stdout)
     assert "toy" in [engine["name"] for engine in listing["engine"]]
     made = [path.name for path in (tmp_path / "home" / "index").glob("toy--*")]
-    assert len(made) == 2  # index.scale is part of the identity
-    assert measured("index=toy", "index.unused=4")
+    assert len(made) == 2  # index.half is part of the identity
+    assert measured("index=toy", "index.most=50")
     assert [path.name for path in (tmp_path / "home" / "index").glob("toy--*")] == made
 
 
@@ -96,8 +47,8 @@ def test_the_commands_know_a_file_of_the_users(cli: Cli, plugins: str, tmp_path:
     ("words", "code", "hint"),
     [
         (["--index", "toi"], 3, "toy"),
-        (["--index", "toy", "index.scal=2"], 2, "index.scale"),
-        (["--index", "toy", "index.unused=0"], 2, "index.unused=1"),
+        (["--index", "toy", "index.hal=true"], 2, "index.half"),
+        (["--index", "toy", "index.most=0"], 2, "index.most=1"),
         (["--index", "toy", "retrieve.imputation=medain"], 3, "median"),
     ],
 )
@@ -112,8 +63,8 @@ def test_a_misspelt_word_is_refused_with_a_suggestion(
     ("right", "wrong", "says", "hint"),
     [
         ("import Hits, TokenEngine", "import Hits, TokenEngin", "TokenEngin", "TokenEngine"),
-        ('frozenset({"unused"})', 'frozenset({"unsued"})', "at_search of engine 'toy' names 'unsued'", "unused"),
-        ('{"scale": 1.0', '{"scala": 1.0', "defaults of engine 'toy' names 'scala'", "scale"),
+        ('frozenset({"most"})', 'frozenset({"msot"})', "at_search of engine 'toy' names 'msot'", "most"),
+        ('{"half": False', '{"hafl": False', "defaults of engine 'toy' names 'hafl'", "half"),
         ("at_search =", "uses_gpo = True\n    at_search =", "'uses_gpo', which nothing reads", "uses_gpu"),
         ("def build(", "def biuld(", "'biuld', which nothing reads", "build"),
         ("def load(", "def open_searcher(", "lacks load", "class"),
@@ -138,7 +89,7 @@ def test_a_plugin_folder_that_is_not_there_is_refused(cli: Cli, tmp_path: Path) 
 def test_they_are_enrolled_in_every_conformance_test(plugins: str) -> None:
     """Without an edit anywhere: the engine's, the imputation's, and the crash matrix."""
     environment = os.environ | {"XTRREP_PLUGINS": plugins}
-    names = ("test_engines.py", "test_cli_engines.py", "test_imputation.py", "test_explain.py")
+    names = ("test_engines.py", "test_imputation.py", "test_explain.py")
     files = [str(TESTS / name) for name in names]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-rA", "-k", "toy or median or bounds", *files],
@@ -147,11 +98,15 @@ def test_they_are_enrolled_in_every_conformance_test(plugins: str) -> None:
     assert done.returncode == 0, done.stdout
     passed = [line.split("::")[1] for line in done.stdout.splitlines() if line.startswith("PASSED")]
     assert sum("[toy" in name or "-toy]" in name for name in passed) >= 10, passed
-    assert "test_eval_and_search_on_every_engine[toy]" in passed
     assert "test_a_row_without_hits_imputes_nothing[median]" in passed
     assert any(name.startswith("test_sums_are_the_scores_of_retrieval") and "median" in name for name in passed)
-    code = "import sys, pathlib; from faults.stages import cases; print([case.name for case in cases(pathlib.Path())])"
+    # ENGINES is what the tests of the commands, of determinism and of corruption run through.
+    code = (
+        "import pathlib; from conftest import ENGINES; from faults.stages import cases\n"
+        "print([case.name for case in cases(pathlib.Path())], ENGINES['toy'])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=TESTS, capture_output=True, text=True, env=environment, timeout=60
     )
     assert "'index toy', 'retrieve toy', 'evaluate toy'" in done.stdout, done.stderr
+    assert "('index=toy',)" in done.stdout
