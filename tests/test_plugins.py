@@ -68,6 +68,7 @@ def test_a_misspelt_word_is_refused_with_a_suggestion(
         ("at_search =", "uses_gpo = True\n    at_search =", "'uses_gpo', which nothing reads", "uses_gpu"),
         ("def build(", "def biuld(", "'biuld', which nothing reads", "build"),
         ("def load(", "def open_searcher(", "lacks load", "class"),
+        ("at_search =", 'scoring = "xtr"\n    at_search =', "has scoring='xtr'", ""),
         ("class Toy(TokenEngine)", "class Toy", "no frozen dataclass of an engine class", "TokenEngine"),
     ],
 )

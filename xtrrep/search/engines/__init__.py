@@ -121,7 +121,7 @@ class Engine:
     threads_keep_scores: ClassVar[bool] = True
     """False: several threads add scores in another order, so that the last bit of a score may differ."""
     scoring: ClassVar[str] = ""
-    """How it scores: "colbert" or "xtr" for what a document engine approximates; "" where scoring is ours."""
+    """What a document engine approximates, "colbert" or "xtr"; a text engine's own name; "" where scoring is ours."""
 
     def build_cost(self, documents: int, each: float, dim: int) -> BuildCost | None:
         """What an index of `documents` of `each` vectors of `dim` numbers takes. None where nothing is known."""
@@ -194,9 +194,10 @@ def _check_engine(name: str, engine: Any) -> None:
             raise UsageError(f"engine {name!r} defines {key!r}, which nothing reads", hint=f"did you mean {close[0]}?")
     if missing := sorted(engine.__abstractmethods__):
         raise UsageError(f"engine {name!r} lacks {' and '.join(missing)}", hint="the class it derives from says what")
-    scorings = ("colbert", "xtr") if issubclass(engine, DocumentEngine) else (engine.scoring,)
-    if engine.scoring not in scorings:
-        raise UsageError(f"engine {name!r} has scoring={engine.scoring!r}", hint=suggest(engine.scoring, scorings))
+    scorings = {DocumentEngine: ("colbert", "xtr"), TokenEngine: ("",), TextEngine: (engine.scoring or name,)}
+    fitting = next(names for kind, names in scorings.items() if issubclass(engine, kind))
+    if engine.scoring not in fitting:
+        raise UsageError(f"engine {name!r} has scoring={engine.scoring!r}", hint=suggest(engine.scoring, fitting))
     named = {"at_search": engine.at_search, "speed_only": engine.speed_only, "defaults": engine.defaults}
     for place, keys in (named | {f"tiny[{key!r}]": changes for key, changes in engine.tiny.items()}).items():
         for key in keys:
