@@ -476,8 +476,12 @@ LARGE = {  # queries, query tokens, groups, ways, longest document, dimensions, 
 
 @pytest.fixture(params=["blocks as they are", "small blocks"])
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The walk as it is, which holds these shapes in a block or two, and in many blocks of many pieces."""
+    """The walk as it is, which holds these shapes in a block or two, and in many blocks of many pieces by the other
+    library's product."""
     if request.param == "small blocks":
+        other = not streaming_scores.onednn_is_faster()
+        monkeypatch.setattr(streaming_scores, "onednn_is_faster", lambda: other)
+        monkeypatch.setattr(streaming_scores, "ONEDNN", 1)
         monkeypatch.setattr(streaming_scores, "BUFFER_BYTES", {"cpu": 1 << 20})
         monkeypatch.setattr(streaming_scores, "PIECE", 512)
 
@@ -495,9 +499,14 @@ def test_large_shapes(name: str, z: str) -> None:
         compare(maxsim_scores, naive_maxsim, queries, documents, (None, keep), torch.float32)
 
 
+@pytest.mark.parametrize("onednn", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_unit_vectors_of_the_real_size(dtype: torch.dtype, tolerance: float) -> None:
-    """Random unit vectors, dimension 128. In float32 a query whose choice hangs on less than 3e-7 is left out."""
+def test_unit_vectors_of_the_real_size(
+    dtype: torch.dtype, tolerance: float, onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random unit vectors, dimension 128, by both libraries' products. In float32 a query whose choice hangs on less
+    than 3e-7 is left out."""
+    monkeypatch.setattr(streaming_scores, "onednn_is_faster", lambda: onednn)
     generator = torch.Generator().manual_seed(3)
     queries = torch.nn.functional.normalize(torch.randn(8, 32, 128, generator=generator, dtype=dtype), dim=-1)
     documents = torch.nn.functional.normalize(torch.randn(8, 2, 180, 128, generator=generator, dtype=dtype), dim=-1)
