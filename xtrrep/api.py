@@ -31,6 +31,7 @@ from xtrrep.console import DataError, UsageError, say
 from xtrrep.data import text_id
 from xtrrep.measure.run_file import Run
 from xtrrep.model.encoder import device_of
+from xtrrep.pipeline.identity import look_again
 from xtrrep.pipeline.stages.collection import missing_note
 from xtrrep.search.engines import DocumentEngine, Place, TextEngine, TokenEngine, engine_of, files
 from xtrrep.search.imputation import imputations
@@ -142,6 +143,7 @@ def run_config(*overrides: str, until: str = "evaluate") -> Result:
             )
     if not isinstance(until, str) or until not in BY_NAME:
         raise UsageError(f"until={until!r} is no stage", hint=f"one of: {', '.join(BY_NAME)}")
+    look_again()  # files may have changed since this process planned a run before
     plan = pipeline.plan(configs.compose(overrides), until)
     preflight.require([plan])
     with _threads(plan.cfg.machine.threads):

@@ -81,6 +81,39 @@ MACHINE = {
 }
 
 
+# What the standard library says of a user or folders that a container lacks, and what helps. Libraries ask while they
+# are imported, so that whatever was being loaded would be blamed.
+ENVIRONMENT = (
+    (
+        re.compile(r"getpwuid\(\): uid not found: (\d+)|No username set in the environment"),
+        "the user id of this process has no name, and a library asks for one",
+        "export LOGNAME=me",
+    ),
+    (
+        re.compile(r"No usable temporary directory found"),
+        "there is no folder for temporary files that can be written",
+        "export TMPDIR=FOLDER, one that you may write to",
+    ),
+    (
+        re.compile(r"Could not determine home directory|Can't determine home directory"),
+        "there is no home folder, and a library asks for one",
+        "export HOME=FOLDER, one that you may write to",
+    ),
+)
+
+
+def environment_error(error: BaseException) -> DataError | None:
+    """What an exception says of the environment that this process runs in: a user without a name, no home folder, no
+    temporary folder, a file that may not be read or written. None for any other."""
+    for sign, message, hint in ENVIRONMENT:
+        if sign.search(str(error)):
+            return DataError(f"{message} ({_first_line(error)})", hint=f"{hint}; `xtrrep doctor` checks it")
+    if isinstance(error, PermissionError):
+        where = f" ({error.filename})" if error.filename else ""
+        return DataError(f"{error.strerror or error}{where}", hint="`xtrrep doctor` checks disk and permissions")
+    return None
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that memory could not be allocated, on a GPU or a CPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
@@ -90,12 +123,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def machine_error(error: BaseException) -> DataError | None:
     """What a failure of the machine and not of the program means, with what helps: memory, a full or read-only disk,
-    open files. None for any other."""
+    open files, the environment. None for any other."""
     if is_out_of_memory(error):
         return DataError(f"out of memory: {_first_line(error)}", hint=MEMORY)
     if isinstance(error, OSError) and error.errno in MACHINE:
         where = f": {error.filename}" if error.filename else ""
         return DataError(f"{os.strerror(error.errno)}{where}", hint=MACHINE[error.errno])
+    if not isinstance(error, XtrrepError) and (found := environment_error(error)):
+        return found
     if not isinstance(error, XtrrepError) and WRITE_FAILED.search(str(error)):
         return DataError(f"a file could not be written: {_first_line(error)}", hint=DISK_FULL)
     return None

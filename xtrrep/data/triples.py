@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtrrep.artifacts import write_atomic
-from xtrrep.console import DataError, progress
+from xtrrep.console import DataError, machine_error, progress
 from xtrrep.data import Collection, text_fault
 from xtrrep.data.bm25 import Bm25
 from xtrrep.data.folder import read_json_lines
@@ -262,7 +262,9 @@ def _read_parquet(path: Path, limit: int | None) -> Any:
         table = table.select(COLUMNS).cast(pa.schema([(name, pa.large_string()) for name in COLUMNS]))
         table.validate(full=True)  # that its texts are UTF-8
     except (pa.ArrowException, OSError) as error:  # a damaged page is an OSError
-        raise DataError(f"{path} is not a Parquet file of texts ({error})", hint="fetch or write it again") from None
+        raise machine_error(error) or DataError(
+            f"{path} is not a Parquet file of texts ({error})", hint="fetch or write it again"
+        ) from None
     for name in COLUMNS:
         filled = pc.fill_null(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(table[name])), 0), False)
         row = pc.index(filled, False).as_py()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtrrep.console import DataError, UsageError
+from xtrrep.console import DataError, UsageError, machine_error
 from xtrrep.data import LARGEST_GRADE, RENAME, text_fault, text_id
 from xtrrep.measure.run_file import Run, ranked, real_number
 
@@ -125,6 +125,14 @@ def canonical(name: str) -> str:
     return str(parse([name])[name])
 
 
+def check_grades(measures: Sequence[str], qrels: Mapping[str, Mapping[str, int]]) -> None:
+    """Raise DataError for judgements with a grade that one of the measures cannot take."""
+    largest = max((grade for row in qrels.values() for grade in row.values()), default=0)
+    name, limit = largest_grade(measures)
+    if largest > limit:
+        raise _too_large_grade(name, largest, limit)
+
+
 def largest_grade(measures: Sequence[str]) -> tuple[str, int]:
     """The measure among `measures` with the lowest limit on grades, and that limit."""
     limits = {name: _largest_grade(measure) for name, measure in parse(measures).items()}
@@ -211,7 +219,7 @@ def _from_provider(name: str, measure: Any, grades: Grades, rankings: Rankings) 
         # a provider calls by one name, such as nDCG with and without gains, would take each other's values.
         metrics = list(provider.evaluator([measure], answered)._iter_calc(scored))
     except Exception as error:  # each provider raises its own kinds
-        raise _provider_fault(name, provider, _reason(error)) from error
+        raise machine_error(error) or _provider_fault(name, provider, _reason(error)) from error
     values = {str(metric.query_id): float(metric.value) for metric in metrics}
     if len(metrics) != len(values) or values.keys() != answered.keys():
         fault = (
@@ -298,11 +306,9 @@ def evaluate(qrels: Mapping[str, Mapping[str, int]], run: Run, measures: Sequenc
     for query, row in qrels.items():
         _check_names([query, *row], "judgements")
     grades, rankings, numbers = _numbered(qrels, run)
-    largest = max((grade for row in grades.values() for grade in row.values()), default=0)
+    check_grades(list(parsed), qrels)
     values = {}
     for name, measure in parsed.items():
-        if largest > (limit := _largest_grade(measure)):
-            raise too_large_grade(name, largest, limit)
         seen = rankings
         if measure.params.get("judged_only"):
             kept = {query: [d for d in ranking if d in grades[query]] for query, ranking in rankings.items()}
@@ -315,7 +321,7 @@ def evaluate(qrels: Mapping[str, Mapping[str, int]], run: Run, measures: Sequenc
     return pandas.DataFrame(values).rename_axis("query")
 
 
-def too_large_grade(name: str, grade: int, limit: int) -> DataError:
+def _too_large_grade(name: str, grade: int, limit: int) -> DataError:
     return DataError(
         f"measure {name!r} takes grades from 0 to {limit}, and the judgements hold {grade}",
         hint="leave the measure out of data.measures; nDCG@10 takes any grade",

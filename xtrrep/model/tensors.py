@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtrrep.console import DataError
+from xtrrep.console import DataError, machine_error
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ def read(folder: Path, names: Sequence[str]) -> dict[str, torch.Tensor]:
             return {name: state[name].float() for name in names if name in state}
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
         path = safe if safe.exists() else pickled
-        raise DataError(
+        raise machine_error(error) or DataError(
             f"{path} cannot be read as tensors: {str(error).splitlines()[0]}", hint="is the download complete?"
         ) from None
     raise DataError(f"{folder} has no model.safetensors and no pytorch_model.bin", hint="is the download complete?")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from xtrrep import config as configs
 from xtrrep.artifacts import Spec, digest, make, write_atomic, write_json
 from xtrrep.artifacts.hashes import hash_outside
-from xtrrep.console import DataError, UsageError, progress
+from xtrrep.console import DataError, UsageError, machine_error, progress
 from xtrrep.data import RENAME, text_fault, text_id
 from xtrrep.store.encode import Store
 
@@ -88,10 +88,10 @@ def _load(path: Path) -> NDArray[Any]:
     # np.load would also open a zip of arrays or a pickle by its first bytes.
     try:
         array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    except MemoryError:
-        raise
     except Exception as error:  # numpy gives parts of the header to Python's own parser, and anything may come of that
-        raise DataError(f"{path} is not an array: {error}", hint="numpy.save writes one") from None
+        raise machine_error(error) or DataError(
+            f"{path} is not an array: {error}", hint="numpy.save writes one"
+        ) from None
     return array
 
 

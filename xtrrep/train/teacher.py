@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from xtrrep.artifacts import need_space, write_atomic
 from xtrrep.artifacts.locks import lock
 from xtrrep.config import Precision
-from xtrrep.console import DataError, progress, say
+from xtrrep.console import DataError, machine_error, progress, say
 from xtrrep.data import Collection
 from xtrrep.data.scored import Candidates, choose
 from xtrrep.model import weights
@@ -210,7 +210,7 @@ def _settings(place: str, name: str, revision: str | None) -> dict[str, Any]:
         except EntryNotFoundError:
             return {}
         except Exception as error:  # the hub's client and its HTTP library each raise their own kinds
-            raise _cannot_load(place, error) from None
+            raise machine_error(error) or _cannot_load(place, error) from None
     if not path.is_file():
         return {}
     try:
@@ -243,7 +243,7 @@ def _load(place: str, cross: bool, n_doc: int, device: str, revision: str | None
     try:
         model = kind(place, device=device, revision=None if Path(place).is_dir() else revision)
     except Exception as error:  # safetensors, the tokenizer, the hub's client: each raises its own kinds
-        raise _cannot_load(place, error) from None
+        raise machine_error(error) or _cannot_load(place, error) from None
     if cross and model.num_labels != 1:
         raise DataError(
             f"the teacher {place} has {model.num_labels} outputs, and a score is one",
