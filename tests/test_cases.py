@@ -224,6 +224,8 @@ def test_texts_that_are_cut(run: Run, tmp_path: Path, short: Path) -> None:
         ):
             assert kind in said.err
             assert kind in said.out
+    said = run("search", "who is at mark5, and at mark6?", "data.path=c", *words)
+    assert "the query is longer than model.n_query=6 and was cut: " in said.err
     notes = run("eval", "data.path=c", *words, "--json").value["notes"]
     tokenizer = encoder.build(compose(words).model, "cpu").tokenizer
     rows = folder.read_folder("c", tmp_path / "c", "test")
@@ -525,6 +527,9 @@ def test_options_and_overrides_take_paths_as_they_are(run: Run, tmp_path: Path) 
         cases.run_file(tmp_path / text, range(8), range(8))
         words = ["--run", text] if number % 2 else [f"retrieve.from_run={text}", "retrieve.scoring=run"]
         assert run("eval", "data.path=c", *words, "data.measures=[RR]").row[-1] == "1.0000"
+    for text in ("-dash.trec", "--dashes.trec"):
+        cases.run_file(tmp_path / text, range(8), range(8))
+        assert run("eval", "data.path=c", "--run", text, "data.measures=[RR]").row[-1] == "1.0000"
     shutil.move(tmp_path / "c", tmp_path / '[it\'s] {my} c=1, "2"')
     said = run("eval", 'data.path=[it\'s] {my} c=1, "2"', "--index", "bm25", "data.measures=[RR]")
     assert said.code == 0, said.err

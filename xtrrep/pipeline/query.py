@@ -9,7 +9,7 @@ import numpy as np
 
 from xtrrep.artifacts import Folders
 from xtrrep.config import Config, Source
-from xtrrep.console import DataError, UsageError
+from xtrrep.console import DataError, UsageError, say
 from xtrrep.data import open_collection
 from xtrrep.model.precision import resolve_precision
 from xtrrep.pipeline import Plan
@@ -52,10 +52,18 @@ def _encode_typed(
     cfg: Config, encoder: MultiVectorEncoder, query: str
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """A typed query's (T, H) vectors and (T,) vocabulary ids, rounded as a store's are."""
+    from xtrrep.model.forward import tokenise
     from xtrrep.store.encode import encode_batch
 
     device = device_named(cfg.machine.device)
     precision = resolve_precision(cfg.encode.precision, device)
+    cut = tokenise(encoder, [query], "query").cut
+    if cut.texts:
+        key = "data.n_query" if cfg.data.n_query else "model.n_query"
+        say(
+            f"  note: the query is longer than {key}={cut.limit} and was cut: "
+            f"{cut.lost} of its {cut.tokens} tokens are not read"
+        )
     ((vectors, ids),) = encode_batch(encoder, [("typed", query)], task="query", precision=precision, device=device)
     return vectors.astype("float32"), ids
 
