@@ -325,7 +325,7 @@ def test_padding_with_the_end_token_changes_no_vector(tmp_path: Path) -> None:
     both = encode_batch(made, texts, task="document", precision=Precision.fp32, device="cpu")
     for text, (vectors, _) in zip(texts, both, strict=True):
         ((alone, _),) = encode_batch(made, [text], task="document", precision=Precision.fp32, device="cpu")
-        np.testing.assert_allclose(imported.astype(np.float32), alone.astype(np.float32), atol=2e-3)
+        np.testing.assert_allclose(vectors.astype(np.float32), alone.astype(np.float32), atol=2e-3)
 
 
 @pytest.mark.parametrize("key", ["model.n_doc", "data.n_doc", "model.n_query", "data.n_query"])

@@ -26,28 +26,13 @@ from xtrrep.pipeline import Plan, Step
 from xtrrep.pipeline.identity import device_named
 from xtrrep.pipeline.stages.searching import one_search
 from xtrrep.pipeline.stages.table import BY_NAME
-from xtrrep.plan.cost import ON_GPU
 from xtrrep.search.engines import engine_of
 
 LOGS = ".logs"
 PATIENCE = 60.0  # seconds: a network file system may show another machine's new file that late
 SHARE = "set XTRREP_HOME to a folder on a file system that all nodes share"
 
-# Cores that a stage can use, and GB of memory at scale=demo without the embedding store. Rough figures.
-NEEDS = {
-    "triples": (1, 1.5),
-    "scored": (4, 3.0),
-    "train": (4, 3.5),
-    "distill": (4, 3.5),
-    "documents": (4, 2.0),
-    "queries": (4, 1.5),
-    "index": (4, 1.0),
-    "retrieve": (4, 1.0),
-    "latency": (4, 1.0),
-}
-OTHERWISE = (1, 1.0)
-# Bytes for each number of the embedding store: a build holds it in float32 and works on a copy, a search needs half.
-STORE_BYTES = {"index": 8, "retrieve": 4, "latency": 4}
+CORES = 4  # that a stage which computes with a model or an index can use; any other uses one
 
 
 def one_line(error: XtrrepError) -> str:
@@ -118,25 +103,25 @@ class Task:
 
     @property
     def cores(self) -> int:
-        return self.targets[0].cfg.machine.threads or NEEDS.get(self.stage, OTHERWISE)[0]
+        return self.targets[0].cfg.machine.threads or (CORES if BY_NAME[self.stage].gpu else 1)
 
     @property
     def gpus(self) -> int:
-        cfg = self.targets[0].cfg
-        searching = self.stage in ("index", "retrieve", "latency")
-        if self.stage not in ON_GPU or (searching and not engine_of(cfg.index).uses_gpu):
+        cfg, stage = self.targets[0].cfg, BY_NAME[self.stage]
+        if not stage.gpu or (stage.searches and not engine_of(cfg.index).uses_gpu):
             return 0
         return int(device_named(cfg.machine.device) != "cpu")
 
     @property
     def memory(self) -> int:
         """Bytes, roughly. Exact about the embedding store once that has been made."""
-        base = NEEDS.get(self.stage, OTHERWISE)[1] * 1e9
+        stage = BY_NAME[self.stage]
+        base = stage.memory_gb * 1e9
         store = self.targets[0].specs.get("documents")
-        if self.stage not in STORE_BYTES or store is None or not _is_complete("documents", store):
+        if not stage.store_bytes or store is None or not _is_complete("documents", store):
             return int(base)
         facts = artifacts.read_manifest(_folder("documents", store))["facts"]
-        return int(base + STORE_BYTES[self.stage] * facts["tokens"] * facts["dim"])
+        return int(base + stage.store_bytes * facts["tokens"] * facts["dim"])
 
     @property
     def shards_left(self) -> int:
