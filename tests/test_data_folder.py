@@ -320,7 +320,7 @@ class FakeIrDataset:
 
 
 def test_ir_datasets_become_a_beir_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, cfg = sources.get("ir_datasets"), Data(id="beir/arguana", loader="ir_datasets")
+    source, cfg = sources.get("ir_datasets"), Data(id="msmarco-passage/dev/small", loader="ir_datasets", split="test")
     monkeypatch.setattr(irds, "_load", lambda id: FakeIrDataset())
     source.prepare(cfg, tmp_path)
     collection = source.open(cfg, tmp_path)
@@ -334,9 +334,9 @@ def test_no_network_says_where_a_local_copy_goes(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(irds, "_load", lambda id: FakeIrDataset())
     monkeypatch.setattr(FakeIrDataset, "qrels_iter", unreachable)
-    with pytest.raises(DataError, match=r"could not download beir/nfcorpus/test \(Name or service") as caught:
-        sources.get("ir_datasets").prepare(Data(id="beir/nfcorpus/test", loader="ir_datasets"), tmp_path / "out")
-    assert "nfcorpus/qrels/test.tsv" in str(caught.value.hint)
+    with pytest.raises(DataError, match=r"could not download msmarco-passage/dev \(Name or service") as caught:
+        sources.get("ir_datasets").prepare(Data(id="msmarco-passage/dev", loader="ir_datasets"), tmp_path / "out")
+    assert "data.path=FOLDER" in str(caught.value.hint)
     assert not (tmp_path / "out").exists()
 
 

@@ -27,7 +27,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that were read in full, in order."""
     names: list[str] = []
 
-    def counting(path: Path, tick: Callable[[int], object] | None = None) -> str:
+    def counting(path: Path, tick: Callable[[int], object] | None = None, algorithm: str = "sha256") -> str:
         names.append(path.name)
         return hash_file(path, tick)
 
@@ -130,7 +130,7 @@ def test_what_was_just_written_is_not_recorded(tmp_path: Path, monkeypatch: pyte
 def test_a_file_written_to_while_it_is_read_is_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names, record = fill(tmp_path / "a"), tmp_path / "a.json"
 
-    def slow(path: Path, tick: Callable[[int], object] | None = None) -> str:
+    def slow(path: Path, tick: Callable[[int], object] | None = None, algorithm: str = "sha256") -> str:
         found = hash_file(path, tick)
         if path.name == "large":
             flip(path, 2500)

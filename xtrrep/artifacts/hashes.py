@@ -30,9 +30,9 @@ Record = dict[str, list[Any]]
 _kept: dict[Path, Record] = {}
 
 
-def hash_file(path: Path, tick: Callable[[int], object] | None = None) -> str:
-    """SHA-256 of a file's bytes, hex; `tick` hears of the bytes as they are read."""
-    sha = hashlib.sha256()
+def hash_file(path: Path, tick: Callable[[int], object] | None = None, algorithm: str = "sha256") -> str:
+    """Hash of a file's bytes, hex; `tick` hears of the bytes as they are read."""
+    sha = hashlib.new(algorithm)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             sha.update(block)
@@ -48,6 +48,7 @@ def hash_files(
     *,
     afresh: bool = False,
     tick: Callable[[int], object] | None = None,
+    algorithm: str = "sha256",
 ) -> dict[str, str]:
     """SHA-256 of a folder's files by name, from `record` where it knows them; what had to be read is recorded there.
 
@@ -64,7 +65,7 @@ def hash_files(
     with shown as bar:
         for name in todo:
             begun = time.time()
-            found[name] = hash_file(folder / name, bar.update if bar else tick)
+            found[name] = hash_file(folder / name, bar.update if bar else tick, algorithm)
             mark = marks[name]
             # Neither a file that is still being written, nor one so new that another write would leave its times alone.
             if mark and mark == _mark(folder / name) and begun - mark[2] / 1e9 > SETTLED:
@@ -74,11 +75,14 @@ def hash_files(
     return found
 
 
-def hash_outside(path: Path, root: Path) -> str:
-    """SHA-256 of a file that lies outside the artifacts, recorded below their `root` where that exists."""
+def hash_outside(path: Path, root: Path, algorithm: str = "sha256") -> str:
+    """Hash of a file that lies outside the artifacts, recorded below their `root` where that exists."""
     path = path.resolve()
-    name = hashlib.sha256(os.fsencode(path.parent)).hexdigest()[:12]
-    return hash_files(path.parent, [path.name], root / RECORDS / "outside" / f"{name}.json")[path.name]
+    name = hashlib.sha256(os.fsencode(path.parent)).hexdigest()[:12] + (
+        "" if algorithm == "sha256" else f".{algorithm}"
+    )
+    record = root / RECORDS / "outside" / f"{name}.json"
+    return hash_files(path.parent, [path.name], record, algorithm=algorithm)[path.name]
 
 
 RECORDS = ".verified"

@@ -69,6 +69,8 @@ def print_plan(
         times = [f"about {preflight.duration(known)}"] if known or not unknown else []
         times += [f"{unknown} of unknown time"] if unknown else []
         print(f"{counted}; {', and '.join(times)}")
+    if places := preflight.precisions(plans):
+        print(f"precision: {'; '.join(places)}")
     for problem in problems:
         print(f"missing: {problem}")
 

@@ -78,7 +78,7 @@ def local_home_hint(id: str) -> str:
     """Where a local copy of a collection is looked for, for people without a network."""
     places = _local_places(id)
     if not places:
-        return "or name a local folder: data.path=FOLDER data.split=SPLIT"
+        return "name a local folder: data.path=FOLDER data.split=SPLIT"
     folder, _, needed = places[0]
     return f"set {HOME_VARIABLE} to a folder holding {folder}/{needed} and the files beside it"
 

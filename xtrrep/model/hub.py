@@ -1,19 +1,147 @@
-"""A hub model as a local folder, so that every layout is read by the same code wherever it came from."""
+"""Repositories of the model hub: which commit a revision is, what it holds, and a model's files as a local folder.
+
+A revision such as `main` moves. So a plan resolves each one to a commit, and the identity of weights and training data
+is the content at that commit: the hashes the hub lists for its files. A change of the README alone leaves it as it was.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
+from xtrrep import config as configs
+from xtrrep.artifacts import digest, write_json
 from xtrrep.console import DataError, say
 from xtrrep.model import weights
 from xtrrep.model.released import doubt, resolve
+
+Kind = Literal["model", "dataset"]
 
 # Settings, tokenizers and weights, at the top or in a module's own folder such as 2_Dense/.
 _KEPT = {".json", ".txt", ".model", ".jinja", ".metadata", ".safetensors"}
 LOCAL = "run where the hub can be reached, or name a local folder in its place; scale=demo needs no hub"
 _PLACE = re.compile(r"(\d+_\w+/)?[^/]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+RECORDS = ".revisions"
+
+
+# --- commits ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit of a hub repository, and a hash of what a run reads there: `wanted` files of a model, data files."""
+
+    id: str
+    content: str
+
+
+_resolved: dict[tuple[str, str, str], Commit | None] = {}
+
+
+def commit_of(kind: Kind, name: str, revision: str | None) -> Commit | None:
+    """The commit that `revision` (None: main) names: as the hub says, else as this machine last saw it.
+
+    None where neither knows. An answer is kept for the life of the process, so that all plans of one command agree.
+    Raises DataError where the hub answers that it has no such repository or revision.
+    """
+    name, revision = resolve(name), revision or "main"
+    key = (kind, name, revision)
+    if key not in _resolved:
+        known = last_used(kind, name, revision) if _COMMIT.fullmatch(revision) else None  # a commit never changes
+        _resolved[key] = known or _ask(kind, name, revision)
+        if found := _resolved[key]:
+            _resolved[(kind, name, found.id)] = found
+    return _resolved[key]
+
+
+def forget() -> None:
+    """Ask the hub again from here on."""
+    _resolved.clear()
+
+
+def remember(kind: Kind, name: str, revision: str | None) -> None:
+    """Record the commit that a run uses, so that the same command can go on with it when it is resumed or offline."""
+    name, revision = resolve(name), revision or "main"
+    found = _resolved.get((kind, name, revision))
+    if found is None:
+        return
+    asked = {asked for k, n, asked in _resolved if (k, n) == (kind, name) and _resolved[k, n, asked] == found}
+    for each in asked:
+        path = _record(kind, name, each)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(found))
+
+
+def last_used(kind: Kind, name: str, revision: str | None) -> Commit | None:
+    """The commit that the last run on this machine used for a revision; None where there was none."""
+    try:
+        return Commit(**json.loads(_record(kind, resolve(name), revision or "main").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # none, or one that was damaged: the hub is asked again
+        return None
+
+
+def adopt(kind: Kind, name: str, revision: str | None, commit: Commit) -> None:
+    """Use `commit` for a revision for the life of this process."""
+    name = resolve(name)
+    _resolved[(kind, name, revision or "main")] = _resolved[(kind, name, commit.id)] = commit
+
+
+def _record(kind: str, name: str, revision: str) -> Path:
+    return configs.artifacts_root() / RECORDS / f"{kind}--{name}--{revision}.json".replace("/", "--")
+
+
+def _ask(kind: Kind, name: str, revision: str) -> Commit | None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    known = last_used(kind, name, revision)
+    if not weights.hub_reachable():
+        return known or _of_cache(kind, name, revision)
+    try:
+        id = str(HfApi().resolve_revision(name, revision=revision, repo_type=kind).resolved)
+        entries = HfApi().list_repo_tree(name, revision=id, recursive=True, repo_type=kind)
+        return Commit(id, _content(kind, _hashes(entries)))
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        if known is not None:  # since deleted: what is finished here stays usable
+            return known
+        raise refused(kind, name, revision, error) from None
+    except Exception as error:  # whatever the HTTP library under the client raises; its types change with it
+        say(f"  note: the hub could not say what {name} is at {revision} ({reason(error)})")
+        return known or _of_cache(kind, name, revision)
+
+
+def _of_cache(kind: Kind, name: str, revision: str) -> Commit | None:
+    """By the client's own cache: the commit an earlier download resolved a revision to."""
+    from huggingface_hub import HfApi, get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError, HFValidationError, RevisionResolutionError
+
+    try:
+        api = HfApi()
+        id = str(api.resolve_revision(name, revision=revision, repo_type=kind, local_files_only=True).resolved)
+        return Commit(id, _content(kind, _hashes(get_cached_repo_tree(name, revision=id, repo_type=kind))))
+    except (RevisionResolutionError, CachedRepoTreeNotFoundError, HFValidationError):
+        return None
+
+
+def _hashes(entries: Iterable[Any]) -> dict[str, str]:
+    """File name -> hash, of the files of a listing."""
+    files = [entry for entry in entries if hasattr(entry, "blob_id")]
+    return {file.path: file.lfs.sha256 if file.lfs is not None else file.blob_id for file in files}
+
+
+def _content(kind: Kind, hashes: dict[str, str]) -> str:
+    names = (
+        wanted(list(hashes)) if kind == "model" else [n for n in hashes if not n.endswith((".md", ".gitattributes"))]
+    )
+    return digest({name: hashes[name] for name in names})
+
+
+# --- models -------------------------------------------------------------------------------------------------------
 
 
 def folder_of(name: str | Path, revision: str | None) -> Path:
@@ -39,40 +167,74 @@ def wanted(files: Sequence[str]) -> list[str]:
 def snapshot(name: str, revision: str | None) -> Path:
     """The local copy of a hub model, complete as far as `wanted` goes; what is missing is downloaded, with its bars.
 
-    Where the hub does not answer, an earlier download serves. Raises DataError, saying what to do, where neither does.
+    A complete copy of the commit is used without asking the hub. Raises DataError, saying what to do, where there is
+    none and it cannot be fetched.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     at = f"{name} at revision {revision}" if revision else name
+    if revision and _COMMIT.fullmatch(revision) and (folder := cached_folder(name, revision)):
+        return folder
     if not weights.hub_reachable():  # the client itself would try for half a minute
         return _cached(name, revision, at, "the model hub does not answer")
     try:
         files = wanted(HfApi().list_repo_files(name, revision=revision))
-        if not weights.is_cached(name, revision):
+        if cached_folder(name, revision) is None:
             say(f"  fetching {at} from the model hub")
         return Path(snapshot_download(name, revision=revision, allow_patterns=files))
-    except GatedRepoError:
-        raise DataError(f"{name} is on the model hub, but its owner must let you in", hint="hf auth login") from None
-    except RevisionNotFoundError:
-        raise DataError(f"the model hub has no {at}", hint="model.revision=null takes the newest") from None
-    except (RepositoryNotFoundError, HFValidationError):
-        raise DataError(f"the model hub has no public model {name}", hint=doubt(name) or LOCAL) from None
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise refused("model", name, revision, error) from None
     except Exception as error:  # whatever the HTTP library under the client raises; its types change with it
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return _cached(name, revision, at, f"the download failed ({reason})")
+        return _cached(name, revision, at, f"the download failed ({reason(error)})")
+
+
+def cached_folder(name: str, revision: str | None) -> Path | None:
+    """An earlier download of a model, where it has every file that `wanted` names; None where it has not."""
+    from huggingface_hub import get_cached_repo_tree, snapshot_download
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError, HFValidationError
+
+    try:
+        # The client's own listing of the repository. Without the same filter as in the download, its check for
+        # completeness would miss the files that are never fetched, such as ONNX copies.
+        files = wanted([file.path for file in get_cached_repo_tree(name, revision=revision)])
+    except (CachedRepoTreeNotFoundError, HFValidationError):
+        files = None  # written by an older client, or not there
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files, local_files_only=True))
+    except (OSError, ValueError):
+        return None
+
+
+def refused(kind: Kind, name: str, revision: str | None, error: Exception) -> DataError:
+    """What the hub's refusal means, with what to do."""
+    from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
+
+    what, key = ("model", "model.revision") if kind == "model" else ("data set", "train.revision")
+    if isinstance(error, GatedRepoError):
+        return DataError(f"{name} is on the hub, but its owner must let you in", hint="hf auth login")
+    if isinstance(error, RevisionNotFoundError):
+        return DataError(f"the hub has no {name} at revision {revision}", hint=f"{key}=null takes the newest")
+    return DataError(f"the hub has no public {what} {name}", hint=doubt(name) or LOCAL)
+
+
+def reason(error: BaseException) -> str:
+    """The cause of a failed request in one line: the innermost error that says something."""
+    said = ""
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen).strip().partition("\n")[0].strip()
+        status = getattr(getattr(seen, "response", None), "status_code", None)
+        if status is not None:
+            return f"the hub answered with status {status}"
+        said = f"{type(seen).__name__}: {text}" if text else said or type(seen).__name__
+        seen = seen.__cause__ or seen.__context__
+    return said[:300]
 
 
 def _cached(name: str, revision: str | None, at: str, problem: str) -> Path:
     """An earlier download, or a DataError with the problem."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except (OSError, ValueError):
-        raise DataError(f"cannot fetch {at}: {problem}, and there is no copy on this machine", hint=LOCAL) from None
+    folder = cached_folder(name, revision)
+    if folder is None:
+        raise DataError(f"cannot fetch {at}: {problem}, and there is no copy on this machine", hint=LOCAL)
+    return folder

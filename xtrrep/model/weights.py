@@ -99,7 +99,9 @@ def archive_parts(name: str) -> list[Path]:
 
 
 def identity(name: str, revision: str | None) -> dict[str, str]:
-    """What the weights are: a hash of the folder's files or of the zip, or the hub id with its revision.
+    """What the weights are: a hash of the folder's files, of the zip, or of what the hub lists at the revision.
+
+    Where the hub cannot be asked and this machine never has, the revision's name stands for its content.
 
     The generated model card and hidden files do not count. A zip's hash is known before it is installed, and checked
     when it is unpacked.
@@ -108,7 +110,12 @@ def identity(name: str, revision: str | None) -> dict[str, str]:
         return {"weights": ARCHIVES[name].sha256[:12]}
     folder = locate(name)
     if folder is None:
-        return {"hub": resolve(name), "revision": revision or "main"}
+        from xtrrep.model import hub  # which needs this module
+
+        commit = hub.commit_of("model", name, revision)
+        return {"hub": resolve(name)} | (
+            {"revision": revision or "main"} if commit is None else {"content": commit.content}
+        )
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if not files:
         raise DataError(f"the model folder {folder} is empty", hint="is the download complete?")
@@ -120,10 +127,10 @@ def identity(name: str, revision: str | None) -> dict[str, str]:
 
 
 def is_cached(name: str, revision: str | None) -> bool:
-    """Whether the hub's copy is already on this machine."""
-    from huggingface_hub import try_to_load_from_cache
+    """Whether the hub's copy is already on this machine, complete."""
+    from xtrrep.model import hub
 
-    return isinstance(try_to_load_from_cache(resolve(name), "config.json", revision=revision), str)
+    return hub.cached_folder(resolve(name), revision) is not None
 
 
 def hub_reachable(timeout: float = 3.0) -> bool:

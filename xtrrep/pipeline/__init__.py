@@ -21,10 +21,10 @@ Each stage leaves `ROOT/STAGE/LABEL-FINGERPRINT/` with a `manifest.json` (artifa
 what is costly and `results/runs/` for what people read: `STAGES` says which (the collections share the folder of
 `data`; `analyze`, which stands over many plans, goes to the results). `$XTRREP_HOME` replaces `artifacts/` and then
 holds `results/runs/` too. The fingerprint covers the part of the config that the stage reads, the fingerprints of the
-stages it needs, and the content of data and weights (of what lies on a hub: its id and revision). So a whole plan is
-known before anything runs, and a stage is re-used exactly when a folder with its fingerprint has a manifest, whatever
-LABEL that folder was first made under. Of the machine only what changes numbers counts: the precision it computes in
-(`auto` is what a short timing finds faster, model/precision.py), and `machine.compile` in training.
+stages it needs, and the content of data and weights (of what lies on a hub: what it lists at a commit). So a whole
+plan is known before anything runs, and a stage is re-used exactly when a folder with its fingerprint has a manifest,
+whatever LABEL that folder was first made under. Of the machine only what changes numbers counts: the precision where
+the stage runs (`identity.precision_of`), and `machine.compile` in training.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ from xtrrep.artifacts import Folders, Spec
 from xtrrep.artifacts.locks import at_work
 from xtrrep.config import Config, Loop, Source
 from xtrrep.console import DataError, UsageError, say
-from xtrrep.pipeline.identity import device_named, engine_label, look_again, loop_of, model_needs
+from xtrrep.model import hub
+from xtrrep.pipeline.identity import device_named, engine_label, hub_revisions, look_again, loop_of, model_needs, pinned
 from xtrrep.pipeline.stages.searching import one_search, retrieve_many, write_run
 from xtrrep.pipeline.stages.table import BY_NAME, STAGES, Stage
 from xtrrep.train import distributed
@@ -108,6 +109,12 @@ def plan_stages(cfg: Config, names: Sequence[str]) -> Plan:
 
     for name in names:
         visit(name)
+    plan = _plan_of(pinned(cfg, wanted), wanted)
+    begun = _begun(cfg, wanted, plan)
+    return plan if begun is None else begun
+
+
+def _plan_of(cfg: Config, wanted: set[str]) -> Plan:
     specs: dict[str, Spec] = {}
     steps = []
     for stage in STAGES:
@@ -118,10 +125,40 @@ def plan_stages(cfg: Config, names: Sequence[str]) -> Plan:
     return Plan(cfg, tuple(steps))
 
 
+def _begun(cfg: Config, wanted: set[str], newest: Plan) -> Plan | None:
+    """The plan with the hub's commits of the last run, where that run was interrupted and the hub has changed since: it
+    goes on with what it began with. None where there is no such run."""
+    used = pinned(cfg, wanted, hub.last_used)
+    moved = [r for r in hub_revisions(cfg, wanted) if r.asked(used) not in (r.asked(cfg), r.asked(newest.cfg))]
+    if not moved:
+        return None
+    for revision in moved:
+        commit = hub.last_used(revision.kind, revision.name, revision.asked(cfg))
+        if commit is not None:
+            hub.adopt(revision.kind, revision.name, revision.asked(used), commit)
+    older = _plan_of(used, wanted)
+    known = {step.spec.fingerprint for step in newest.steps}
+    for step in older.steps:
+        partial = artifacts.partial_of(step.spec, step.stage.root())
+        if not step.reuse and step.spec.fingerprint not in known and partial.exists():
+            names = ", ".join(revision.name for revision in moved)
+            _say_once(f"  note: {names} has changed on the hub; {short(partial)} goes on with the commit it began with")
+            return older
+    return None
+
+
+@cache
+def _say_once(text: str) -> None:
+    say(text)
+
+
 def run(plans: Sequence[Plan]) -> Done:
     """Carry out plans together: what they share runs once, and runs that share an index share its token search."""
     if plans and distributed.asked() > 1:
         distributed.begin(device_named(plans[0].cfg.machine.device))
+    for p in plans:
+        for revision in hub_revisions(p.cfg, {step.stage.name for step in p.steps if not step.reuse}):
+            hub.remember(revision.kind, revision.name, revision.asked(p.cfg))
     done = Done([{} for _ in plans])
     with at_work(configs.artifacts_root()), at_work(configs.results_root()):
         _run_stages(plans, done)
@@ -234,6 +271,8 @@ def _watched(p: Plan, step: Step, run: Callable[[Path], dict[str, Any]]) -> Call
                     f"what the stage {step.stage.name} reads was changed during this run",
                     hint="the same command starts again from what is there now",
                 )
+        commits = {r.name: r.asked(p.cfg) for r in hub_revisions(p.cfg, {step.stage.name}) if r.asked(p.cfg)}
+        facts = facts | ({"commits": commits} if commits else {})
         return facts if "threads" in facts else {**threads(), **facts}  # a latency has its own
 
     return work

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from xtrrep import config as configs
-from xtrrep.config import Config, Data, Loop, Missing, Scorer, Scoring, SelfMatch, Source, TrainStage, plain
+from xtrrep.config import Config, Data, Loop, Missing, Precision, Scorer, Scoring, SelfMatch, Source, TrainStage, plain
 from xtrrep.console import UsageError
 from xtrrep.data import resolve, sources
-from xtrrep.model import weights
+from xtrrep.model import hub, weights
 from xtrrep.model.encoder import device_of
+from xtrrep.model.precision import Work, resolve_precision
 from xtrrep.search.engines import AnyEngine, DocumentEngine, Place, TextEngine, TokenEngine, engine_of
 from xtrrep.search.retrieve import Setting
 
@@ -48,6 +50,38 @@ def engine_label(cfg: Config) -> str:
 
 def place_of(cfg: Config) -> Place:
     return Place(device_named(cfg.machine.device), cfg.machine.threads)
+
+
+GPU_SCALES = ("lab", "paper")  # whose stages run on a GPU, unless machine.device names another place
+
+
+def runs_on_gpu(cfg: Config) -> bool:
+    """Whether the stages of a config run on a GPU: as machine.device says, else as its scale does.
+
+    Only at the other scales, which run where they are planned, does `auto` ask this machine.
+    """
+    name = cfg.machine.device
+    if name == "auto":
+        return cfg.scale in GPU_SCALES or device_named(name) != "cpu"
+    return name.partition(":")[0] == "cuda" or device_named(name) != "cpu"
+
+
+def precision_of(cfg: Config, precision: Precision, work: Work = "encode") -> Precision:
+    """What `auto` and fp16 mean where the stages of a config run, whichever machine plans them.
+
+    On a processor fp16 is fp32, and `auto` is what a short timing finds faster. On a GPU `auto` is bf16.
+    """
+    if not runs_on_gpu(cfg):
+        return resolve_precision(precision, "cpu", work)
+    if precision is Precision.auto and cfg.scale not in GPU_SCALES:
+        return resolve_precision(precision, device_named(cfg.machine.device), work)
+    return Precision.bf16 if precision is Precision.auto else precision
+
+
+def precision_to_run(cfg: Config, precision: Precision) -> Precision:
+    """What a stage is given: `auto` stays on a processor, so that the stage's manifest holds the timing behind it."""
+    here = precision is Precision.auto and not runs_on_gpu(cfg)
+    return precision if here else precision_of(cfg, precision)
 
 
 def model_label(cfg: Config) -> str:
@@ -189,6 +223,56 @@ def weights_identity(name: str, revision: str | None) -> dict[str, str]:
 @cache
 def device_named(name: str) -> str:
     return device_of(name)
+
+
+# --- the hub's commits --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One revision of a hub repository that a config reads: `section.key` of the config holds it."""
+
+    kind: hub.Kind
+    name: str
+    section: str
+    key: str
+
+    def asked(self, cfg: Config) -> str | None:
+        value = getattr(getattr(cfg, self.section), self.key)
+        return None if value is None else str(value)
+
+
+def hub_revisions(cfg: Config, stages: Collection[str]) -> Iterator[Revision]:
+    """What the given stages of a config read from the hub."""
+    from xtrrep.data import scored, triples
+
+    model = str(
+        cfg.model.checkpoint if cfg.model.source in (Source.checkpoint, Source.released) else cfg.model.backbone
+    )
+    encoding = cfg.model.source in (Source.checkpoint, Source.released, Source.untrained)
+    reads_model = "train" in stages or (encoding and {"documents", "queries"} & set(stages))
+    if reads_model and model not in weights.ARCHIVES and weights.locate(model) is None:
+        yield Revision("model", model, "model", "revision")
+    if "train" in stages and cfg.train.triples and not triples.local_files(cfg.train.triples):
+        yield Revision("dataset", cfg.train.triples, "train", "revision")
+    if "distill" in stages and cfg.distill.lists and not scored.local_files(cfg.distill.lists):
+        yield Revision("dataset", cfg.distill.lists, "distill", "revision")
+    teacher = cfg.distill.teacher
+    if "scored" in stages and teacher not in weights.ARCHIVES and weights.locate(teacher) is None:
+        yield Revision("model", teacher, "distill", "teacher_revision")
+
+
+CommitOf = Callable[[hub.Kind, str, str | None], hub.Commit | None]
+
+
+def pinned(cfg: Config, stages: Collection[str], commit_of: CommitOf = hub.commit_of) -> Config:
+    """The config with every hub revision that these stages read resolved to a commit, where one is known."""
+    for revision in hub_revisions(cfg, stages):
+        commit = commit_of(revision.kind, revision.name, revision.asked(cfg))
+        if commit is not None:
+            section = replace(getattr(cfg, revision.section), **{revision.key: commit.id})
+            cfg = replace(cfg, **{revision.section: section})
+    return cfg
 
 
 def slug(text: str) -> str:

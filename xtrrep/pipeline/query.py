@@ -11,9 +11,16 @@ from xtrrep.artifacts import Folders
 from xtrrep.config import Config, Source
 from xtrrep.console import DataError, UsageError, say
 from xtrrep.data import open_collection
-from xtrrep.model.precision import resolve_precision
 from xtrrep.pipeline import Plan
-from xtrrep.pipeline.identity import GivenRun, answerer, device_named, engine_label, needs_model, setting_of
+from xtrrep.pipeline.identity import (
+    GivenRun,
+    answerer,
+    device_named,
+    engine_label,
+    needs_model,
+    precision_of,
+    setting_of,
+)
 from xtrrep.pipeline.stages.searching import open_index, open_text_index
 from xtrrep.pipeline.stages.vectors import encoder_of
 from xtrrep.search.engines import TextEngine, TokenEngine
@@ -56,7 +63,7 @@ def _encode_typed(
     from xtrrep.store.encode import encode_batch
 
     device = device_named(cfg.machine.device)
-    precision = resolve_precision(cfg.encode.precision, device)
+    precision = precision_of(cfg, cfg.encode.precision)
     cut = tokenise(encoder, [query], "query").cut
     if cut.texts:
         key = "data.n_query" if cfg.data.n_query else "model.n_query"

