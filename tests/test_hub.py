@@ -21,7 +21,7 @@ import pytest
 from hub import content
 from hub.server import Hub
 
-from xtrrep import pipeline
+from xtrrep import config, pipeline
 from xtrrep.artifacts import read_manifest
 from xtrrep.config import Data, compose
 from xtrrep.console import DataError
@@ -347,9 +347,115 @@ def test_failure_7_a_full_disk_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "collection.tsv").exists()
 
 
+# --- 8. bad rows ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.hub
+def test_failure_8_a_text_that_is_empty_does_not_end_training(hub: Hub, xtrrep: Command) -> None:
+    rows = content.triples(300)
+    for number in (5, 100, 250):
+        rows[number]["negative"] = " "
+    content.write_triples(hub.root, rows)
+    words = ["train", *SMALL, "train.steps=70", "train.checkpoint_every=100"]
+    done = xtrrep(*words, "--json")
+    facts = json.loads(done.stdout)["facts"]
+    assert facts["bad_rows"] == 3
+    assert "'negative' is not a text with words: ' '; rows like it are skipped" in done.stderr
+    done = xtrrep(*words, "train.max_bad_rows=0", "train.seed=7", code=3)
+    assert "hint: train.max_bad_rows=10" in done.stderr
+
+
+@pytest.mark.hub
+def test_failure_8_a_list_whose_document_has_no_text_does_not_end_distillation(hub: Hub, xtrrep: Command) -> None:
+    content.write_lists(hub.root, count=60, missing=[0])
+    words = ["setup=II", "stage=kd", "config=colbert", "distill.steps=2", "distill.batch_size=2", "distill.n_ways=4"]
+    words += ["distill.precision=fp32", "distill.n_doc=32"]
+    done = xtrrep("train", *SMALL, *words, "--json")
+    assert "has no text; rows like it are skipped" in done.stderr
+    assert json.loads(done.stdout)["facts"]["bad_rows"] in range(60)
+
+
+# --- 9. the hub lost while training --------------------------------------------------------------------------------
+
+
+@pytest.mark.hub
+def test_failure_9_a_hub_that_is_lost_is_said_soon_and_saving_never_asks_it(
+    hub: Hub, xtrrep: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content.write_triples(hub.root, content.triples(30_000), shards=3)
+    hub.fault(r"GET /objects/.*00002-of|GET /objects/.*00001-of|GET /objects/.*00000-of", "status", status=500, after=6)
+    words = ["train", *SMALL, "train.steps=9000", "train.checkpoint_every=3"]
+    start = time.monotonic()
+    done = xtrrep(*words, code=3)
+    assert time.monotonic() - start < 180
+    assert "the hub was lost while reading bclavie/msmarco-10m-triplets (it answered with status 500)" in done.stderr
+    assert "the same command goes on" in done.stderr
+
+
+@pytest.mark.hub
+def test_failure_9_saving_a_model_asks_nobody(hub: Hub, xtrrep: Command) -> None:
+    xtrrep("train", *SMALL)
+    api = [line for line in hub.requests if "/api/models/" in line]
+    assert api
+    assert {name for line in api for name in re.findall("/api/models/([^/?]+/[^/?]+)", line)} == {content.BGE}
+
+
+# --- 10. the order of triples, and tokenising ahead ----------------------------------------------------------------
+
+
+@pytest.mark.hub
+def test_failure_10_triples_are_shuffled_and_a_resumed_run_ends_with_the_same_weights(
+    hub: Hub, xtrrep: Command, tmp_path: Path
+) -> None:
+    words = ["train", *SMALL, "train.steps=6", "--json"]
+
+    def weights(home: str) -> bytes:
+        folder = Path(json.loads(xtrrep(*words, XTRREP_HOME=str(tmp_path / home)).stdout)["folder"])
+        return (folder / "model" / "model.safetensors").read_bytes()
+
+    whole = weights("whole")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "xtrrep", *words],
+        env=environment(hub, tmp_path) | {"XTRREP_HOME": str(tmp_path / "broken")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for(lambda: any((tmp_path / "broken/train").glob(".partial-*/checkpoints/checkpoint-2/xtrrep_state.json")))
+    process.kill()
+    process.wait()
+    assert weights("broken") == whole
+
+
+def test_failure_10_batches_are_made_ahead_of_the_loop() -> None:
+    import threading
+
+    from datasets import IterableDataset
+
+    from xtrrep.train.stream import AHEAD, Stream
+
+    made: list[str] = []
+
+    def collate(rows: list[dict[str, int]]) -> list[int]:
+        made.append(threading.current_thread().name)
+        return [row["n"] for row in rows]
+
+    rows = IterableDataset.from_generator(lambda: ({"n": n} for n in range(1000)))
+    stream = Stream(rows, 4, collate)
+    batches = iter(stream)
+    assert next(batches) == [0, 1, 2, 3]
+    place = json.loads(json.dumps(stream.position))
+    wait_for(lambda: len(made) >= AHEAD)
+    assert set(made) == {"batches"}
+    assert json.loads(json.dumps(stream.position)) == place  # what was made ahead is not counted as given
+    assert next(batches) == [4, 5, 6, 7]
+    batches.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "batches"]
+
+
 # --- 11. scale=paper on a processor, by name -----------------------------------------------------------------------
 
 
+@pytest.mark.hub
 def test_failure_11_a_processor_is_allowed_by_name(xtrrep: Command) -> None:
     import torch
 
@@ -360,3 +466,34 @@ def test_failure_11_a_processor_is_allowed_by_name(xtrrep: Command) -> None:
     assert "precision: train in bf16 on a GPU" in done.stdout
     done = xtrrep("train", *SMALL)
     assert "re-used" in done.stderr
+
+
+# --- any collection ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("group", "least"), [("beir", 40), ("lotte", 24), ("msmarco-passage", 21)])
+def test_every_judged_id_of_ir_datasets_composes(group: str, least: int) -> None:
+    ids = irds.judged_ids(group)
+    assert len(ids) >= least
+    assert set(ids) <= set(config.registered())
+    for id in ids:
+        cfg = compose([f"data={id}"])
+        assert (cfg.data.id, cfg.data.loader) == (id, "ir_datasets")
+        assert cfg.data.size is not None
+        assert cfg.data.size[0] > 1000
+        assert sources.get("ir_datasets").content(cfg.data)["qrels"].startswith(f"{id}:")
+
+
+@pytest.mark.parametrize(
+    "id", ["beir/hotpotqa/test", "lotte/lifestyle/test/forum", "msmarco-passage/trec-dl-2019/judged"]
+)
+def test_a_registered_collection_can_be_planned(id: str, xtrrep: Command) -> None:
+    done = xtrrep("eval", "index=bm25", f"data={id}", "--dry-run")
+    assert f"fetch  {id}" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["search", "forum"])
+def test_lotte_from_its_archive(kind: str, xtrrep: Command, tmp_path: Path) -> None:
+    content.lotte_archive(tmp_path / "irds")
+    done = xtrrep("eval", "index=bm25", f"data=lotte/lifestyle/test/{kind}", "--json", HF_HUB_OFFLINE="1")
+    assert json.loads(done.stdout)["measures"]["Success@5"] == 1.0

@@ -141,6 +141,20 @@ def explained(error: Exception) -> XtrrepError | None:
     return error if isinstance(error, XtrrepError) else machine_error(error)
 
 
+def request_reason(error: BaseException) -> str:
+    """Why a request to a server failed, in one line: its status, or the innermost error that says something."""
+    said = ""
+    seen: BaseException | None = error
+    while seen is not None:
+        status = getattr(getattr(seen, "response", None), "status_code", None)
+        if status is not None:
+            return f"it answered with status {status}"
+        text = str(seen).strip().partition("\n")[0].strip()
+        said = f"{type(seen).__name__}: {text}" if text else said or type(seen).__name__
+        seen = seen.__cause__ or seen.__context__
+    return said[:300]
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 

@@ -150,6 +150,7 @@ class Loop:
     checkpoint_every: int = 1000
     eval_every: int | None = None  # steps; null: no evaluation during training
     eval_data: str | None = None  # a small collection, searched exactly
+    max_bad_rows: int = 1000  # of the hub's rows, skipped and counted; one more ends the training
 
 
 @dataclass
@@ -461,6 +462,46 @@ def _local_collection(value: str) -> list[str] | None:
     return None
 
 
+@cache
+def _registry() -> dict[str, Any]:
+    """What ir-datasets lists of its collections: counts by id. Read without importing the library."""
+    import json
+    from importlib.util import find_spec
+
+    spec = find_spec("ir_datasets")
+    if spec is None or spec.origin is None:
+        return {}
+    return dict(json.loads((Path(spec.origin).parent / "etc" / "metadata.json").read_text(encoding="utf-8")))
+
+
+def registered() -> list[str]:
+    """The ids of ir-datasets that have documents, queries and judgements."""
+    return [id for id, entry in _registry().items() if entry.keys() >= {"docs", "queries", "qrels"}]
+
+
+def _count(id: str, kind: str) -> int | None:
+    """Documents or queries of an ir-datasets id; some entries refer to another id's."""
+    entry = _registry().get(id, {}).get(kind, {})
+    return _count(entry["_ref"], kind) if "_ref" in entry else entry.get("count")
+
+
+def _registered_collection(value: str) -> list[str] | None:
+    """Overrides for an ir-datasets id that no file names: its size, and the measures its benchmark reports."""
+    if value not in registered():
+        return None
+    group, last = value.partition("/")[0], value.rpartition("/")[2]
+    split = last if last in ("train", "dev", "test", "search", "forum") else "test"
+    measures = "[nDCG@10,Recall@100]"
+    if group == "lotte":
+        measures = "[Success@5]"
+    elif group in ("msmarco-passage", "msmarco-passage-v2"):
+        measures = "[nDCG@10,MRR@10,Recall@100]" if "trec-dl" in value else "[MRR@10,Recall@100]"
+    size = [_count(value, "docs"), _count(value, "queries")]
+    sized = [f"data.size=[{size[0]},{size[1]}]"] if None not in size else []
+    overrides = ["data=folder", f"data.id={value}", "data.loader=ir_datasets", f"data.split={split}"]
+    return [*overrides, f"data.measures={measures}", *sized]
+
+
 def _split_override(text: str) -> tuple[str, str]:
     if text[:1] in "+~":
         raise UsageError(
@@ -591,13 +632,15 @@ def _group_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
             text, value = f"data={same}", same
         if chosen.setdefault(key, value) != value:
             raise UsageError(f"{key} is given twice: {chosen[key]!r} and {value!r}", hint=f"give {key}= once")
-        local = _local_collection(value) if key == "data" and value not in options("data") else None
+        local = None
+        if key == "data" and value not in options("data"):
+            local = _local_collection(value) or _registered_collection(value)
         if local:
             groups.append(local[0])
             values = local[1:] + values
         elif value not in options(key):
             kind = {"data": "collection", "index": "engine", "config": "config"}.get(key, key)
-            hint = suggest(value, options(key))
+            hint = suggest(value, [*options(key), *(registered() if key == "data" else [])])
             if key == "data" and value.startswith("beir/"):
                 hint = f"{hint} A local BEIR folder $XTRREP_DATA/NAME serves beir/NAME/SPLIT."
             raise (DataError if key in ("data", "index") else UsageError)(

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 from xtrrep.console import DataError, progress, say
 from xtrrep.data import Collection, text_fault, triples
 from xtrrep.data.folder import read_json_lines
-from xtrrep.data.triples import SUFFIXES, Corpus, need_columns, need_text
+from xtrrep.data.triples import SUFFIXES, Corpus, Order, Streamed, need_columns, need_text
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset
 
 TEXTS = ("query", "documents", "scores")
 IDS = ("query_id", "document_ids", "scores")
@@ -95,27 +95,33 @@ def choose(
 
 
 def read_scored(
-    source: str, *, revision: str | None = None, n_ways: int, max_queries: int | None = None
-) -> Dataset | IterableDataset:
+    source: str,
+    *,
+    revision: str | None = None,
+    n_ways: int,
+    max_queries: int | None = None,
+    seed: int = 42,
+    max_bad_rows: int = 0,
+) -> Dataset | Streamed:
     """Lists with the columns query, document_1 to document_N and label (N floats), where N is `n_ways`.
 
     They are the first N candidates of each list, in the order given. `source` is a `.jsonl` or `.parquet` file of
     lists of texts, a folder of such files, a folder with `train`, `queries` and `documents` (each a `.jsonl`, a
     `.parquet` or a folder of them), or a dataset id on the hub in either layout. Files are read into memory. From the
-    hub the lists of split `train` at `revision` are streamed, and `state_dict` and `load_state_dict` keep and restore
-    the position; the queries and documents that ids refer to go through the hub's cache on disk.
+    hub the lists of split `train` at `revision` are streamed in an order by `seed`; the queries and documents that ids
+    refer to go through the hub's cache on disk.
 
     A list with fewer than N candidates is left out, and how many were is said; `max_queries` takes the first lists of
     those that stay. Raises DataError, naming the line or row, for a missing column, a list that is empty or no list,
     scores of another number than the candidates, a score that is no finite number, a text without words, an unknown
-    id, where no list has N candidates, and where the hub cannot be read. In a stream, what comes after the first
-    100 lists is checked when it is reached.
+    id, where no list has N candidates, and where the hub cannot be read. Of a stream, bad lists are skipped until
+    there are more than `max_bad_rows`, where the first 100 hold a good one.
     """
     if n_ways < 2:
         raise ValueError(f"n_ways={n_ways}: a list needs two candidates to compare")
     files = _find(source)
     if files is None:
-        return _stream_hub(source, revision, n_ways, max_queries)
+        return _stream_hub(source, revision, n_ways, Order(seed, max_queries, "distill", max_bad_rows))
     return _read_local(source, files, n_ways, max_queries)
 
 
@@ -362,8 +368,8 @@ def _read_texts(files: list[Path], key: str) -> Dataset:
     return Dataset(pa.concat_tables(tables))
 
 
-def _stream_hub(source: str, revision: str | None, n_ways: int, limit: int | None) -> IterableDataset:
-    from datasets import Features, List, Value, get_dataset_config_names
+def _stream_hub(source: str, revision: str | None, n_ways: int, order: Order) -> Streamed:
+    from datasets import get_dataset_config_names
 
     hint = "check the id and the network, or name local files: distill.lists=FILE.jsonl"
     try:
@@ -380,29 +386,27 @@ def _stream_hub(source: str, revision: str | None, n_ways: int, limit: int | Non
         for (_, row), part, key in zip(texts, PARTS[1:], ("query_id", "document_id"), strict=True):
             need_columns(f"{source} ({part})", row, (key, "text"), HINT)
         layout = _from_ids(texts[0][0], texts[1][0])
-    where = f"{source}: row {{}}"
-    head = [_list(where.format(number), row, n_ways, layout) for number, row in enumerate(islice(stream, PEEK), 1)]
-    if not any(row for row, _ in head):
-        raise _none_long_enough(f"the first {len(head)} lists of {source}", n_ways, max(size for _, size in head))
+    head = [_peek(f"{source}: row {number}", row, n_ways, layout) for number, row in enumerate(islice(stream, PEEK), 1)]
+    faults = [found for found in head if isinstance(found, DataError)]
+    sizes = [found for found in head if isinstance(found, int)]
+    if not any(size >= n_ways for size in sizes):
+        raise faults[0] if faults else _none_long_enough(f"the first {len(head)} lists of {source}", n_ways, max(sizes))
     told = False
 
-    def training_rows(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
+    def convert(where: str, row: Row) -> Row | None:
         nonlocal told
-        (number,) = numbers
-        row = {name: values[0] for name, values in batch.items()}
-        found, size = _list(where.format(number + 1), row, n_ways, layout)
+        found, size = _list(where, row, n_ways, layout)
         if found is None and not told:
             told = True
-            say(f"  note: row {number + 1} has {size} candidates; lists with fewer than {n_ways} are left out")
-        return {name: [found[name]] if found else [] for name in _columns(n_ways)}
+            say(f"  note: {where} has {size} candidates; lists with fewer than {n_ways} are left out")
+        return found
 
-    kinds = {name: Value("string") for name in _columns(n_ways)[:-1]}
-    dataset = stream.map(
-        training_rows,
-        with_indices=True,
-        batched=True,  # of one: only a batched map may leave a row out
-        batch_size=1,
-        remove_columns=list(first),
-        features=Features({**kinds, "label": List(Value("float64"))}),
-    )
-    return dataset if limit is None else dataset.take(limit)
+    return Streamed(source, stream, _columns(n_ways), convert, order)
+
+
+def _peek(where: str, row: Row, n_ways: int, layout: Layout) -> int | DataError:
+    """How many candidates a list has, or what is wrong with it."""
+    try:
+        return _list(where, row, n_ways, layout)[1]
+    except DataError as error:
+        return error

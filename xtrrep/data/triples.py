@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtrrep.artifacts import write_atomic
-from xtrrep.console import DataError, machine_error, progress
+from xtrrep.console import DataError, machine_error, progress, request_reason, say
 from xtrrep.data import Collection, text_fault
 from xtrrep.data.bm25 import Bm25
 from xtrrep.data.folder import read_json_lines
@@ -160,20 +160,35 @@ def random_negative(
 
 
 def read_triples(
-    source: str, *, revision: str | None = None, max_triples: int | None = None
-) -> Dataset | IterableDataset:
-    """Triples with exactly the columns query, positive, negative, the first `max_triples` where that is set.
+    source: str,
+    *,
+    revision: str | None = None,
+    max_triples: int | None = None,
+    seed: int = 42,
+    max_bad_rows: int = 0,
+) -> Dataset | Streamed:
+    """Triples with exactly the columns query, positive, negative, at most `max_triples` where that is set.
 
-    `source` is a `.jsonl` or `.parquet` file, a folder of them (read in name order, into memory), or a dataset id on
-    the hub (split `train` at `revision`, streamed: `state_dict` and `load_state_dict` keep and restore the position).
-    Raises DataError for a missing column, an empty text, a line that is not JSON, or a hub that cannot be reached; for
-    an empty text in a stream only when that row is reached.
+    `source` is a `.jsonl` or `.parquet` file, a folder of them (the first rows in name order, read into memory), or a
+    dataset id on the hub (split `train` at `revision`, streamed in an order by `seed`). Raises DataError for a missing
+    column, an empty text, a line that is not JSON, or a hub that cannot be reached. Of a stream, rows without a text
+    are skipped until a pass has more than `max_bad_rows`.
     """
     files = local_files(source)
-    return _read_local(files, max_triples) if files else _stream_hub(source, revision, max_triples)
+    if files:
+        return _read_local(files, max_triples)
+    hint = "check the id and the network, or name a local file: train.triples=FILE.jsonl"
+    dataset, first = open_hub(source, None, revision, streaming=True, hint=hint)
+    need_columns(source, first, COLUMNS, COLUMNS_HINT)
+
+    def convert(where: str, row: dict[str, Any]) -> dict[str, Any]:
+        return {name: need_text(where, name, row[name]) for name in COLUMNS}
+
+    order = Order(seed, max_triples, "train", max_bad_rows)
+    return Streamed(source, dataset.select_columns(COLUMNS), list(COLUMNS), convert, order)
 
 
-def what_is_odd(source: str, triples: Dataset | IterableDataset, batch_size: int) -> list[str]:
+def what_is_odd(source: str, triples: Dataset | Streamed, batch_size: int) -> list[str]:
     """What of local triples is not read, or teaches little, in words: columns beside the three, negatives that are the
     positive, and copies of a positive among a batch's negatives. Nothing is known of a stream."""
     from datasets import Dataset
@@ -301,8 +316,13 @@ def open_hub(
 
     A Dataset, or when `streaming` an IterableDataset. Raises DataError where it cannot be read or is empty.
     """
-    from datasets import load_dataset
+    from datasets import config, load_dataset
 
+    # A stream that is lost is tried again for about a minute. By default it would be ten, in silence.
+    config.STREAMING_READ_MAX_RETRIES = config.STREAMING_OPEN_MAX_RETRIES = 3
+    config.STREAMING_READ_RETRY_INTERVAL = config.STREAMING_OPEN_RETRY_INTERVAL = 2
+    config.STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL = 5
+    config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = 20
     try:
         dataset = load_dataset(source, subset, revision=revision, split="train", streaming=streaming)
         first = next(iter(dataset), None)  # of a stream, nothing is fetched before the first row is asked for
@@ -315,22 +335,116 @@ def open_hub(
 
 def hub_error(source: str, error: Exception, hint: str) -> DataError:
     """One line out of whatever the hub's client raised."""
-    reason = str(error).strip().partition("\n")[0]
-    return DataError(f"could not read {source} from the hub ({type(error).__name__}: {reason})", hint=hint)
+    return DataError(f"could not read {source} from the hub ({request_reason(error)})", hint=hint)
 
 
-def _stream_hub(source: str, revision: str | None, limit: int | None) -> IterableDataset:
-    from datasets import Features, Value
+# --- streams ------------------------------------------------------------------------------------------------------
 
-    hint = "check the id and the network, or name a local file: train.triples=FILE.jsonl"
-    dataset, first = open_hub(source, None, revision, streaming=True, hint=hint)
-    need_columns(source, first, COLUMNS, COLUMNS_HINT)
-    dataset = dataset.select_columns(COLUMNS)
-    dataset = dataset if limit is None else dataset.take(limit)
-    # Sentence-transformers needs the columns' types, which a mapped stream only has where they are given.
-    features = Features({name: Value("string") for name in COLUMNS})
-    return dataset.map(partial(_checked, source), with_indices=True, features=features)
+BLOCK = 65_536  # rows among which a stream is shuffled: about 70 MB of triples
 
 
-def _checked(source: str, row: dict[str, Any], number: int) -> dict[str, Any]:
-    return {name: need_text(f"{source}: row {number + 1}", name, row[name]) for name in COLUMNS}
+@dataclass(frozen=True)
+class Order:
+    """In which order a stream is read, how many rows of it, and how many may be bad. `key` is its config section."""
+
+    seed: int
+    limit: int | None = None
+    key: str = "train"
+    max_bad: int = 0
+    block: int = BLOCK
+
+
+@dataclass
+class Streamed:
+    """The rows of a hub data set, shuffled by a seed in bounded memory, with a position that resumes exactly.
+
+    A pass takes the shards in an order drawn for it (one for all passes where a `limit` says how many rows there are),
+    and its rows in an order drawn within blocks, of which memory holds one. `convert` makes a training row of one
+    as it is stored; None leaves it out, and a DataError counts it as bad. `position` is that after the last row given,
+    and `bad` the number of bad rows of its pass.
+    """
+
+    source: str
+    dataset: IterableDataset
+    column_names: list[str]
+    convert: Callable[[str, dict[str, Any]], dict[str, Any] | None]
+    order: Order
+    position: dict[str, Any] = field(default_factory=dict)
+    bad: int = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """One pass, from the start."""
+        return self.rows(None)
+
+    def rows(self, position: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+        """What is left of the pass that `position` is in (None: all of the first).
+
+        Raises DataError where the hub is lost on the way, or where more rows are bad than are allowed.
+        """
+        start = {"pass": 0, "shard": 0, "inner": None, "row": 0, "read": 0, "offset": 0, "bad": 0} | (position or {})
+        self.bad = start["bad"]
+        while True:
+            block, after = self._block(start)
+            if not block:
+                return
+            numbers = list(range(len(block)))
+            random.Random(f"{self.order.seed}/{start['pass']}/{start['read']}").shuffle(numbers)
+            for at in range(start["offset"], len(block)):
+                row = self._converted(*block[numbers[at]])
+                self.position = {**start, "offset": at + 1, "bad": self.bad}
+                if row is not None:
+                    yield row
+            start = {**after, "bad": self.bad}
+
+    def next_pass(self, position: dict[str, Any] | None) -> dict[str, Any]:
+        """The position at which the pass after the one of `position` starts."""
+        return {"pass": (position or {}).get("pass", 0) + 1}
+
+    def _shards(self, number: int) -> list[int]:
+        shards = list(range(self.dataset.num_shards))
+        random.Random(f"{self.order.seed}/{0 if self.order.limit else number}").shuffle(shards)
+        return shards
+
+    def _block(self, start: dict[str, Any]) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, Any]]:
+        """Stored rows with where each stands, and the position of the block after it."""
+        shards, at = self._shards(start["pass"]), dict(start)
+        wanted = self.order.block
+        if self.order.limit is not None:
+            wanted = min(wanted, self.order.limit - start["read"])
+        block: list[tuple[str, dict[str, Any]]] = []
+        try:
+            while len(block) < wanted and at["shard"] < len(shards):
+                part = self.dataset.shard(num_shards=len(shards), index=shards[at["shard"]])
+                if at["inner"] is not None:
+                    part.load_state_dict(at["inner"])
+                where = f"{self.source}: shard {shards[at['shard']] + 1}, row"
+                before = len(block)
+                rows = enumerate(islice(part, wanted - before), at["row"] + 1)
+                block += [(f"{where} {number}", row) for number, row in rows]
+                if len(block) == wanted:
+                    at |= {"inner": part.state_dict(), "row": at["row"] + len(block) - before}
+                else:
+                    at |= {"shard": at["shard"] + 1, "inner": None, "row": 0}
+        except DataError:
+            raise
+        except Exception as error:  # datasets, huggingface_hub and the HTTP client each raise their own kinds
+            hint = f"the same command goes on from its last checkpoint; {self.order.key} can also read a local copy"
+            raise DataError(
+                f"the hub was lost while reading {self.source} ({request_reason(error)})", hint=hint
+            ) from error
+        return block, at | {"read": start["read"] + len(block), "offset": 0}
+
+    def _converted(self, where: str, row: dict[str, Any]) -> dict[str, Any] | None:
+        try:
+            return self.convert(where, row)
+        except DataError as error:
+            self.bad += 1
+            if self.bad > self.order.max_bad:
+                key = f"{self.order.key}.max_bad_rows"
+                raise DataError(
+                    f"{error} ({self.bad} bad rows, and {key}={self.order.max_bad})",
+                    hint=f"{key}={10 * self.bad} skips them",
+                ) from None
+            if self.bad == 1:
+                say(f"  note: {error}; rows like it are skipped and counted")
+            return None

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from xtrrep import config as configs
 from xtrrep.artifacts import digest, write_json
-from xtrrep.console import DataError, say
+from xtrrep.console import DataError, request_reason, say
 from xtrrep.model import weights
 from xtrrep.model.released import doubt, resolve
 
@@ -111,7 +111,7 @@ def _ask(kind: Kind, name: str, revision: str) -> Commit | None:
             return known
         raise refused(kind, name, revision, error) from None
     except Exception as error:  # whatever the HTTP library under the client raises; its types change with it
-        say(f"  note: the hub could not say what {name} is at {revision} ({reason(error)})")
+        say(f"  note: the hub could not say what {name} is at {revision} ({request_reason(error)})")
         return known or _of_cache(kind, name, revision)
 
 
@@ -186,7 +186,7 @@ def snapshot(name: str, revision: str | None) -> Path:
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise refused("model", name, revision, error) from None
     except Exception as error:  # whatever the HTTP library under the client raises; its types change with it
-        return _cached(name, revision, at, f"the download failed ({reason(error)})")
+        return _cached(name, revision, at, f"the download failed ({request_reason(error)})")
 
 
 def cached_folder(name: str, revision: str | None) -> Path | None:
@@ -216,20 +216,6 @@ def refused(kind: Kind, name: str, revision: str | None, error: Exception) -> Da
     if isinstance(error, RevisionNotFoundError):
         return DataError(f"the hub has no {name} at revision {revision}", hint=f"{key}=null takes the newest")
     return DataError(f"the hub has no public {what} {name}", hint=doubt(name) or LOCAL)
-
-
-def reason(error: BaseException) -> str:
-    """The cause of a failed request in one line: the innermost error that says something."""
-    said = ""
-    seen: BaseException | None = error
-    while seen is not None:
-        text = str(seen).strip().partition("\n")[0].strip()
-        status = getattr(getattr(seen, "response", None), "status_code", None)
-        if status is not None:
-            return f"the hub answered with status {status}"
-        said = f"{type(seen).__name__}: {text}" if text else said or type(seen).__name__
-        seen = seen.__cause__ or seen.__context__
-    return said[:300]
 
 
 def _cached(name: str, revision: str | None, at: str, problem: str) -> Path:

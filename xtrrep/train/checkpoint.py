@@ -21,7 +21,7 @@ STATE = "xtrrep_state.json"  # a checkpoint's last file: with it the checkpoint 
 # How often something is written or looked at, and where the data lies, say nothing about the weights. Nor does a commit
 # of the hub: the stage's identity holds the content there.
 NOT_SEMANTIC = {"checkpoint_every", "eval_every", "eval_data", "data", "triples", "lists", "per_query"}
-NOT_SEMANTIC |= {"revision", "teacher_revision"}
+NOT_SEMANTIC |= {"revision", "teacher_revision", "max_bad_rows"}
 
 
 def identity_of(

@@ -20,13 +20,14 @@ import math
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtrrep.artifacts import write_json
 from xtrrep.config import Distill, Loop, Machine, Precision
 from xtrrep.console import DataError, UsageError, progress, say
+from xtrrep.data.triples import Streamed
 from xtrrep.model.encoder import check_length
 from xtrrep.model.precision import describe, resolve_precision, timing_facts
 from xtrrep.train import distributed, memory, temperature
@@ -45,7 +46,7 @@ LABELS = ("label", "labels", "score", "scores")  # columns that sentence-transfo
 
 def fit(
     model: MultiVectorEncoder,
-    dataset: Dataset | IterableDataset,
+    dataset: Dataset | IterableDataset | Streamed,
     loop: Loop,
     out: Path,
     device: str,
@@ -57,9 +58,9 @@ def fit(
     """Train `model` by `loss`, which holds it, and save it to `out / "model"`.
 
     The first column of `dataset` is the query, the others are documents, but for the teacher's scores, `label`. A
-    Dataset is shuffled by loop.seed, anew in every pass. An IterableDataset is read in its own order (which order the
-    study used is not known), and from the start again where it ends; its position is kept in the checkpoints, so it
-    must be one that resumes exactly (no shuffle buffer). The last rows of a pass that fill no batch are left out.
+    Dataset is shuffled by loop.seed, anew in every pass, and a Streamed by its own seed. An IterableDataset is read in
+    its own order, and from the start again where it ends; its position is kept in the checkpoints, so it must be one
+    that resumes exactly (no shuffle buffer). The last rows of a pass that fill no batch are left out.
 
     `evaluate` is called with the model every loop.eval_every steps; weights do not depend on it.
 
@@ -145,6 +146,7 @@ def fit(
         "ln_pool": None if isinstance(loop, Distill) else round(math.log(loop.batch_size * documents), 4),
         "temperature_first": first_temperature,
         "temperature_last": temperature.value_of(loss),
+        **({"bad_rows": dataset.bad} if isinstance(dataset, Streamed) else {}),
         "model_step": model_step if diverged else loop.steps,
         "diverged_at": diverged.step if diverged else None,
         "diverged_why": diverged.reason if diverged else None,
@@ -165,7 +167,7 @@ def _settle(model: MultiVectorEncoder) -> None:
     model.similarity_fn_name = model.similarity_fn_name
 
 
-def _check_dataset(dataset: Dataset | IterableDataset, loop: Loop, name: str) -> tuple[int | None, int]:
+def _check_dataset(dataset: Dataset | IterableDataset | Streamed, loop: Loop, name: str) -> tuple[int | None, int]:
     """Rows (None of a stream) and documents a query. Raises DataError for too few rows or columns."""
     columns = list(dataset.column_names or [])
     documents = len([column for column in columns if column not in LABELS]) - 1
@@ -191,7 +193,7 @@ def _check_dataset(dataset: Dataset | IterableDataset, loop: Loop, name: str) ->
 
 def _train(
     model: MultiVectorEncoder,
-    dataset: Dataset | IterableDataset,
+    dataset: Dataset | IterableDataset | Streamed,
     loop: Loop,
     out: Path,
     device: str,
@@ -215,6 +217,8 @@ def _train(
         model.load_state_dict(weights_of(resume))
         return
     torch.manual_seed(loop.seed)
+    # Without this, every save asks the hub about the names of local folders.
+    model.model_card_data.local_files_only = True
     # An example of ours in the card keeps the library from picking some, with a bar of its own across ours.
     model.model_card_data.widget = [{"text": "shortest path between two nodes of a graph"}]
     with ExitStack() as stack:
@@ -227,6 +231,8 @@ def _train(
         trainer.add_callback(_callback(bar, log, loop, stream, evaluate))
         trainer.remove_callback(PrinterCallback)  # prints every log line to stdout, which is for data
         bar.update(start["step"])
+        if stream:
+            stack.callback(stream.close)
         try:
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         except Exception as error:
@@ -257,7 +263,7 @@ def _prepare(model: MultiVectorEncoder, machine: Machine, stack: ExitStack) -> N
 
 def _trainer(
     model: MultiVectorEncoder,
-    dataset: Dataset | IterableDataset,
+    dataset: Dataset | IterableDataset | Streamed,
     loop: Loop,
     out: Path,
     device: str,
@@ -266,10 +272,10 @@ def _trainer(
     position: Any,
 ) -> tuple[Any, Stream | None]:
     """sentence-transformers' trainer, and the stream it reads where `dataset` is one."""
-    from datasets import IterableDataset
+    from datasets import Dataset, IterableDataset
     from sentence_transformers import MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
 
-    streamed = isinstance(dataset, IterableDataset)
+    streamed = isinstance(dataset, IterableDataset | Streamed)
     own_rate = {r"^temperature$": loop.temperature_lr} if temperature.is_learned(loss) and loop.temperature_lr else {}
     arguments = MultiVectorEncoderTrainingArguments(
         output_dir=str(out / "checkpoints"),
@@ -309,12 +315,18 @@ def _trainer(
         def get_train_dataloader(self) -> Any:
             return super().get_train_dataloader() if stream is None else stream
 
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            with stream.lock if stream else nullcontext():  # the tokenizer is saved as it is between two batches
+                super()._save_checkpoint(model, trial)
+
         def get_decay_parameter_names(self, model: Any) -> list[str]:
             # Decay would pull the temperature to 0.
             return [name for name in super().get_decay_parameter_names(model) if name != "temperature"]
 
     stream = None
-    trainer = Trainer(model=model, args=arguments, train_dataset=dataset, loss=loss)
+    # Of a stream of ours the trainer only asks for the columns.
+    known = Dataset.from_dict({name: [] for name in dataset.column_names}) if isinstance(dataset, Streamed) else dataset
+    trainer = Trainer(model=model, args=arguments, train_dataset=known, loss=loss)
     if streamed:
         stream = Stream(
             dataset, loop.batch_size, trainer.data_collator, position, distributed.rank(), distributed.size()
@@ -346,7 +358,8 @@ def _callback(bar: Any, log: Log, loop: Loop, stream: Stream | None, evaluate: E
             bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
             if evaluate and loop.eval_every and distributed.rank() == 0 and state.global_step % loop.eval_every == 0:
                 name = "distill" if isinstance(loop, Distill) else "train"
-                with _undisturbed(kwargs["model"]), memory.explained_evaluation(state.global_step, name):
+                waiting = stream.lock if stream else nullcontext()  # both use the tokenizer
+                with waiting, _undisturbed(kwargs["model"]), memory.explained_evaluation(state.global_step, name):
                     measures = evaluate(kwargs["model"])
                 log.evaluation(state.global_step, measures)
 

@@ -77,7 +77,7 @@ def model_config(cfg: Config) -> dict[str, Any]:
 def loop_config(cfg: Config, loop: Loop) -> dict[str, Any]:
     """What of a training decides its weights: no paths, nothing that only looks, variants by what they resolve to."""
     dropped = {"data", "triples", "lists", "teacher", "teacher_revision", "revision"}
-    dropped |= {"max_triples", "max_queries", "per_query"}
+    dropped |= {"max_triples", "max_queries", "per_query", "max_bad_rows"}
     dropped |= {"checkpoint_every", "eval_every", "eval_data", "objective", "temperature_colbert", "temperature_xtr"}
     config = {key: value for key, value in plain(loop).items() if key not in dropped}
     config["precision"] = precision_of(cfg, loop.precision, "train").value
@@ -118,11 +118,12 @@ def train_spec(cfg: Config, specs: Specs) -> Spec:
     config = loop_config(cfg, cfg.train)
     content = dict(weights_identity(cfg.model.backbone, cfg.model.revision))
     if cfg.train.triples is not None:
-        from xtrrep.data.triples import local_files
+        from xtrrep.data.triples import BLOCK, local_files
 
         files = local_files(cfg.train.triples)  # refuses a missing one before anything runs
         content |= _source_content("triples", cfg.train.triples, cfg.train.revision, files)
         config["max_triples"] = cfg.train.max_triples
+        config |= {} if files else {"shuffled_in": BLOCK}
     upstream = {"triples": specs["triples"].fingerprint} if "triples" in specs else {}
     return Spec("train", _train_label(cfg), 2, {"model": model_config(cfg), "train": config}, upstream, content)
 
@@ -133,8 +134,15 @@ def train_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[st
     from xtrrep.train.losses import contrastive
 
     source = str(folders["triples"] / "triples.jsonl") if "triples" in folders else str(cfg.train.triples)
-    triples = read_triples(source, revision=cfg.train.revision, max_triples=cfg.train.max_triples)
-    odd = what_is_odd(source, triples, cfg.train.batch_size)
+    train = cfg.train
+    triples = read_triples(
+        source,
+        revision=train.revision,
+        max_triples=train.max_triples,
+        seed=train.seed,
+        max_bad_rows=train.max_bad_rows,
+    )
+    odd = what_is_odd(source, triples, train.batch_size)
     for text in odd:
         say(f"  note: {text}")
     model = build(cfg.model, device_named(cfg.machine.device))
@@ -186,10 +194,13 @@ def distill_spec(cfg: Config, specs: Specs) -> Spec:
         upstream["scored"] = specs["scored"].fingerprint
     else:
         from xtrrep.data.scored import local_files
+        from xtrrep.data.triples import BLOCK
 
         lists = str(cfg.distill.lists)
-        content = _source_content("lists", lists, cfg.distill.revision, local_files(lists))
+        files = local_files(lists)
+        content = _source_content("lists", lists, cfg.distill.revision, files)
         config["max_queries"] = cfg.distill.max_queries
+        config |= {} if files else {"shuffled_in": BLOCK}
     return Spec("distill", _train_label(cfg, "_kd"), 1, {"distill": config}, upstream, content)
 
 
@@ -198,9 +209,15 @@ def distill_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[
     from xtrrep.model.encoder import load
     from xtrrep.train.losses import distill
 
-    n_ways, revision = cfg.distill.n_ways, cfg.distill.revision
     source = str(folders["scored"] / "scored.jsonl") if "scored" in folders else str(cfg.distill.lists)
-    lists = read_scored(source, revision=revision, n_ways=n_ways, max_queries=cfg.distill.max_queries)
+    lists = read_scored(
+        source,
+        revision=cfg.distill.revision,
+        n_ways=cfg.distill.n_ways,
+        max_queries=cfg.distill.max_queries,
+        seed=cfg.distill.seed,
+        max_bad_rows=cfg.distill.max_bad_rows,
+    )
     model = load(folders["train"] / "model", cfg.model, device_named(cfg.machine.device))
     return _fit(cfg, specs, folders, out, model, lists, partial(distill, cfg=cfg.distill))
 
