@@ -28,6 +28,7 @@ from xtrrep.console import DataError
 from xtrrep.data import check, irds, sources
 from xtrrep.model import hub as repositories
 from xtrrep.pipeline import identity
+from xtrrep.plan import cost
 
 # Small, on a processor, and otherwise the study's own configuration.
 SMALL = (
@@ -214,6 +215,34 @@ def test_failure_3_a_plan_without_a_gpu_equals_one_with(scale: str, monkeypatch:
     on_cpu = prints(False, "machine.device=cpu")
     assert prints(True, "machine.device=cpu") == on_cpu
     assert on_cpu["documents"] != with_gpu["documents"]  # fp16 on the one, fp32 on the other
+
+
+# --- 4. memory in plans --------------------------------------------------------------------------------------------
+
+
+def test_failure_4_plans_say_how_much_memory_a_stage_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the slopes of docs/SCALE.md: ScaNN holds every vector, which no ordinary machine can for these."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    expected = {"beir/nq": 300, "beir/msmarco/dev": 700, "beir/webis-touche2020/v2": 115}
+    for data, gigabytes in expected.items():
+        cfg = compose(["scale=paper", f"data={data}", "index=scann"])
+        assert cost.memory_of(cfg, "index") == pytest.approx(gigabytes * 1e9, rel=0.05)
+        lines = cost.too_large([pipeline.plan(cfg, "retrieve")], 64e9)
+        assert "index of" in lines[0]
+        assert "64 GB: --index warp" in lines[0]
+    assert (
+        cost.too_large([pipeline.plan(compose(["scale=paper", "data=beir/nq", "index=warp"]), "retrieve")], 64e9) == []
+    )
+    monkeypatch.setattr(cost, "machine_memory", lambda: 64e9)
+    with pytest.raises(DataError, match=r"takes about 29. GB of memory, and there are 64 GB") as caught:
+        cost.require_memory([pipeline.plan(compose(["scale=paper", "data=beir/nq", "index=scann"]), "retrieve")])
+    assert "--index warp takes" in caught.value.hint
+
+
+def test_failure_4_a_dry_run_shows_memory(xtrrep: Command) -> None:
+    done = xtrrep("eval", *SMALL, "data=beir/msmarco/dev", "--index", "scann", "--dry-run")
+    assert "GB of memory" in done.stdout
+    assert re.search(r"missing: index of .* takes about \d\d\d GB", done.stdout)
 
 
 # --- 5. what the hub holds is identity -----------------------------------------------------------------------------

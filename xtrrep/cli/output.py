@@ -71,7 +71,7 @@ def print_plan(
         print(f"{counted}; {', and '.join(times)}")
     if places := preflight.precisions(plans):
         print(f"precision: {'; '.join(places)}")
-    for problem in problems:
+    for problem in [*problems, *(cost.too_large(plans, cost.machine_memory()) if paper else [])]:
         print(f"missing: {problem}")
 
 

@@ -47,7 +47,11 @@ def work(overrides: Sequence[str], until: str, json: bool, dry_run: bool) -> Res
         print_plan(plans_of(overrides, until), json)
         return None
     from xtrrep.api import run_config
+    from xtrrep.plan import cost
 
+    plans = plans_of(overrides, until)
+    if plans[0].cfg.scale == "paper":
+        cost.require_memory(plans)
     result = run_config(*overrides, until=until)
     for text in result.unsaid:
         say(f"  note: {text}")

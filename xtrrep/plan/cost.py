@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -35,6 +36,7 @@ FILE = "costs.yaml"
 CALIBRATION = "calibration.json"
 RATES = ("train", "encode", "product", "search")  # operations a second; the last two of float32
 GPUS = (1, 8)  # at once, for the wall time of an array
+MEMORY = {"gb", "document", "vector"}  # of a stage in the figures
 QUERY_BYTES = 5000  # of a run file: 100 lines of about 50 bytes
 NOT_CALIBRATED = "not calibrated"
 
@@ -64,6 +66,7 @@ class Estimate:
     disk: float | None
     held: float = 0.0
     gpu: bool = True
+    memory: float | None = None  # bytes of main memory at its peak
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def figures(path: Path | None = None) -> dict[str, Any]:
     """`configs/costs.yaml`. Raises UsageError naming file and fault."""
     path = path or configs.config_dir() / FILE
     found = need_mapping(path, "the file", read_yaml(path))
-    parts = {"archives", "streams", "models", "words", "text", "training"}
+    parts = {"archives", "streams", "models", "words", "text", "training", "memory"}
     check_keys(path, "the file", found, parts, parts)
     for kind in ("archives", "streams"):
         for entry in need_list(path, kind, found[kind]):
@@ -91,7 +94,11 @@ def figures(path: Path | None = None) -> dict[str, Any]:
             check_keys(path, kind, entry, wanted, wanted)
             if entry["bytes"] is not None:
                 need_number(path, f"{kind}, {entry['name']}", entry["bytes"])
-    for kind, numbers in (("models", {"parameters", "in_layers", "layers", "width"}), ("words", {"words"})):
+    for kind, numbers in (
+        ("models", {"parameters", "in_layers", "layers", "width"}),
+        ("words", {"words"}),
+        ("memory", MEMORY),
+    ):
         for name, entry in need_mapping(path, kind, found[kind]).items():
             check_keys(path, f"{kind}, {name}", entry, numbers | {"from"}, numbers | {"from"})
             for key in numbers:
@@ -181,7 +188,72 @@ def estimate(plan: Plan, step: Step, measured: preflight.Forecast, rates: Calibr
     if seconds is None:
         seconds, source = _seconds(cfg, step, work, kind, rates)
     gpu = step.stage.gpu and (not step.stage.searches or engine_of(cfg.index).uses_gpu)
-    return Estimate(name, step.spec.label, _level(plan, name), work, unit, seconds, source, disk, held, gpu)
+    memory = None if (needed := memory_of(cfg, name)) is None else needed
+    return Estimate(name, step.spec.label, _level(plan, name), work, unit, seconds, source, disk, held, gpu, memory)
+
+
+def memory_of(cfg: Config, stage: str) -> float | None:
+    """Bytes of main memory that a stage takes at its peak, by `configs/costs.yaml`. None where nothing is known."""
+    engine = "exact" if cfg.retrieve.from_run is not None else str(cfg.index["engine"])
+    known = figures()["memory"]
+    entry = known.get(stage) or known.get(f"{stage} {engine}")
+    if entry is None:
+        return None
+    data = resolve(cfg.data)
+    if not data.size and (entry["document"] or entry["vector"]):
+        return None
+    documents, each = (data.size[0] if data.size else 0), vectors(cfg)
+    if entry["vector"] and each is None:
+        return None
+    tokens = documents * (each or 0.0)
+    return float(1e9 * entry["gb"] + documents * entry["document"] + tokens * entry["vector"] * cfg.model.dim / 128)
+
+
+def machine_memory() -> float:
+    """Bytes of main memory that this process may use: the machine's, or its control group's limit."""
+    total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, float(Path(path).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return total
+
+
+def too_large(plans: Sequence[Plan], memory: float) -> list[str]:
+    """What does not fit into `memory` bytes, a line each, with the engines that would."""
+    found: dict[str, None] = {}
+    for plan in plans:
+        for step in plan.steps:
+            needed = None if step.reuse else memory_of(plan.cfg, step.stage.name)
+            if needed is not None and needed > memory:
+                line = f"{step.stage.name} of {step.spec.label} takes about {needed / 1e9:,.0f} GB of memory"
+                found[
+                    f"{line}, and there are {memory / 1e9:,.0f} GB: {_smaller(plan.cfg, step.stage.name, memory)}"
+                ] = None
+    return list(found)
+
+
+def _smaller(cfg: Config, stage: str, memory: float) -> str:
+    """What would fit in place of a stage that does not."""
+    if stage not in ("index", "retrieve"):
+        return "a machine with more"
+    fits = []
+    for engine in ("warp", "plaid", "exact"):
+        other = replace(cfg, index={**cfg.index, "engine": engine})
+        needed = [memory_of(other, name) for name in ("index", "retrieve")]
+        if engine != cfg.index["engine"] and max(n or 0.0 for n in needed) <= memory:
+            fits.append(f"--index {engine} takes {max(n or 0.0 for n in needed) / 1e9:,.0f} GB")
+    return "; ".join(fits) or "a machine with more, or a smaller collection"
+
+
+def require_memory(plans: Sequence[Plan]) -> None:
+    """Refuse plans with a stage that this machine's memory cannot hold. Raises DataError with what would fit."""
+    lines = too_large(plans, machine_memory())
+    if lines:
+        what, _, fits = lines[0].rpartition(": ")
+        more = f", and {len(lines) - 1} more such stages" if len(lines) > 1 else ""
+        raise DataError(f"{what}{more}", hint=fits)
 
 
 Counted = tuple[float | None, str, str | None, float | None, float]  # work, its unit, its rate, disk, held
@@ -346,10 +418,12 @@ class Cost:
                 work = [step.work for step in mine]
                 unit = next((step.unit for step in mine if step.unit), "")
                 held = max(step.held for step in mine) / 1e9
+                peaks = [step.memory for step in mine if step.memory is not None]
                 rows.append([stage.name, len(mine), _said(sum(w for w in work if w), unit), _lacking(work)])
                 rows[-1] += [_hours(mine), _lacking([s.seconds for s in mine]), _gigabytes(mine), held]
+                rows[-1].append(max(peaks) / 1e9 if peaks else None)
                 rows[-1].append("; ".join(dict.fromkeys(step.source for step in mine if step.source)) or None)
-        rows.append(["all", len(self.steps), "", "", _hours(self.steps), "", _gigabytes(self.steps), None, None])
+        rows.append(["all", len(self.steps), "", "", _hours(self.steps), "", _gigabytes(self.steps), None, None, None])
         columns = [
             "stage",
             "steps",
@@ -359,6 +433,7 @@ class Cost:
             "without hours",
             "disk, GB",
             "GB more while one runs",
+            "GB of memory",
         ]
         return Table("By stage", [*columns, "hours are"], rows, self.notes(), digits=1)
 
