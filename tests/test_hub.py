@@ -24,7 +24,7 @@ from hub.server import Hub
 from xtrrep import config, pipeline
 from xtrrep.artifacts import read_manifest
 from xtrrep.config import Data, compose
-from xtrrep.console import DataError
+from xtrrep.console import DataError, UsageError
 from xtrrep.data import check, irds, sources
 from xtrrep.model import hub as repositories
 from xtrrep.pipeline import identity
@@ -526,3 +526,60 @@ def test_lotte_from_its_archive(kind: str, xtrrep: Command, tmp_path: Path) -> N
     content.lotte_archive(tmp_path / "irds")
     done = xtrrep("eval", "index=bm25", f"data=lotte/lifestyle/test/{kind}", "--json", HF_HUB_OFFLINE="1")
     assert json.loads(done.stdout)["measures"]["Success@5"] == 1.0
+
+
+# --- the released loss of setup (I) --------------------------------------------------------------------------------
+
+
+def test_the_released_objective_follows_the_setup() -> None:
+    def objective(*words: str) -> str:
+        return compose([*words]).train.objective.value
+
+    assert objective("protocol=released", "setup=I", "config=xtr_k64") == "authors_raw"
+    assert objective("protocol=released", "setup=II", "config=xtr_k256") == "authors"
+    assert objective("protocol=released", "config=colbert") == "authors"
+    assert objective() == "stated"
+    cfg = compose(["protocol=released"])
+    assert config.temperature_of(cfg.train) == 1.0
+    assert config.temperature_of(compose(["protocol=released", "setup=II", "config=xtr_k256"]).train) == 0.05
+    with pytest.raises(UsageError, match="needs them raw"):
+        compose(["protocol=released", "train.loss=cached"])
+
+
+def test_the_released_loss_is_of_raw_dot_products(tmp_path: Path) -> None:
+    """Against a loop over the authors' formula (docs/protocol.md section 8), and the saved model still normalises."""
+    import torch
+    from datasets import Dataset
+
+    from xtrrep.model.encoder import build
+    from xtrrep.train.losses import contrastive
+    from xtrrep.train.trainer import fit
+
+    words = ["protocol=released", "config=xtr_k64", "model.layers=1", "train.k_train=5", "train.steps=1"]
+    cfg = compose([*words, "train.batch_size=3", "train.precision=fp32", "train.n_doc=16", "model.n_query=8"])
+    model = build(cfg.model, "cpu")
+    rows = content.triples(3)
+    losses: list[float] = []
+    loss = contrastive(model, cfg.train)
+    seen: list[tuple[torch.Tensor, ...]] = []
+    scores = loss.scores
+    loss.scores = lambda *tensors: seen.append(tensors) or scores(*tensors)
+    fit(model, Dataset.from_list(rows), cfg.train, tmp_path, "cpu", loss=loss)
+    losses.append(json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])["loss"])
+    queries, documents, queries_mask, documents_mask = seen[0]
+    assert float(documents.detach().norm(dim=-1)[documents_mask].std()) > 0.01  # of no common length
+    flat = [documents[i, n][documents_mask[i, n]] for n in range(2) for i in range(3)]  # positives, then negatives
+    pool = torch.cat(flat)
+    total = 0.0
+    for number in range(3):
+        tokens = queries[number][queries_mask[number]] if not bool(queries_mask.all()) else queries[number]
+        similarity = tokens @ pool.T
+        kept = torch.zeros_like(similarity).scatter(1, similarity.topk(5, dim=1).indices, 1.0)
+        masked = torch.where(kept > 0, similarity, torch.zeros_like(similarity))
+        parts = masked.split([len(vectors) for vectors in flat], dim=1)
+        best = torch.stack([part.amax(dim=1) for part in parts], dim=1)
+        z = (best > 0).sum(dim=0).clamp(min=1e-3)
+        total += float(torch.nn.functional.cross_entropy((best.sum(dim=0) / z)[None], torch.tensor([number])))
+    assert losses[0] == pytest.approx(total / 3, rel=1e-4)
+    vectors = model.encode(["a text"], task="document")[0]
+    assert torch.allclose(vectors.norm(dim=-1), torch.ones(len(vectors)), atol=1e-5)

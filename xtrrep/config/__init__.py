@@ -63,6 +63,8 @@ class TrainStage(Enum):
 class Objective(Enum):
     stated = "stated"  # the paper's text: retrieved maxima over the number of query tokens that retrieved something
     authors = "authors"  # the released code: negatives lose to 0, Z counts positive maxima, clamped at 1e-3
+    authors_raw = "authors_raw"  # the same of (I): dot products of vectors that are not normalised, temperature 1
+    released = "released"  # the released code's of the setup: authors_raw for XTR in (I), else authors
 
 
 class Z(Enum):
@@ -681,6 +683,8 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         raise _explain(error, values) from None
     if typed.data.id == "folder" and typed.data.path:
         typed.data.id = f"{Path(typed.data.path).expanduser().resolve().name}/{typed.data.split}"
+    if typed.train.objective is Objective.released:
+        typed.train.objective = _released_objective(typed)
     _check_meaning(typed)
     return typed
 
@@ -825,8 +829,18 @@ def k_trains(train: Train) -> tuple[int, ...]:
 
 def objective_of(train: Train) -> tuple[str, str, str]:
     """(z, missing, mask) by name: the objective's own where the config leaves them null."""
-    z = train.z or (Z.positive_clamped if train.objective is Objective.authors else Z.retrieved)
+    z = train.z or (Z.retrieved if train.objective is Objective.stated else Z.positive_clamped)
     return z.value, (train.missing or Unretrieved.zero).value, (train.mask or Mask.topk).value
+
+
+def is_raw(train: Train) -> bool:
+    """Whether the loss takes dot products of vectors as they are projected, and not of unit vectors."""
+    return train.objective is Objective.authors_raw and train.scorer is Scorer.xtr
+
+
+def _released_objective(cfg: Config) -> Objective:
+    """What the released code trained a config's setup with (docs/protocol.md section 8)."""
+    return Objective.authors_raw if cfg.setup == "I" and cfg.train.scorer is Scorer.xtr else Objective.authors
 
 
 def min_max_of(distill: Distill) -> bool:
@@ -837,6 +851,7 @@ def min_max_of(distill: Distill) -> bool:
 def temperature_of(train: Train) -> float:
     """The initial temperature: `train.temperature`, or the one of the scorer."""
     by_scorer = train.temperature_xtr if train.scorer is Scorer.xtr else train.temperature_colbert
+    by_scorer = 1.0 if is_raw(train) else by_scorer
     return by_scorer if train.temperature is None else train.temperature
 
 
@@ -921,6 +936,11 @@ def _check_meaning(cfg: Config) -> None:
     if cfg.analyze.resamples < 100:
         raise UsageError(f"analyze.resamples={cfg.analyze.resamples} is too few for an interval", hint="at least 100")
     k_trains(cfg.train)
+    if is_raw(cfg.train) and cfg.train.loss is ContrastiveLoss.cached:
+        raise UsageError(
+            "train.loss=cached embeds unit vectors, and train.objective=authors_raw needs them raw",
+            hint="train.loss=contrastive, with machine.gradient_checkpointing=true where memory is short",
+        )
     if cfg.distill.n_ways < 2:
         raise UsageError(
             f"distill.n_ways={cfg.distill.n_ways}: one candidate has nothing to be compared with",

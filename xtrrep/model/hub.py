@@ -6,6 +6,7 @@ is the content at that commit: the hashes the hub lists for its files. A change 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 from xtrrep import config as configs
 from xtrrep.artifacts import digest, write_json
+from xtrrep.artifacts.hashes import hash_file
 from xtrrep.console import DataError, request_reason, say
 from xtrrep.model import weights
 from xtrrep.model.released import doubt, resolve
@@ -180,13 +182,43 @@ def snapshot(name: str, revision: str | None) -> Path:
         return _cached(name, revision, at, "the model hub does not answer")
     try:
         files = wanted(HfApi().list_repo_files(name, revision=revision))
-        if cached_folder(name, revision) is None:
+        there = cached_folder(name, revision)
+        if there is None:
             say(f"  fetching {at} from the model hub")
-        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
+        if there != folder:
+            _verify(name, folder)
+        return folder
+    except DataError:
+        raise
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise refused("model", name, revision, error) from None
     except Exception as error:  # whatever the HTTP library under the client raises; its types change with it
         return _cached(name, revision, at, f"the download failed ({request_reason(error)})")
+
+
+def _verify(name: str, folder: Path) -> None:
+    """Compare a fresh download with the hashes that the hub lists; its client only compares sizes.
+
+    Raises DataError for a file with other bytes, which is deleted.
+    """
+    from huggingface_hub import get_cached_repo_tree
+
+    listed = _hashes(get_cached_repo_tree(name, revision=folder.name))
+    for file in wanted(list(listed)):
+        path = folder / file
+        if len(listed[file]) == 64:
+            found = hash_file(path)
+        else:  # a small file is listed by its hash in git
+            data = path.read_bytes()
+            found = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        if found != listed[file]:
+            path.resolve().unlink()
+            path.unlink(missing_ok=True)
+            raise DataError(
+                f"{file} of {name} arrived with other bytes than the hub lists",
+                hint="the same command fetches it again",
+            )
 
 
 def cached_folder(name: str, revision: str | None) -> Path | None:

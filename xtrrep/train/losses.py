@@ -29,6 +29,7 @@ from xtrrep.config import (
     DistillLoss,
     KdMulti,
     Train,
+    is_raw,
     k_trains,
     min_max_of,
     objective_of,
@@ -212,6 +213,8 @@ class Contrastive(nn.Module):
             "temperature": temperature_of(train),
             "learn_temperature": train.learn_temperature,
         }
+        if is_raw(train):
+            self.settings["vectors"] = "raw"  # the trainer then leaves the model's last step out
 
     def forward(self, sentence_features: Features, labels: Tensor | None = None) -> Tensor:
         """The loss of a batch: one dict of tokenised texts a column. `labels` are not read."""

@@ -223,6 +223,8 @@ def _train(
     model.model_card_data.widget = [{"text": "shortest path between two nodes of a graph"}]
     with ExitStack() as stack:
         _prepare(model, machine, stack)
+        if getattr(loss, "settings", {}).get("vectors") == "raw":
+            stack.enter_context(_raw_vectors(model))
         first = distributed.rank() == 0
         records = recorders(machine, out, loop, start["step"], stack) if first else []
         bar = stack.enter_context(progress(loop.steps, "train", "step"))
@@ -375,12 +377,27 @@ def _callback(bar: Any, log: Log, loop: Loop, stream: Stream | None, evaluate: E
 
 
 @contextmanager
+def _raw_vectors(model: MultiVectorEncoder) -> Iterator[None]:
+    """The model without its normalisation inside: a loss then sees the projected vectors. What is saved has it."""
+    from sentence_transformers.base.modules import Normalize
+
+    last = model[-1]
+    if not isinstance(last, Normalize):
+        raise UsageError(f"the model ends with {type(last).__name__}", hint="train.objective=authors")
+    last.forward = lambda features, **_: features
+    try:
+        yield
+    finally:
+        vars(last).pop("forward", None)
+
+
+@contextmanager
 def _undisturbed(model: MultiVectorEncoder) -> Iterator[None]:
     """Eval mode inside; afterwards random states, training mode and text lengths are what they were."""
     import numpy as np
     import torch
 
-    transformer = model[0]
+    transformer, raw = model[0], vars(model[-1]).pop("forward", None)  # an evaluation is of unit vectors
     lengths = {key: getattr(transformer, key) for key in ("query_length", "document_length", "query_expansion")}
     python, numpy, training = random.getstate(), np.random.get_state(), model.training
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
@@ -390,6 +407,8 @@ def _undisturbed(model: MultiVectorEncoder) -> Iterator[None]:
             yield
         finally:
             model.train(training)
+            if raw is not None:
+                model[-1].forward = raw
             transformer.query_expansion = None  # under fixed expansion the library refuses another query_length
             for key, value in lengths.items():
                 setattr(transformer, key, value)

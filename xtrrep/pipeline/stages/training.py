@@ -20,6 +20,7 @@ from xtrrep.config import (
     Scorer,
     Scoring,
     TrainStage,
+    is_raw,
     k_trains,
     min_max_of,
     objective_of,
@@ -86,6 +87,8 @@ def loop_config(cfg: Config, loop: Loop) -> dict[str, Any]:
     config["k_train"] = list(k_trains(cfg.train))
     config |= dict(zip(("z", "missing", "mask"), objective_of(cfg.train), strict=True))
     if loop is cfg.train:
+        if is_raw(cfg.train):
+            config["vectors"] = "raw"
         config["temperature"] = temperature_of(cfg.train)
         if cfg.train.loss.value == "contrastive":
             config.pop("mini_batch")
@@ -308,7 +311,7 @@ def card_facts(
         "name": model_label(cfg),
         "scorer": train.scorer.value,
         "k_train": list(ks) if len(ks) > 1 else (ks[0] if ks else None),
-        "objective": ("authors" if objective_of(train)[0] == "positive_clamped" else "stated") if ks else None,
+        "objective": train.objective.value if ks else None,
         "setup": cfg.setup,
         "config": cfg.config,
         "stage": cfg.stage.value,
