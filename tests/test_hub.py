@@ -566,7 +566,7 @@ def test_the_released_loss_is_of_raw_dot_products(tmp_path: Path) -> None:
     loss.scores = lambda *tensors: seen.append(tensors) or scores(*tensors)
     fit(model, Dataset.from_list(rows), cfg.train, tmp_path, "cpu", loss=loss)
     losses.append(json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])["loss"])
-    queries, documents, queries_mask, documents_mask = seen[0]
+    queries, documents, queries_mask, documents_mask = (tensor.detach() for tensor in seen[0])
     assert float(documents.detach().norm(dim=-1)[documents_mask].std()) > 0.01  # of no common length
     flat = [documents[i, n][documents_mask[i, n]] for n in range(2) for i in range(3)]  # positives, then negatives
     pool = torch.cat(flat)
@@ -583,3 +583,49 @@ def test_the_released_loss_is_of_raw_dot_products(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(total / 3, rel=1e-4)
     vectors = model.encode(["a text"], task="document")[0]
     assert torch.allclose(vectors.norm(dim=-1), torch.ones(len(vectors)), atol=1e-5)
+
+
+# --- released models, and models that travel -----------------------------------------------------------------------
+
+
+def test_a_released_model_is_tried_under_both_organisations(hub: Hub, here: Path) -> None:
+    content.build_models(hub.root, ["xtr-replicability/bge_small_xtr_contrastive_k128"])
+    words = ["scale=paper", "machine.device=cpu", "model.source=released", "data=beir/nfcorpus/test"]
+    plan = pipeline.plan(compose([*words, "config=xtr_k128"]), "documents")
+    assert plan.cfg.model.checkpoint == "xtr-replicability/bge_small_xtr_contrastive_k128"
+    assert plan.cfg.model.revision == hub.repository("models", plan.cfg.model.checkpoint).look()
+    with pytest.raises(DataError, match="no public model") as caught:
+        pipeline.plan(compose([*words, "config=xtr_k64"]), "documents")
+    assert "robro612/bge_small_xtr_contrastive_k64 and xtr-replicability/" in caught.value.hint
+
+
+@pytest.mark.hub
+def test_a_pushed_model_is_loaded_back_by_sentence_transformers(hub: Hub, xtrrep: Command, tmp_path: Path) -> None:
+    done = xtrrep("export", str(tmp_path / "exported"), *SMALL, "--push", "me/my-xtr", "--json")
+    assert json.loads(done.stdout)["pushed"].startswith(f"{hub.url}/me/my-xtr/commit/")
+    assert (hub.folder("models", "me/my-xtr") / "README.md").exists()
+    script = (
+        "from sentence_transformers import MultiVectorEncoder;"
+        "import sys; m = MultiVectorEncoder(sys.argv[1], device='cpu');"
+        "print(float(m.encode(['a text'], task='document')[0].abs().sum()))"
+    )
+    values = [
+        subprocess.run(
+            [sys.executable, "-c", script, name],
+            capture_output=True, text=True, check=True, env=environment(hub, tmp_path),
+        ).stdout
+        for name in ("me/my-xtr", str(tmp_path / "exported"))
+    ]  # fmt: skip
+    assert values[0] == values[1]
+
+
+def test_a_push_that_is_refused_is_one_line(hub: Hub, here: Path, tmp_path: Path) -> None:
+    from xtrrep.pipeline.export import check_repository, push
+
+    (tmp_path / "model").mkdir()
+    hub.fault("POST /api/repos/create", "status", status=403)
+    with pytest.raises(DataError, match=r"could not push to me/x \(it answered with status 403\)") as caught:
+        push(tmp_path / "model", "me/x")
+    assert "hf auth login" in caught.value.hint
+    with pytest.raises(UsageError, match="names no organisation"):
+        check_repository("x")

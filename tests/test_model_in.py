@@ -578,7 +578,7 @@ def test_what_the_hub_refuses(offline: Path, monkeypatch: pytest.MonkeyPatch) ->
         response = type("Response", (), {"headers": {}, "request": None})()
         return kind("no", response=response)  # type: ignore[arg-type]
 
-    inferred = released.released_id("II", "xtr_k256", "kd")
+    inferred = released.released_ids("II", "xtr_k256", "kd")[0]
     answer(monkeypatch, made(RepositoryNotFoundError))
     with pytest.raises(DataError, match=f"no public model {inferred}") as caught:
         hub.folder_of(inferred, None)
@@ -638,8 +638,10 @@ def test_short_names() -> None:
 
 
 def test_released_names() -> None:
-    assert released.released_id("II", "xtr_multi", "kd").endswith("/modernbert_xtr_kd_multik128-256-512")
-    assert released.released_id("I", "xtr_k64", "contrastive").endswith("/bge_small_xtr_contrastive_k64")
+    multi = released.released_ids("II", "xtr_multi", "kd")
+    assert multi[0] == "xtr-replicability/modernbert_xtr_kd_multik128-256-512"
+    small = released.released_ids("I", "xtr_k64", "contrastive")
+    assert small == [f"{o}/bge_small_xtr_contrastive_k64" for o in ("robro612", "xtr-replicability")]
     assert all(name.count("/") == 1 for name in released.REFERENCES.values())
     # Every model of the study that our configs name is there, or it is said why not.
     configs = {path.stem for path in (Path(__file__).parents[1] / "configs" / "config").glob("*.yaml")}
@@ -653,6 +655,6 @@ def test_released_names() -> None:
 )
 def test_a_model_that_was_not_released(key: tuple[str, str, str], why: str) -> None:
     with pytest.raises(UsageError, match=f"released no model {key[0]}/{key[1]}_kd.*{why}") as caught:
-        released.released_id(*key)
+        released.released_ids(*key)
     assert "II/xtr_k256_kd" in str(caught.value.hint)
     assert "model.source=checkpoint model.checkpoint=ORG/NAME" in str(caught.value.hint)

@@ -335,12 +335,12 @@ def beir_archive(home: Path, name: str, splits: Sequence[str] = ("test",)) -> Pa
     return path
 
 
-def lotte_archive(home: Path, documents: int = DOCUMENTS) -> Path:
+def lotte_archive(home: Path, documents: int = DOCUMENTS, topics: Sequence[str] = TOPICS) -> Path:
     """HOME/lotte/lotte.tar.gz with every topic, split and kind of question."""
     path = home / "lotte" / "lotte.tar.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:gz") as archive:
-        for name, lines in _lotte_files(documents):
+        for name, lines in _lotte_files(documents, topics):
             data = "".join(f"{line}\n" for line in lines).encode()
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -348,8 +348,8 @@ def lotte_archive(home: Path, documents: int = DOCUMENTS) -> Path:
     return path
 
 
-def _lotte_files(documents: int) -> Iterator[tuple[str, list[str]]]:
-    for seed, topic in enumerate(TOPICS):
+def _lotte_files(documents: int, topics: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    for seed, topic in enumerate(topics):
         body = texts(documents, seed)
         for split in ("dev", "test"):
             at = f"lotte/{topic}/{split}"

@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-LARGE = 20_000  # bytes; larger files are LFS objects
+LARGE = 1000  # bytes; larger files are LFS objects
 KINDS = {"models": "", "datasets": "datasets/"}
 BLOCK = 1 << 14
 

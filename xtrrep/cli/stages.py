@@ -108,25 +108,33 @@ def export(
     overrides: Overrides = None,
     config: ConfigName = None,
     scale: Scale = None,
+    push: Annotated[str | None, typer.Option("--push", help="upload the folder to the hub as ORG/NAME")] = None,
     json: Json = False,
 ) -> None:
     """Copy a trained model to FOLDER with a model card: settings, temperature, every score measured here.
 
-    Example: xtrrep export my-xtr config=xtr_k128
+    Examples: xtrrep export my-xtr config=xtr_k128 | xtrrep export my-xtr config=xtr_k128 --push me/my-xtr
     """
     from xtrrep import config as configs
+    from xtrrep.pipeline import export as exporting
     from xtrrep.pipeline.export import check, export
 
     words, folder = merge(overrides, config=config, scale=scale), folder.expanduser()
     check(configs.compose(words), folder)  # before anything is trained
+    if push is not None:
+        exporting.check_repository(push)
     result = work(words, "train", json=False, dry_run=False)
     if result is None:
         return
     scores = export(result.plan, result.folder, folder)
+    page = None if push is None else exporting.push(folder, push)
     if json:
-        print_json({"folder": str(folder), "fingerprint": summary(result)["fingerprint"], "scores": scores})
+        known = {"folder": str(folder), "fingerprint": summary(result)["fingerprint"], "scores": scores}
+        print_json(known | ({} if page is None else {"pushed": page}))
         return
     print(relative(folder))
+    if page is not None:
+        say(f"pushed {page}")
     say(f"{len(scores)} measured scores in its card; MultiVectorEncoder({str(folder)!r}) loads it")
 
 

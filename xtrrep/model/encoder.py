@@ -233,7 +233,7 @@ def get(cfg: Model, trained: Path | None, device: str, lengths: LengthKeys = LEN
             raise DataError("the trained model has not been made yet", hint="xtrrep train")
         return load(trained, cfg, device, lengths)
     if cfg.source in (Source.checkpoint, Source.released):
-        if cfg.checkpoint is None:  # released: the caller puts the study's name there, released.released_id
+        if cfg.checkpoint is None:  # released: the caller puts the study's name there, released.released_ids
             raise UsageError(f"model.source={cfg.source.value} without a name", hint="model.checkpoint=FOLDER")
         return load(cfg.checkpoint, cfg, device, lengths)
     return build(cfg, device, lengths)

@@ -166,6 +166,27 @@ def wanted(files: Sequence[str]) -> list[str]:
     return kept
 
 
+def first_of(names: Sequence[str], revision: str | None) -> str:
+    """The first of several model ids that the hub has, or of which this machine has a copy.
+
+    Where neither is known of any, the first. Raises DataError where the hub has none of them.
+    """
+    refusal: DataError | None = None
+    unknown: list[str] = []
+    for name in names:
+        try:
+            commit = commit_of("model", name, revision)
+        except DataError as error:
+            refusal = error
+            continue
+        if commit is not None or cached_folder(name, revision) is not None:
+            return name
+        unknown.append(name)
+    if unknown:
+        return unknown[0]
+    raise refusal or DataError("no model is named", hint=LOCAL)
+
+
 def snapshot(name: str, revision: str | None) -> Path:
     """The local copy of a hub model, complete as far as `wanted` goes; what is missing is downloaded, with its bars.
 

@@ -1,8 +1,8 @@
 """Names of public checkpoints: the study's own, and the reference models it compares with.
 
-None of these could be looked up while this was written. What is known of each name stands beside it: `exact` names
-occur letter by letter in the authors' released code; the others are inferred from its run names (`output/NAME/final`)
-and from the patterns in docs/protocol.md 7, which do not say under which organisation a name lies.
+None of these could be looked up while this was written. What is known of each name stands beside it: run names occur
+in the authors' released code (`output/NAME/final`), seen names on public pages (docs/protocol.md 8). The pages show
+two organisations. Each name is tried under both, first under the one where it was seen.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REFERENCES = {
     "gte_moderncolbert": "lightonai/GTE-ModernColBERT-v1",
 }
 
-ORGANISATION = "xtr-replicability"  # inferred: the code names local folders; the other candidate is robro612
+ORGANISATIONS = ("xtr-replicability", "robro612")
 
 
 @dataclass(frozen=True)
@@ -28,32 +28,33 @@ class Released:
 
     name: str
     known: str
+    seen: str = ORGANISATIONS[0]  # the organisation to try first
 
     @property
-    def hub(self) -> str:
-        return f"{ORGANISATION}/{self.name}"
+    def hubs(self) -> list[str]:
+        """The ids to try, in order."""
+        return [f"{self.seen}/{self.name}", *(f"{o}/{self.name}" for o in ORGANISATIONS if o != self.seen)]
 
 
 _RUN = "run name in the released code"
-_PATTERN = "the study's naming"
-_ANALOGY = "by analogy with its neighbours"
+_SEEN = "seen on a public page"
 
 # (setup, config, stage)
 RELEASED: dict[tuple[str, str, str], Released] = {
-    ("I", "colbert", "contrastive"): Released("bge_small_colbert_contrastive", _ANALOGY),
-    ("I", "xtr_k64", "contrastive"): Released("bge_small_xtr_contrastive_k64", _PATTERN),
-    ("I", "xtr_k128", "contrastive"): Released("bge_small_xtr_contrastive_k128", _PATTERN),
-    ("I", "xtr_k256", "contrastive"): Released("bge_small_xtr_contrastive_k256", _PATTERN),
-    ("I", "xtr_k512", "contrastive"): Released("bge_small_xtr_contrastive_k512", _PATTERN),
-    ("II", "colbert", "contrastive"): Released("modernbert_colbert_contrastive", _RUN),
+    ("I", "colbert", "contrastive"): Released("bge_small_colbert_contrastive", _SEEN, "robro612"),
+    ("I", "xtr_k64", "contrastive"): Released("bge_small_xtr_contrastive_k64", _SEEN, "robro612"),
+    ("I", "xtr_k128", "contrastive"): Released("bge_small_xtr_contrastive_k128", _SEEN, "robro612"),
+    ("I", "xtr_k256", "contrastive"): Released("bge_small_xtr_contrastive_k256", _SEEN, "robro612"),
+    ("I", "xtr_k512", "contrastive"): Released("bge_small_xtr_contrastive_k512", _SEEN, "robro612"),
+    ("II", "colbert", "contrastive"): Released("modernbert_colbert_contrastive", _SEEN),
     ("II", "xtr_k128", "contrastive"): Released("modernbert_xtr_contrastive_k128", _RUN),
     ("II", "xtr_k256", "contrastive"): Released("modernbert_xtr_contrastive_k256", _RUN),
     ("II", "xtr_k512", "contrastive"): Released("modernbert_xtr_contrastive_k512", _RUN),
-    ("II", "xtr_multi", "contrastive"): Released("modernbert_xtr_contrastive_multik128-256-512", _RUN),
+    ("II", "xtr_multi", "contrastive"): Released("modernbert_xtr_contrastive_multik128-256-512", _SEEN),
     ("II", "colbert", "kd"): Released("modernbert_colbert_kd", _RUN),
     ("II", "xtr_k256", "kd"): Released("modernbert_xtr_kd_k256", _RUN),
-    ("II", "xtr_k512", "kd"): Released("modernbert_xtr_kd_k512", _RUN),
-    ("II", "xtr_multi", "kd"): Released("modernbert_xtr_kd_multik128-256-512", _RUN),
+    ("II", "xtr_k512", "kd"): Released("modernbert_xtr_kd_k512", _SEEN),
+    ("II", "xtr_multi", "kd"): Released("modernbert_xtr_kd_multik128-256-512", _SEEN),
 }
 
 # Why a combination that one could expect is not there.
@@ -66,11 +67,14 @@ ABSENT = {
 OVERRIDE = "model.source=checkpoint model.checkpoint=ORG/NAME names any other"
 
 
-def released_id(setup: str, config: str, stage: str) -> str:
-    """The hub id of the study's own model of that name. Raises UsageError, with the list, where there is none."""
+def released_ids(setup: str, config: str, stage: str) -> list[str]:
+    """The hub ids to try for the study's own model of that name, in order.
+
+    Raises UsageError, with the list, where there is none.
+    """
     key = (setup, config, stage)
     if key in RELEASED:
-        return RELEASED[key].hub
+        return RELEASED[key].hubs
     name = f"{setup}/{config}" + ("_kd" if stage == "kd" else "")
     reason = f": {ABSENT[key]}" if key in ABSENT else ""
     listed = ", ".join(sorted(f"{s}/{c}" + ("_kd" if t == "kd" else "") for s, c, t in RELEASED))
@@ -87,6 +91,6 @@ def resolve(name: str) -> str:
 def doubt(hub: str) -> str | None:
     """What to tell a person when the hub does not know an inferred id; None for an id that is not inferred."""
     for released in RELEASED.values():
-        if released.hub == hub:
-            return f"this id is inferred ({released.known}; organisation not stated): {OVERRIDE}"
+        if hub in released.hubs:
+            return f"tried {' and '.join(released.hubs)}; the name is inferred ({released.known}): {OVERRIDE}"
     return None

@@ -85,9 +85,11 @@ class Done:
 def plan(cfg: Config, until: str, *also: str) -> Plan:
     """The steps that lead to stage `until` (and others), without running anything."""
     if cfg.model.source is Source.released:
-        from xtrrep.model.released import released_id
+        from xtrrep.model.released import released_ids
 
-        cfg = replace(cfg, model=replace(cfg.model, checkpoint=released_id(cfg.setup, cfg.config, cfg.stage.value)))
+        name = hub.first_of(released_ids(cfg.setup, cfg.config, cfg.stage.value), cfg.model.revision)
+        _say_once(f"  model.source=released is {name}")
+        cfg = replace(cfg, model=replace(cfg.model, checkpoint=name))
     if until == "train" and cfg.model.source is not Source.trained:
         raise UsageError(
             f"model.source={cfg.model.source.value} has nothing to train", hint="xtrrep eval uses it as it is"

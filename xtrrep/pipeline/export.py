@@ -11,7 +11,7 @@ from typing import Any
 from xtrrep import artifacts
 from xtrrep import config as configs
 from xtrrep.config import Config, Source
-from xtrrep.console import DataError, UsageError
+from xtrrep.console import DataError, UsageError, request_reason
 from xtrrep.pipeline import Plan
 from xtrrep.pipeline.stages.training import card_facts
 from xtrrep.search.engines import choice_of
@@ -45,6 +45,37 @@ def export(plan: Plan, trained: Path, folder: Path) -> list[dict[str, Any]]:
         folder.rmdir()
     os.replace(partial, folder)
     return scores
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload an exported folder as the hub's model `repository`, made where it is not there. Returns the commit's page.
+
+    Raises DataError where the hub cannot be reached or lets nobody write.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, exist_ok=True)
+        info = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Export by xtrrep")
+    except Exception as error:  # whatever the HTTP library under the client raises; its types change with it
+        why = request_reason(error)
+        hint = f"hf auth login, then `hf upload {repository} {folder}`; the folder is complete"
+        raise DataError(f"could not push to {repository} ({why})", hint=hint) from error
+    return str(info.commit_url)
+
+
+def check_repository(name: str) -> None:
+    """Raise UsageError where `name` is no ORG/NAME."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UsageError(f"--push {name}: {str(error).splitlines()[0]}", hint="--push ORG/NAME") from None
+    if name.count("/") != 1:
+        raise UsageError(f"--push {name} names no organisation or user", hint=f"--push YOU/{name}")
 
 
 def measured(model: str) -> Iterator[dict[str, Any]]:
