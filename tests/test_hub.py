@@ -528,6 +528,25 @@ def test_lotte_from_its_archive(kind: str, xtrrep: Command, tmp_path: Path) -> N
     assert json.loads(done.stdout)["measures"]["Success@5"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("data", "name", "judgements", "scores"),
+    [
+        ("hub:mteb/toy", "mteb/toy", "default", True),
+        ("nanobeir/nfcorpus", "zeta-alpha-ai/NanoNFCorpus", "qrels", False),
+    ],
+)
+def test_data_sets_of_the_hub_are_collections(
+    data: str, name: str, judgements: str, scores: bool, hub: Hub, xtrrep: Command, tmp_path: Path
+) -> None:
+    content.write_beir_dataset(hub.root, name, scores=scores, judgements=judgements)
+    words = ["eval", "index=bm25", f"data={data}", "--json"]
+    done = xtrrep(*words)
+    assert json.loads(done.stdout)["measures"]["nDCG@10"] == 1.0
+    again = xtrrep(*words, HF_HUB_OFFLINE="1", XTRREP_HOME=str(tmp_path / "other"))  # from the hub's cache
+    assert json.loads(again.stdout)["measures"] == json.loads(done.stdout)["measures"]
+    assert json.loads(again.stdout)["fingerprint"] == json.loads(done.stdout)["fingerprint"]
+
+
 # --- the released loss of setup (I) --------------------------------------------------------------------------------
 
 

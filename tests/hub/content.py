@@ -315,6 +315,27 @@ def write_lists(root: Path, count: int = 60, missing: Sequence[int] = ()) -> Non
     write(folder / "README.md", "\n".join([*card, "---", "# lists", ""]))
 
 
+def write_beir_dataset(root: Path, name: str, scores: bool = True, judgements: str = "qrels") -> None:
+    """A BEIR-layout data set: configurations corpus, queries and the judgements, a Parquet file each."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = root / "datasets" / name
+    grades: list[dict[str, Any]] = [{"query-id": f"q{n}", "corpus-id": f"d{n}"} for n in range(QUERIES)]
+    parts = {
+        "corpus": [{"_id": f"d{n}", "title": f"Title {n}", "text": text} for n, text in enumerate(texts(DOCUMENTS, 0))],
+        "queries": [{"_id": f"q{n}", "text": question(n)} for n in range(QUERIES)],
+        judgements: [row | ({"score": 2} if scores else {}) for row in grades],
+    }
+    card = ["---", "configs:"]
+    for part, rows in parts.items():
+        path = folder / part / "test-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        card += [f"- config_name: {part}", "  data_files:", "  - split: test", f"    path: {part}/test-*"]
+    write(folder / "README.md", "\n".join([*card, "---", ""]))
+
+
 # --- archives of ir-datasets --------------------------------------------------------------------------------------
 
 

@@ -119,6 +119,7 @@ class Hub:
         handler = type("Bound", (_Handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self.server.daemon_threads = True
+        self.server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that went away
         self.port = self.server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
 

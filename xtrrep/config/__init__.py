@@ -487,6 +487,26 @@ def _count(id: str, kind: str) -> int | None:
     return _count(entry["_ref"], kind) if "_ref" in entry else entry.get("count")
 
 
+# Thirteen of BEIR's collections with 50 queries each and a small corpus.
+NANOBEIR = {
+    f"nanobeir/{name.lower()}": f"hub:zeta-alpha-ai/Nano{name}"
+    for name in (
+        "ArguAna", "ClimateFEVER", "DBPedia", "FEVER", "FiQA2018", "HotpotQA", "MSMARCO", "NFCorpus", "NQ",
+        "QuoraRetrieval", "SCIDOCS", "SciFact", "Touche2020",
+    )
+}  # fmt: skip
+
+
+def _hub_collection(value: str) -> list[str] | None:
+    """Overrides for `hub:ORG/NAME[/SPLIT]` and `nanobeir/NAME`."""
+    place = NANOBEIR.get(value, value)
+    if not place.startswith("hub:"):
+        return None
+    overrides = ["data=folder", f"data.id={value}", "data.loader=hub", f"data.path={place}"]
+    overrides += ["data.measures=[nDCG@10,Recall@100]"]
+    return [*overrides, *(["data.drop_self=true"] if value.endswith("/arguana") else [])]
+
+
 def _registered_collection(value: str) -> list[str] | None:
     """Overrides for an ir-datasets id that no file names: its size, and the measures its benchmark reports."""
     if value not in registered():
@@ -636,13 +656,13 @@ def _group_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
             raise UsageError(f"{key} is given twice: {chosen[key]!r} and {value!r}", hint=f"give {key}= once")
         local = None
         if key == "data" and value not in options("data"):
-            local = _local_collection(value) or _registered_collection(value)
+            local = _local_collection(value) or _registered_collection(value) or _hub_collection(value)
         if local:
             groups.append(local[0])
             values = local[1:] + values
         elif value not in options(key):
             kind = {"data": "collection", "index": "engine", "config": "config"}.get(key, key)
-            hint = suggest(value, [*options(key), *(registered() if key == "data" else [])])
+            hint = suggest(value, [*options(key), *([*registered(), *NANOBEIR] if key == "data" else [])])
             if key == "data" and value.startswith("beir/"):
                 hint = f"{hint} A local BEIR folder $XTRREP_DATA/NAME serves beir/NAME/SPLIT."
             raise (DataError if key in ("data", "index") else UsageError)(

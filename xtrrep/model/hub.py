@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -29,6 +30,7 @@ LOCAL = "run where the hub can be reached, or name a local folder in its place; 
 _PLACE = re.compile(r"(\d+_\w+/)?[^/]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 RECORDS = ".revisions"
+WAITS = (1.0, 4.0)  # seconds before a download that broke off is gone on with
 
 
 # --- commits ------------------------------------------------------------------------------------------------------
@@ -201,21 +203,28 @@ def snapshot(name: str, revision: str | None) -> Path:
         return folder
     if not weights.hub_reachable():  # the client itself would try for half a minute
         return _cached(name, revision, at, "the model hub does not answer")
-    try:
-        files = wanted(HfApi().list_repo_files(name, revision=revision))
-        there = cached_folder(name, revision)
-        if there is None:
-            say(f"  fetching {at} from the model hub")
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
-        if there != folder:
-            _verify(name, folder)
-        return folder
-    except DataError:
-        raise
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise refused("model", name, revision, error) from None
-    except Exception as error:  # whatever the HTTP library under the client raises; its types change with it
-        return _cached(name, revision, at, f"the download failed ({request_reason(error)})")
+    problem = ""
+    for wait in (*WAITS, None):
+        try:
+            files = wanted(HfApi().list_repo_files(name, revision=revision))
+            there = cached_folder(name, revision)
+            if there is None and not problem:
+                say(f"  fetching {at} from the model hub")
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
+            if there != folder:
+                _verify(name, folder)
+            return folder
+        except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+            raise refused("model", name, revision, error) from None
+        except DataError:
+            raise
+        except Exception as error:  # whatever the HTTP library under the client raises; its types change with it
+            problem = f"the download failed ({request_reason(error)})"
+            status = getattr(getattr(error, "response", None), "status_code", 500)
+            if wait is None or (400 <= status < 500 and status not in (408, 429)):
+                break
+            time.sleep(wait)
+    return _cached(name, revision, at, problem)
 
 
 def _verify(name: str, folder: Path) -> None:
