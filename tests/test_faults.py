@@ -298,6 +298,14 @@ def test_space_for_a_memory_map_is_asked_for_first(tmp_path: Path, monkeypatch: 
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_what_a_result_took_is_no_difference(tmp_path: Path) -> None:
+    for name, seconds, value in (("a", 1, 0.5), ("b", 20, 0.5), ("c", 1, 0.6)):
+        (tmp_path / name).mkdir()
+        made = {"provenance": {"date": f"2026-01-0{seconds % 9}", "seconds": seconds}, "mean": value}
+        artifacts.write_json(tmp_path / name / "result.json", made)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b") != contents(tmp_path / "c")
+
+
 @pytest.mark.slow
 @supervised
 def test_the_whole_matrix() -> None:

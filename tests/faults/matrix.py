@@ -27,7 +27,11 @@ MANIFEST = "manifest.json"
 # What differs between two unbroken runs, or says only that a run was interrupted.
 VOLATILE_KEYS = {"made", "seconds", "checksum"}  # the last is of the others too; reading checks it
 VOLATILE_FACTS = {"shards_kept", "shared_search_seconds", "rate"}
-TIMES = {"log.jsonl": rb'"time": [0-9.]+', "metadata.json": rb'"created_at": "[^"]*"'}  # the second is WARP's
+TIMES = {
+    "log.jsonl": rb'"time": [0-9.]+',
+    "metadata.json": rb'"created_at": "[^"]*"',  # WARP's
+    "result.json": rb'"(seconds": [0-9]+|date": "[0-9-]+")',  # of its provenance
+}
 
 
 @dataclass(frozen=True)
