@@ -46,12 +46,12 @@ def work(overrides: Sequence[str], until: str, json: bool, dry_run: bool) -> Res
     if dry_run:
         print_plan(plans_of(overrides, until), json)
         return None
+    from xtrrep import config as configs
     from xtrrep.api import run_config
     from xtrrep.plan import cost
 
-    plans = plans_of(overrides, until)
-    if plans[0].cfg.scale == "paper":
-        cost.require_memory(plans)
+    if configs.compose(overrides).scale == "paper":
+        cost.require_memory(plans_of(overrides, until))
     result = run_config(*overrides, until=until)
     for text in result.unsaid:
         say(f"  note: {text}")
