@@ -134,7 +134,7 @@ def refused(call: Callable[[], Any], *names: str) -> XtrrepError:
     return error
 
 
-@pytest.mark.parametrize("value", ODD, ids=repr)
+@pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
 def test_evaluate_run_refuses(value: Any) -> None:
     ev = xtrrep.evaluate_run
     refused(lambda: ev(value, RUN), "qrels")
@@ -195,7 +195,7 @@ def test_the_hint_for_a_frame_makes_a_run() -> None:
     assert xtrrep.evaluate_run(QRELS, run, "RR") == {"RR": 0.5}
 
 
-@pytest.mark.parametrize("value", ODD, ids=repr)
+@pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
 def test_store_vectors_and_change_documents_refuse(value: Any, store: Store, stores: Path) -> None:
     refused(lambda: xtrrep.store_vectors(value, stores), "vectors")
     refused(lambda: xtrrep.store_vectors({"a": value}, stores), "vectors['a']")
@@ -236,7 +236,7 @@ def test_vectors_that_are_none(rows: Any, says: str, stores: Path, index: xtrrep
     refused(lambda: xtrrep.search(index, {"a": rows}), "queries['a']")
 
 
-@pytest.mark.parametrize("value", ODD, ids=repr)
+@pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
 def test_build_index_and_search_refuse(value: Any, store: Store, stores: Path, index: xtrrep.Index) -> None:
     query = {"q": EYE[:1]}
     refused(lambda: xtrrep.build_index(value, "exact", stores), "store")
@@ -264,7 +264,7 @@ def test_queries_that_cannot_be_searched(rows: np.ndarray, index: xtrrep.Index) 
         xtrrep.search(index, {"q": rows})
 
 
-@pytest.mark.parametrize("value", ODD, ids=repr)
+@pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
 def test_load_model_and_run_config_refuse(value: Any, tmp_path: Path) -> None:
     refused(lambda: xtrrep.load_model(value), "name")
     if value is not None:
@@ -284,7 +284,7 @@ def model() -> Any:
     return get(cfg, None, "cpu")
 
 
-@pytest.mark.parametrize("value", ODD, ids=repr)
+@pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
 def test_encode_texts_refuses(value: Any, stores: Path, model: Any) -> None:
     texts = {"a": "some words"}
     refused(lambda: xtrrep.encode_texts(value, texts, stores), "model")

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from xtrrep import cli, config
-from xtrrep.config import compose
+from xtrrep.config import collections, compose, composition, overrides
 from xtrrep.console import DataError, UsageError, environment_error, machine_error
 from xtrrep.data import folder, open_collection, triples
 from xtrrep.model import encoder
@@ -124,7 +124,7 @@ def settings(*words: str) -> tuple[Any, ...]:
 
 def named() -> Iterator[tuple[str, str, str]]:
     """(name in configs/data, its name without a split, the split) of every collection of ir-datasets."""
-    for name, (base, values) in config._named_collections(config.config_dir()).items():
+    for name, (base, values) in collections._named_collections(config.config_dir()).items():
         yield name, base, values["split"]
 
 
@@ -136,16 +136,16 @@ def test_a_collection_is_one_under_every_name(
     monkeypatch.delenv("XTRREP_DATA", raising=False)
     place = base.removeprefix("beir/").removesuffix("/v2")
     (tmp_path / place).mkdir(parents=True)
-    brings = config._settings_of(name)
+    brings = collections.settings_of(name)
     for local in ("", str(tmp_path)):
         monkeypatch.setenv("XTRREP_DATA", local)
         for alias in (name, base, f"{base}/{split}"):
-            assert config._group_overrides([f"data={alias}"]) == ([f"data={name}"], [])
+            assert composition._group_overrides([f"data={alias}"]) == ([f"data={name}"], [])
     path = [f"data.path={tmp_path / place}", f"data.split={split}", "data.n_query=17"]
-    assert config._group_overrides(path) == (["data=folder"], [*brings, *path])
-    assert config._group_overrides(["data=folder", *path]) == (["data=folder"], [*brings, *path])
+    assert composition._group_overrides(path) == (["data=folder"], [*brings, *path])
+    assert composition._group_overrides(["data=folder", *path]) == (["data=folder"], [*brings, *path])
     if base.count("/") == 1:  # another split, which no file names
-        groups, values = config._group_overrides([f"data={base}/train"])
+        groups, values = composition._group_overrides([f"data={base}/train"])
         assert groups == ["data=folder"]
         assert values[-len(brings) :] == brings
 
@@ -165,7 +165,7 @@ def test_a_folder_is_searched_like_the_collection_of_its_name(
 def test_a_folder_of_another_name_has_no_settings_of_its_own(tmp_path: Path) -> None:
     for name in ("arguana2", "my-nq", "test", "science/test/x"):
         path = [f"data.path={tmp_path / name}"]
-        assert config._group_overrides(path) == (["data=folder"], path)
+        assert composition._group_overrides(path) == (["data=folder"], path)
 
 
 def test_the_settings_of_a_folders_name_are_said(run: Run, tmp_path: Path) -> None:
@@ -489,11 +489,11 @@ def read_by_hydra(override: str) -> Any:
     """The value that Hydra's grammar reads in an override as we hand it over."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    (parsed,) = OverridesParser.create().parse_overrides([config._for_hydra(override)])
+    (parsed,) = OverridesParser.create().parse_overrides([overrides.for_hydra(override)])
     return parsed.value()
 
 
-TEXT_KEYS = [key for key in config._known_keys(config.config_dir(), None) if config._is_text(key)]
+TEXT_KEYS = [key for key in composition._known_keys(config.config_dir(), None) if overrides.is_text(key)]
 
 
 @pytest.mark.parametrize("key", TEXT_KEYS)
@@ -507,7 +507,7 @@ def test_any_text_and_any_list_of_texts_is_what_was_typed() -> None:
     signs = "ab1 .,:=-+~@#%&*?!|;<>/\\\"'()[]{}éΩ\t"
     for _ in range(150):
         text = "".join(rng.choices(signs, k=rng.randint(1, 8)))
-        if "${" not in text and config._unwrapped(text) == text:
+        if "${" not in text and overrides.unwrapped(text) == text:
             assert read_by_hydra(f"data.path={text}") == text
         items = ["".join(rng.choices("abP@5._-: é", k=rng.randint(1, 5))).strip() or "x" for _ in range(3)]
         items.append(f"P(rel={rng.randint(1, 4)},judged_only=True)@{rng.randint(1, 9)}")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from xtrrep import config, pipeline
-from xtrrep.config import Config, compose, compose_with_origins
+from xtrrep.config import Config, compose, compose_with_origins, composition, places
 from xtrrep.console import DataError, UsageError, XtrrepError
 from xtrrep.measure import run_file
 from xtrrep.pipeline import identity
@@ -149,7 +149,7 @@ def test_a_typo_in_a_file_is_refused_with_the_file(tmp_path: Path, monkeypatch: 
     shutil.copytree(config.config_dir(), copy)
     path = copy / "config" / "xtr_k128.yaml"
     path.write_text(path.read_text() + "  stepss: 3\n")
-    monkeypatch.setattr(config, "config_dir", lambda: copy)
+    monkeypatch.setattr(places, "config_dir", lambda: copy)
     with pytest.raises(UsageError) as caught:
         compose([])
     assert "stepss" in str(caught.value)
@@ -252,7 +252,7 @@ def test_splits_of_one_text_index_keep_their_own_queries(
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    "given",
     [
         [],
         ["setup=II", "config=xtr_multi", "index=warp", "data=beir/arguana", "scale=paper", "protocol=released"],
@@ -260,13 +260,13 @@ def test_splits_of_one_text_index_keep_their_own_queries(
         ["config=colbert", "index=plaid", "stage=contrastive", "train.steps=4", "data.measures=[RR@10,nDCG@10]"],
     ],
 )
-def test_sections_composed_apart_are_those_of_one_composition(overrides: list[str]) -> None:
+def test_sections_composed_apart_are_those_of_one_composition(given: list[str]) -> None:
     """Only `data` and `index` set their own keys, so that a grid of cells composes each part once."""
     from omegaconf import OmegaConf
 
-    groups, values = config._group_overrides(overrides)
-    whole = OmegaConf.to_object(config._load([*groups, *(config._for_hydra(text) for text in values)]))
-    assert config.compose(overrides) == whole
+    groups, values = composition._group_overrides(given)
+    whole = OmegaConf.to_object(composition._load([*groups, *(config_overrides.for_hydra(text) for text in values)]))
+    assert config.compose(given) == whole
 
 
 def test_a_composed_config_is_nobody_elses() -> None:
