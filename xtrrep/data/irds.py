@@ -10,6 +10,7 @@ its completeness, so that a killed run left a short corpus to the next one.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import tarfile
@@ -33,6 +34,10 @@ from xtrrep.data import BEIR_SPLITS, Collection, local_home_hint, sources
 from xtrrep.data.folder import content_of_some, read_folder, write_beir
 
 HOME_VARIABLE = "IR_DATASETS_HOME"
+# What reading a damaged zip or tar raises.
+DAMAGED = (
+    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, NotImplementedError,
+)  # fmt: skip
 
 
 def corpus_id(id: str) -> str:
@@ -162,7 +167,7 @@ def _unpack(id: str, archive: Archive, out: Path) -> None:
     try:
         unpack = _unpack_tar if archive.group == "lotte" else _unpack_zip
         found = set(unpack(archive, names, out))
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, ValueError, NotImplementedError) as error:
+    except DAMAGED as error:
         raise DataError(
             f"{archive.path} is damaged or incomplete ({error or type(error).__name__})", hint=hint
         ) from None
@@ -180,14 +185,17 @@ def _unpack_zip(archive: Archive, names: Mapping[str, str], out: Path) -> Iterat
 
 
 def _unpack_tar(archive: Archive, names: Mapping[str, str], out: Path) -> Iterator[str]:
-    """In one pass, to the end: only there does gzip check what was read."""
-    with tarfile.open(archive.path, mode="r|gz") as file:
-        for member in file:
-            name = member.name.removeprefix("./")
-            source = file.extractfile(member) if name in names else None
-            if source is not None:
-                _copy(source, out / names[name], member.size)
-                yield name
+    """In one pass, to the end of the file: only there does gzip check what was read."""
+    with gzip.open(archive.path) as stream:
+        with tarfile.open(fileobj=stream, mode="r|") as file:
+            for member in file:
+                name = member.name.removeprefix("./")
+                source = file.extractfile(member) if name in names else None
+                if source is not None:
+                    _copy(source, out / names[name], member.size)
+                    yield name
+        while stream.read(1 << 20):
+            pass
 
 
 def _copy(source: IO[bytes], path: Path, size: int) -> None:
