@@ -6,6 +6,7 @@ import pytest
 
 from xtrrep import config, pipeline
 from xtrrep.config import Config, compose, compose_with_origins, composition, places
+from xtrrep.config.overrides import for_hydra
 from xtrrep.console import DataError, UsageError, XtrrepError
 from xtrrep.measure import run_file
 from xtrrep.pipeline import identity
@@ -255,7 +256,7 @@ def test_splits_of_one_text_index_keep_their_own_queries(
     "given",
     [
         [],
-        ["setup=II", "config=xtr_multi", "index=warp", "data=beir/arguana", "scale=paper", "protocol=released"],
+        ["setup=II", "config=xtr_multi", "index=warp", "data=beir/arguana", "scale=paper", "stage=kd"],
         ["scale=lab", "index=scann/library", "index.num_leaves=3", "data.max_queries=7", "retrieve.k_prime=9"],
         ["config=colbert", "index=plaid", "stage=contrastive", "train.steps=4", "data.measures=[RR@10,nDCG@10]"],
     ],
@@ -265,7 +266,7 @@ def test_sections_composed_apart_are_those_of_one_composition(given: list[str]) 
     from omegaconf import OmegaConf
 
     groups, values = composition._group_overrides(given)
-    whole = OmegaConf.to_object(composition._load([*groups, *(config_overrides.for_hydra(text) for text in values)]))
+    whole = OmegaConf.to_object(composition._load([*groups, *(for_hydra(text) for text in values)]))
     assert config.compose(given) == whole
 
 

@@ -21,7 +21,7 @@ from xtrrep.artifacts import Spec
 from xtrrep.config import Config, compose
 from xtrrep.console import DataError, UsageError
 from xtrrep.experiments import tasks
-from xtrrep.experiments.execute import Progress, Scheduler, run_plans
+from xtrrep.experiments.execute import Progress, Scheduler, Where, run_plans
 from xtrrep.experiments.tasks import Target, Task, missing_tasks, perform
 from xtrrep.pipeline import Plan, Step
 from xtrrep.pipeline.stages.table import BY_NAME
@@ -81,7 +81,7 @@ def pretend(step: Step | Target) -> Path:
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        run_plans({}, **options)
+        run_plans({}, Where(**options))
     assert message in caught.value.hint
 
 
@@ -90,14 +90,14 @@ def test_without_ray_it_says_how_to_install_it(home: Path, monkeypatch: pytest.M
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else real(name))
     for options in ({"jobs": 2}, {"on": "ray"}):
         with pytest.raises(DataError, match="Ray is not installed") as caught:
-            run_plans(cheap_plans(), **options)  # type: ignore[arg-type]
+            run_plans(cheap_plans(), Where(**options))  # type: ignore[arg-type]
         assert caught.value.hint == "pip install 'ray>=2.50'"
 
 
 def test_without_a_cluster_it_says_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     with pytest.raises(DataError, match=r"no Ray cluster at 127\.0\.0\.1:9: .*refused") as caught:
-        run_plans(cheap_plans(), on="ray")
+        run_plans(cheap_plans(), Where(on="ray"))
     assert caught.value.hint == "ray start --head, or set RAY_ADDRESS"
 
 
@@ -333,7 +333,7 @@ def test_in_order_a_failing_cell_does_not_stop_the_others(home: Path, capsys: py
     plans = cheap_plans()
     good = plans["exact 20"]
     bad = dataclasses.replace(plans["scann 20"].cfg, index={**plans["scann 20"].cfg.index, "num_leaves": 10**6})
-    outcome = run_plans({"good": good, "bad": pipeline.plan(bad, "evaluate")}, jobs=1)
+    outcome = run_plans({"good": good, "bad": pipeline.plan(bad, "evaluate")}, Where(jobs=1))
     assert list(outcome.folders) == ["good"]
     assert set(outcome.folders["good"]) == {step.stage.name for step in good.steps}
     assert "(hint: " in outcome.failures["bad"]
@@ -345,10 +345,10 @@ def test_in_order_a_failing_cell_does_not_stop_the_others(home: Path, capsys: py
 DRIVER = """
 import json, sys
 from xtrrep import config, pipeline
-from xtrrep.experiments.execute import run_plans
+from xtrrep.experiments.execute import Where, run_plans
 options, cells = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 plans = {name: pipeline.plan(config.compose(overrides), until) for name, (until, *overrides) in cells.items()}
-outcome = run_plans(plans, **options)
+outcome = run_plans(plans, Where(**options))
 print(json.dumps([{k: {s: str(f) for s, f in v.items()} for k, v in outcome.folders.items()}, outcome.failures]))
 """
 

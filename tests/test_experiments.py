@@ -5,7 +5,6 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from typer.testing import CliRunner
 from xtrrep import cli as command_line
 from xtrrep.config import compose
 from xtrrep.console import MISSING, OK, DataError, UsageError
-from xtrrep.experiments import execute, planning, record
+from xtrrep.experiments import planning, record
 from xtrrep.experiments import run as running
 from xtrrep.experiments.analyses import analyses
 from xtrrep.experiments.analysis import plan_analysis
@@ -457,29 +456,6 @@ def test_a_comparison_of_an_analysis_has_the_overrides_of_its_file(
     (made,) = planning.plan(parse(written(tmp_path, text), "demo"), {}).analyses.values()
     assert made.cfg.index["engine"] == "exact"  # as an analysis of vectors needs it
     assert [(plan.cfg.data.id, plan.cfg.model.layers) for plan in made.plans] == [("beir/mini/test", 1)]
-
-
-def test_a_run_without_memory_costs_its_cell_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Together they fail; then each goes alone. What nobody can explain is no reason, and is raised."""
-
-    def made(cfg: str, until: object = None) -> SimpleNamespace:
-        return SimpleNamespace(cfg=cfg, steps=[SimpleNamespace(stage=SimpleNamespace(name="evaluate"))])
-
-    def run(plans: list[SimpleNamespace]) -> SimpleNamespace:
-        for plan in plans:
-            if plan.cfg == "large":
-                raise MemoryError("Unable to allocate 9 TiB")
-            if plan.cfg == "odd":
-                raise ZeroDivisionError
-        return SimpleNamespace(folders=[{"evaluate": Path(plan.cfg)} for plan in plans])
-
-    monkeypatch.setattr(execute.pipeline, "run", run)
-    monkeypatch.setattr(execute.pipeline, "plan_stages", made)
-    outcome = execute.run_plans({name: made(name) for name in ("small", "large")})  # type: ignore[misc]
-    assert outcome.folders == {"small": {"evaluate": Path("small")}}
-    assert "9 TiB" in outcome.failures["large"]
-    with pytest.raises(ZeroDivisionError):
-        execute.run_plans({"odd": made("odd")})  # type: ignore[dict-item]
 
 
 # --- the verbs --------------------------------------------------------------------------------------------------------

@@ -18,17 +18,20 @@ VERBS = COMMAND.commands  # type: ignore[attr-defined]
 OPTIONS = {name for verb in VERBS.values() for item in verb.params for name in item.opts} | {"--help"}
 KEYS = {key for engine in config.options("index") for key in config.flat(config.compose([f"index={engine}"]))}
 KEYS |= {"data.parts", "index.engine"}
-OF_OTHER_PROGRAMS = {"--force-reinstall", "--no-deps"}  # of pip
+OF_OTHER_PROGRAMS = {"--force-reinstall", "--no-deps", "--head"}  # of pip and ray
 # What stands in a key's place in an f-string, and what it stands for. A new one needs a line here.
 STANDS_FOR = {
-    ("config.py", "name"): ["train", "distill"],
-    ("config.py", "key"): ["train.steps", "data.measures", "retrieve.top_k"],
-    ("meaning.py", "key"): ["train.data", "distill.data"],
+    ("checks.py", "name"): ["train", "distill"],
+    ("checks.py", "key"): ["train.steps", "data.measures", "retrieve.top_k"],
+    ("composition.py", "key"): [],  # groups
+    ("triples.py", "key"): ["train.max_bad_rows", "distill.max_bad_rows"],
+    ("hub.py", "key"): ["model.revision", "train.revision"],
+    ("identity.py", "key"): ["train.data", "distill.data"],
     ("encoder.py", "name"): ["model.n_doc", "model.n_query", "data.n_doc", "data.n_query", "train.n_doc"],
     ("trainer.py", "name"): ["train", "distill"],
     ("memory.py", "name"): ["train", "distill"],
     ("api.py", "name"): [],  # parameters of Python functions
-    ("vectors.py", "argument"): [],
+    ("imported.py", "argument"): [],
 }
 # Names before an equals sign that are parameters of the Python API or of other programs' code.
 PYTHON = {"task", "normalize", "delete", "scoring", "imputation", "device", "root", "threads", "top_k"}
@@ -66,7 +69,6 @@ def hints() -> Iterator[tuple[str, str]]:
                 yield f"{path.relative_to(PACKAGE)}:{value.lineno}", text
 
 
-NOT_QUOTED = {"reproduce.py", "claims.py", "sections.py", "candidates.py"}  # a path with spaces breaks their hints
 HINTS = ("hint", "listing", "install")
 EVERY = list(dict.fromkeys(hints()))
 
@@ -98,7 +100,7 @@ def faults(where: str, text: str) -> Iterator[str]:
         elif alone and not PROSE.match(rest):
             yield from unparsed(verb, re.sub(r"\{[^}]*\}", "X", rest))
     for found in re.finditer(r"(?:rm -r|rm|mkdir -p) \{([^}]*)\}", text):
-        if not found[1].startswith("typed(") and Path(where.partition(":")[0]).name not in NOT_QUOTED:
+        if not found[1].startswith("typed("):
             yield f"{found[0]} breaks at a space in the path"
 
 

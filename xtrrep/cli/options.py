@@ -38,6 +38,9 @@ Seeds = Annotated[
     str | None, typer.Option("--seeds", help="train every model under each, e.g. 42,43,44; values are means over them")
 ]
 Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="so many processes on this machine, through Ray")]
+Memory = Annotated[
+    float | None, typer.Option("--memory", min=0.1, help="GB that --jobs may take together (80 % of what is free)")
+]
 On = Annotated[str | None, typer.Option("--on", help="ray: run on the Ray cluster that RAY_ADDRESS names")]
 Accept = Annotated[bool, typer.Option("--accept", help="record what came out in results/recorded")]
 Listing = Annotated[bool, typer.Option("--list", help="list what there is; run nothing")]

@@ -17,6 +17,7 @@ from xtrrep.cli.options import (
     Jobs,
     Json,
     Listing,
+    Memory,
     On,
     Only,
     Overrides,
@@ -30,6 +31,7 @@ from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError, fail, say
 
 if TYPE_CHECKING:
     from xtrrep.experiments.definition import Experiment
+    from xtrrep.experiments.execute import Where
 
 EXIT = {"ok": OK, "differs": DIFFER, "missing": MISSING}
 
@@ -41,8 +43,7 @@ class _How:
     scale: str
     overrides: dict[str, str]  # without scale
     seeds: tuple[int, ...]
-    jobs: int | None
-    on: str | None
+    where: Where
     dry_run: bool
     accept: bool
     json: bool
@@ -52,14 +53,14 @@ class _How:
 def _how(
     texts: Sequence[str],
     seeds: str | None,
-    jobs: int | None,
-    on: str | None,
+    place: tuple[int | None, str | None, float | None],
     dry_run: bool,
     accept: bool,
     json: bool,
     calibration: Path | None = None,
 ) -> _How:
     from xtrrep.experiments.cell import parse_overrides, parse_seeds
+    from xtrrep.experiments.execute import Where
 
     if accept and dry_run:
         raise UsageError("--accept records what was run, and nothing is", hint="leave out --dry-run")
@@ -68,7 +69,7 @@ def _how(
     overrides = parse_overrides(texts)
     scale = overrides.pop("scale", "demo")
     trained = parse_seeds(seeds) if seeds is not None else ()
-    return _How(scale, overrides, trained, jobs, on, dry_run, accept, json, calibration)
+    return _How(scale, overrides, trained, Where(*place), dry_run, accept, json, calibration)
 
 
 def _carry_out(experiments: Sequence[Experiment], how: _How, *, several: bool = False) -> None:
@@ -90,7 +91,7 @@ def _carry_out(experiments: Sequence[Experiment], how: _How, *, several: bool = 
         check_acceptable(experiment, how.overrides)
     codes, described, refused = [], [], False
     for experiment in experiments:
-        result, pictures = run(experiment, how.overrides, jobs=how.jobs, on=how.on)
+        result, pictures = run(experiment, how.overrides, where=how.where)
         folder = save(result, pictures)
         codes.append(EXIT[status(result)])
         described.append({"folder": str(folder), **result.as_json()})
@@ -130,6 +131,7 @@ def analyze(
     seeds: Seeds = None,
     jobs: Jobs = None,
     on: On = None,
+    memory: Memory = None,
     accept: Accept = False,
     json: Json = False,
     dry_run: DryRun = False,
@@ -144,7 +146,7 @@ def analyze(
     given = overrides or []
     name = given[0] if given and "=" not in given[0] else None
     texts = merge(given[1:] if name else given, index=index, data=data, scale=scale)
-    how = _how(texts, seeds, jobs, on, dry_run, accept, json)
+    how = _how(texts, seeds, (jobs, on, memory), dry_run, accept, json)
     if name is not None and name.endswith((".yaml", ".yml")):
         _carry_out([definition.load_own(Path(name).expanduser(), how.scale, only or ())], how)
         return
@@ -176,8 +178,8 @@ def _analyze(name: str | None, how: _How) -> None:
     preflight.require(plans)
     set_threads(plans[0].cfg.machine.threads)
     before = {step.folder for plan in plans for step in plan.steps if not step.reuse}
-    if how.jobs is not None or how.on is not None:
-        run_plans(dict(enumerate(plans)), jobs=how.jobs, on=how.on)
+    if how.where.elsewhere:
+        run_plans(dict(enumerate(plans)), how.where)
     folders = [run_analysis(one) for one in made]
     ran = {*before, *(one.folder for one in made if not one.reuse)}
     steps = {step.folder for plan in plans for step in plan.steps} | {one.folder for one in made}
@@ -201,6 +203,7 @@ def reproduce(
     seeds: Seeds = None,
     jobs: Jobs = None,
     on: On = None,
+    memory: Memory = None,
     accept: Accept = False,
     listing: Listing = False,
     show: Annotated[bool, typer.Option("--show", help="the cells and the paper's values; run nothing")] = False,
@@ -227,7 +230,7 @@ def reproduce(
         raise UsageError("`xtrrep reproduce` needs a name", hint=hint)
     if accept and show:
         raise UsageError("--accept records what was run, and nothing is", hint="leave out --show")
-    how = _how(merge(overrides, scale=scale), seeds, jobs, on, dry_run, accept, json, calibration)
+    how = _how(merge(overrides, scale=scale), seeds, (jobs, on, memory), dry_run, accept, json, calibration)
     wanted = definition.load_all(name, how.scale, only or ())
     if show:
         from xtrrep.experiments.drawing import expected
@@ -249,6 +252,7 @@ def claims(
     seeds: Seeds = None,
     jobs: Jobs = None,
     on: On = None,
+    memory: Memory = None,
     accept: Accept = False,
     listing: Listing = False,
     json: Json = False,
@@ -260,7 +264,7 @@ def claims(
     """
     from xtrrep.experiments import definition
 
-    how = _how(merge(overrides, data=data, scale=scale), seeds, jobs, on, dry_run, accept, json)
+    how = _how(merge(overrides, data=data, scale=scale), seeds, (jobs, on, memory), dry_run, accept, json)
     if accept and only:
         raise UsageError("--accept records the whole family, whose tests are corrected together", hint="without --only")
     experiment = definition.load_claims(how.scale, only or ())

@@ -9,7 +9,7 @@ import typer
 
 from xtrrep.cli.options import ConfigName, DataId, Index, Json, Overrides, Scale, app, merge
 from xtrrep.cli.output import print_json, relative
-from xtrrep.console import say
+from xtrrep.console import say, typed
 
 
 @app.command()
@@ -71,7 +71,7 @@ def verify(what: What = None, json: Json = False) -> None:
             for v in verdicts
         ]
         footer = [fault for verdict in wrong for fault in verdict.faults]
-        footer += [f"hint: rm -r {verdict.folder} and run again to rebuild it" for verdict in wrong]
+        footer += [f"hint: rm -r {typed(verdict.folder)} and run again to rebuild it" for verdict in wrong]
         footer.append(f"{len(verdicts)} artifacts, {len(wrong)} broken")
         print(Table("Artifacts", ["artifact", "files", "MB", "found"], rows, footer, digits=2).terminal())
     raise typer.Exit(verifying.status(verdicts))

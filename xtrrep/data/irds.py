@@ -29,7 +29,7 @@ from xtrrep import config as configs
 from xtrrep.artifacts import digest, write_atomic
 from xtrrep.artifacts.hashes import hash_outside
 from xtrrep.config import Data
-from xtrrep.console import DataError, machine_error, progress, say, suggest
+from xtrrep.console import DataError, machine_error, progress, say, suggest, typed
 from xtrrep.data import BEIR_SPLITS, Collection, local_home_hint, sources
 from xtrrep.data.folder import content_of_some, read_folder, write_beir
 
@@ -162,7 +162,7 @@ def _load(id: str) -> Any:
 
 def _unpack(id: str, archive: Archive, out: Path) -> None:
     """Write the collection's files from its archive into `out`, each whole or not at all. Raises DataError."""
-    hint = f"rm {archive.path}; the same command then fetches it again, or put a complete copy there"
+    hint = f"rm {typed(archive.path)}; the same command then fetches it again, or put a complete copy there"
     names = {member: name for name, member in archive.members.items()}
     try:
         unpack = _unpack_tar if archive.group == "lotte" else _unpack_zip

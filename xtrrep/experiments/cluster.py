@@ -84,7 +84,7 @@ class RayWorkers:
         except RayTaskError as error:
             reason = str(error.cause).strip().partition("\n")[0]
             known = DataError(
-                f"a worker could not run {task.label}: {reason}", hint="install the same xtrrep on all nodes"
+                f"a worker could not run {task.label}: {reason}", hint="install one version of the package on all nodes"
             )
         except OutOfMemoryError:
             known = DataError(f"the machine ran out of memory during {task.label}", hint=MEMORY)

@@ -34,19 +34,32 @@ class Outcome(Generic[K]):
     failures: dict[K, str] = field(default_factory=dict)
 
 
-def run_plans(
-    plans: Mapping[K, Plan], *, jobs: int | None = None, on: str | None = None, memory_gb: float | None = None
-) -> Outcome[K]:
+@dataclass(frozen=True)
+class Where:
+    """jobs: so many tasks at a time on this machine, through Ray. on: "ray" for the cluster at $RAY_ADDRESS, or the one
+    this machine belongs to. memory_gb: what the jobs may take together (80 % of the free memory)."""
+
+    jobs: int | None = None
+    on: str | None = None
+    memory_gb: float | None = None
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether tasks run in other processes than this one."""
+        return self.on is not None or (self.jobs or 1) > 1
+
+
+HERE = Where()
+
+
+def run_plans(plans: Mapping[K, Plan], where: Where = HERE) -> Outcome[K]:
     """Make what the plans lack. A plan that fails does not stop the others.
 
-    jobs: so many tasks at a time on this machine, through Ray. memory_gb: what they may take together (80 % of the
-    free memory). on: "ray" for the cluster at $RAY_ADDRESS, or the one this machine belongs to. Without `jobs` and
-    `on`, or with one job, everything runs in order in this process.
-
-    Raises UsageError for options that do not fit together and DataError where Ray or the cluster is missing.
+    Without `jobs` and `on`, or with one job, everything runs in order in this process. Raises UsageError for options
+    that do not fit together and DataError where Ray or the cluster is missing.
     """
-    _check_options(jobs, on, memory_gb)
-    if on is None and (jobs or 1) == 1:
+    _check_options(where)
+    if not where.elsewhere:
         return _run_here(plans)
     from xtrrep.experiments.cluster import cluster_workers, local_workers
 
@@ -54,7 +67,9 @@ def run_plans(
     failures: dict[str, str] = {}
     with at_work(configs.artifacts_root()), at_work(configs.results_root()):
         if tasks:
-            context: AbstractContextManager[Workers] = local_workers(jobs, memory_gb) if jobs else cluster_workers()
+            context: AbstractContextManager[Workers] = (
+                local_workers(where.jobs, where.memory_gb) if where.jobs else cluster_workers()
+            )
             with context as workers:
                 failures = Scheduler(tasks, workers, Progress(tasks, list(plans.values()))).run()
         return _outcome(plans, failures)
@@ -81,7 +96,8 @@ def _inherited(task: Task, failures: Mapping[str, str]) -> dict[str, str]:
     return dict.fromkeys(task.fingerprints, errors[0]) if errors else {}
 
 
-def _check_options(jobs: int | None, on: str | None, memory_gb: float | None) -> None:
+def _check_options(where: Where) -> None:
+    jobs, on, memory_gb = where.jobs, where.on, where.memory_gb
     if jobs is not None and on is not None:
         raise UsageError("--jobs is for this machine and --on for a cluster", hint="leave one of them out")
     if on not in (None, "ray"):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtrrep import artifacts
 from xtrrep import config as configs
-from xtrrep.console import DataError
+from xtrrep.console import DataError, typed
 from xtrrep.search.latency import hardware
 
 if TYPE_CHECKING:
@@ -206,14 +206,14 @@ def read(folder: Path) -> Result:
     try:
         told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if told.pop("schema") != SCHEMA:
-            raise DataError(f"{path} is of another version of xtrrep", hint=f"rm -r {folder}, and run again")
+            raise DataError(f"{path} is of another version of xtrrep", hint=f"rm -r {typed(folder)}, and run again")
         parts = {"values": Value, "expected": Expected, "effects": Effect, "columns": ShownColumn}
         for key, kind in parts.items():
             told[key] = tuple(kind(**{k: _tuple(v) for k, v in item.items()}) for item in told[key])
         told["means"] = {key: tuple(group) for key, group in told["means"].items()}
         return Result(**{key: _tuple(value) for key, value in told.items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no result of an experiment ({error!r})", hint=f"rm -r {folder}") from None
+        raise DataError(f"{path} is no result of an experiment ({error!r})", hint=f"rm -r {typed(folder)}") from None
 
 
 def _tuple(value: Any) -> Any:
@@ -259,7 +259,7 @@ def check_accept(result: Result) -> None:
         raise DataError(
             f"{recorded_folder(result)} was accepted with {' '.join(before.overrides) or 'no overrides'}, "
             "not with these",
-            hint=f"the same overrides, or first rm -r {recorded_folder(result)}",
+            hint=f"the same overrides, or first rm -r {typed(recorded_folder(result))}",
         )
 
 

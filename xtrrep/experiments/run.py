@@ -21,7 +21,7 @@ from xtrrep.experiments import result as results
 from xtrrep.experiments.analysis import run_analysis
 from xtrrep.experiments.cell import Overrides, as_texts
 from xtrrep.experiments.definition import CLAIMS, Comparison, Experiment, load
-from xtrrep.experiments.execute import run_plans
+from xtrrep.experiments.execute import HERE, Where, run_plans
 from xtrrep.experiments.planning import (
     AnalysisKey,
     CellKey,
@@ -38,9 +38,7 @@ from xtrrep.experiments.schema import QPS
 from xtrrep.measure.significance import Difference
 
 
-def run(
-    experiment: Experiment, overrides: Overrides, *, jobs: int | None = None, on: str | None = None
-) -> tuple[Result, Mapping[str, Path]]:
+def run(experiment: Experiment, overrides: Overrides, *, where: Where = HERE) -> tuple[Result, Mapping[str, Path]]:
     """Run or reuse every cell and compare. One that fails does not stop the others.
 
     Returns the result, and the pictures that an analysis drew, by the name to keep them under.
@@ -48,9 +46,9 @@ def run(
     plans = plan(experiment, overrides, require=True)
     for made in plans.all()[:1]:
         set_threads(made.cfg.machine.threads)
-    outcome = run_plans(plans.cells, jobs=jobs, on=on)
+    outcome = run_plans(plans.cells, where)
     plans.missing |= outcome.failures
-    folders = _run_analyses(plans, jobs=jobs, on=on)
+    folders = _run_analyses(plans, where)
     read, per_unit = _read_cells(experiment, plans, outcome.folders)
     read += _read_readings(experiment, plans, folders)
     shown = describe(experiment, overrides)
@@ -126,11 +124,11 @@ def _is_reproduction(experiment: Experiment) -> bool:
     return bool(experiment.readings) or any(row.paper for row in experiment.rows) or experiment.tolerance is not None
 
 
-def _run_analyses(plans: Plans, *, jobs: int | None, on: str | None) -> dict[AnalysisKey, Path]:
+def _run_analyses(plans: Plans, where: Where) -> dict[AnalysisKey, Path]:
     """The analyses' folders; one that fails blocks what reads it."""
-    if jobs is not None or on is not None:
+    if where.elsewhere:
         parts = {(key, i): p for key, whole in plans.analyses.items() for i, p in enumerate(whole.plans)}
-        run_plans(parts, jobs=jobs, on=on)
+        run_plans(parts, where)
     folders: dict[AnalysisKey, Path] = {}
     for key, whole in plans.analyses.items():
         if key[0] in plans.blocked:

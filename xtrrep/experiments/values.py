@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xtrrep import artifacts, pipeline
-from xtrrep.console import DataError, suggest
+from xtrrep.console import DataError, suggest, typed
 from xtrrep.experiments.analyses import UNITS
 from xtrrep.experiments.definition import Reading
 from xtrrep.experiments.result import PerUnit
@@ -53,7 +53,7 @@ def by_unit(reads: str, folders: Mapping[str, Path]) -> pandas.Series[float]:
     if column is None or frame[column].isna().any():
         raise DataError(
             f"{folders[stage] / name} does not give {reads} for every query",
-            hint=f"is {reads} among data.measures? If so, rm -r {folders[stage]} and run again",
+            hint=f"is {reads} among data.measures? If so, rm -r {typed(folders[stage])} and run again",
         )
     return frame[column].astype(float)
 
@@ -84,7 +84,7 @@ def analysis_units(column: str, models: Iterable[str], folders: Sequence[Path]) 
             raise DataError(f"{path} has no column {column!r}", hint=suggest(column, map(str, frame.columns)))
         if frame.duplicated(["model", "unit"]).any() or frame[column].isna().any():
             raise DataError(
-                f"{path} does not give {column} once for every unit", hint=f"rm -r {path.parent} and run again"
+                f"{path} does not give {column} once for every unit", hint=f"rm -r {typed(path.parent)} and run again"
             )
         for name, own in series.items():
             own.append(frame[frame["model"] == name].set_index("unit")[column])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from xtrrep import artifacts
-from xtrrep.console import DataError, say
+from xtrrep.console import DataError, say, typed
 from xtrrep.experiments.drawing import tables
 from xtrrep.experiments.result import read as read_result
 from xtrrep.report.table import Table, read_table
@@ -179,12 +179,12 @@ def _table(path: Path) -> Table:
     with path.open(newline="", encoding="utf-8") as file:
         lines = list(csv.reader(file))
     if not lines:
-        raise DataError(f"{path} is empty", hint=f"make it again, or rm {path}")
+        raise DataError(f"{path} is empty", hint=f"make it again, or rm {typed(path)}")
     for number, row in enumerate(lines[1:], start=2):
         if len(row) != len(lines[0]):
             raise DataError(
                 f"{path}:{number}: {len(row)} values under {len(lines[0])} columns",
-                hint=f"make it again, or rm {path}",
+                hint=f"make it again, or rm {typed(path)}",
             )
     return Table(path.stem, lines[0], [[value or None for value in row] for row in lines[1:]])
 

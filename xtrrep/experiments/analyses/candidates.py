@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from xtrrep import artifacts
 from xtrrep.config import Config
-from xtrrep.console import DataError, progress
+from xtrrep.console import DataError, progress, typed
 from xtrrep.experiments.analyses import PLAID, Analysis, Cell, analyses, last_note, models_of, plaid_words
 from xtrrep.report.figure import candidate_shares
 from xtrrep.report.table import Table
@@ -66,7 +66,9 @@ def read_lists(folder: Path) -> InvertedLists:
     # fast-plaid writes as many lengths as it would have made centroids by itself: with fewer asked for, the last are 0.
     lengths, beyond = lengths[: len(centroids)], lengths[len(centroids) :]
     if len(lengths) < len(centroids) or beyond.any() or lengths.sum() != len(documents):
-        raise DataError(f"{folder}: its inverted lists do not fit its centroids", hint=f"rm -r {folder} and run again")
+        raise DataError(
+            f"{folder}: its inverted lists do not fit its centroids", hint=f"rm -r {typed(folder)} and run again"
+        )
     starts = np.concatenate([[0], np.cumsum(lengths)])
     return InvertedLists(centroids.astype(np.float16), documents, starts)
 
