@@ -14,8 +14,8 @@ from scipy import stats
 
 from xtrrep import artifacts
 from xtrrep.console import DataError
-from xtrrep.experiments import drawing, values
 from xtrrep.experiments import run as running
+from xtrrep.experiments import tables, values
 from xtrrep.experiments.compare import best_of, effect_of, judge_effects, judge_expected
 from xtrrep.experiments.definition import Best, Column, Comparison, Experiment, Reading, Row, narrowed
 from xtrrep.experiments.planning import Plans
@@ -267,7 +267,7 @@ def test_a_grid_marks_what_differs_from_its_baseline(bench: Bench) -> None:
     cells: dict[Any, Any] = {(name, "x", 0): numbers for name, numbers in scores.items()}
     cells |= {("base", "y", 0): [0.7] * 20, ("better", "y", 0): "no memory", ("alike", "y", 0): "no memory"}
     result = bench.result(experiment, cells)
-    shown = drawing.grid(result)
+    shown = tables.grid(result)
     assert shown.columns == ["", "x", "y", "both"]
     assert [row[0] for row in shown.rows] == ["base", "better", "alike"]
     assert shown.rows[0][1:] == pytest.approx([50, 70, 60])
@@ -280,8 +280,8 @@ def test_a_grid_marks_what_differs_from_its_baseline(bench: Bench) -> None:
     assert "not run: better, y; alike, y: no memory" in result.notes
     difference = {effect.id: effect for effect in result.effects}["better, x"]
     assert (difference.effect, difference.low, difference.high) == pytest.approx((10, 10, 10))  # in points, as the grid
-    assert drawing.status(result) == "missing"
-    assert "†" not in drawing.grid(dataclasses.replace(result, effects=())).terminal()
+    assert tables.status(result) == "missing"
+    assert "†" not in tables.grid(dataclasses.replace(result, effects=())).terminal()
 
 
 def test_a_planted_difference_is_found_and_shuffled_labels_find_none(bench: Bench) -> None:
@@ -310,7 +310,7 @@ def test_a_grid_of_several_trainings_is_tested_over_them_too(bench: Bench) -> No
     by_seed = {"base": (0.5, 0.5, 0.5), "better": (0.6, 0.61, 0.6), "alike": (0.9, 0.95, 0.4)}
     cells = {(name, "x", i): [value] * 40 for name, means in by_seed.items() for i, value in enumerate(means)}
     result = bench.result(table_of(("x",), seeds=(1, 2, 3)), cells)
-    shown = drawing.grid(result)
+    shown = tables.grid(result)
     assert shown.marks == {(1, 1): "†"}
     assert "Means over training seeds 1, 2, 3." in shown.terminal()
     assert "Student's t over the seeds' means" in shown.terminal()
@@ -319,7 +319,7 @@ def test_a_grid_of_several_trainings_is_tested_over_them_too(bench: Bench) -> No
     assert (better.mean, better.sd) == pytest.approx((180.1 / 3, np.std([60, 61, 60], ddof=1)), rel=1e-2)
     assert better.by_seed == pytest.approx((60, 61, 60))
     alone = bench.result(table_of(("x",)), {key: numbers for key, numbers in cells.items() if key[2] == 0})
-    assert drawing.grid(alone).marks == {(1, 1): "†", (2, 1): "†"}
+    assert tables.grid(alone).marks == {(1, 1): "†", (2, 1): "†"}
 
 
 # --- claims ---------------------------------------------------------------------------------------------------------
@@ -369,9 +369,9 @@ def test_a_claim_that_cannot_run_stops_no_other(bench: Bench, monkeypatch: pytes
     assert "not over the same queries" in found["uneven"].note
     assert found["lacking"].note == "lost: no teacher here"
     assert result.resamples == RESAMPLES  # as the file's own overrides say
-    assert drawing.status(result) == "ok"
-    assert drawing.status(dataclasses.replace(result, effects=(found["lacking"],))) == "missing"
-    text = drawing.claims(result).terminal()
+    assert tables.status(result) == "ok"
+    assert tables.status(dataclasses.replace(result, effects=(found["lacking"],))) == "missing"
+    text = tables.claims(result).terminal()
     assert "include the variation between trainings" in text
     assert "not of retraining" not in text
     assert "—" in text
@@ -384,7 +384,7 @@ def test_a_run_that_does_not_hold_a_value_stops_no_other(bench: Bench) -> None:
     result = bench.result(recall, {("base", "x", 0): [0.5] * 3, ("better", "x", 0): [0.5] * 3})
     reasons = {value.row: value.reason for value in result.values}
     assert all("does not give R@5 for every query" in reason for reason in reasons.values())
-    assert drawing.status(result) == "missing"
+    assert tables.status(result) == "missing"
 
 
 VALUES = {"geometry": "mean cosine", "tokens": "gold@mean", "distribution": "sd"}  # as configs/claims.yaml reads them
@@ -452,7 +452,7 @@ def test_analyses_are_tested_over_units_and_shuffled_labels_find_nothing(
     assert result.effects[1].runs == tuple(f"1-{seed}" for seed in seeds)
     assert first.effect == pytest.approx(0.05, abs=0.02)
     assert {effect.verdict for effect in verdicts("shuffled", 0.5).effects} == {INCONCLUSIVE}
-    assert "the effect is the mean over them" in drawing.claims(result).terminal()
+    assert "the effect is the mean over them" in tables.claims(result).terminal()
 
 
 # --- verdicts on expected values ------------------------------------------------------------------------------------
@@ -505,7 +505,7 @@ def test_below_paper_scale_the_paper_carries_no_verdict(bench: Bench) -> None:
     assert list(ours(judged_expected(demo, bench, cells, record)).values()) == ["agrees", "higher", "no record"]
     speeds = judged_expected(two_columns("paper", None), bench, cells)
     assert set(ours(speeds).values()) == {"not compared"}
-    shown = drawing.expected(dataclasses.replace(bench.result(demo, cells), expected=tuple(speeds))).terminal()
+    shown = tables.expected(dataclasses.replace(bench.result(demo, cells), expected=tuple(speeds))).terminal()
     assert "another setting" in shown
     assert "0.05 (same weights) / 2 (trained anew) points" in shown
 
@@ -579,7 +579,7 @@ def test_a_reading_without_a_printed_value_is_judged_by_its_record(
     kept = () if record is None else (Expected("a", "share", None, None, record, "agrees"),)
     (cell,) = judge_expected(experiment, result, dataclasses.replace(result, expected=kept))
     assert cell.verdict == verdict
-    shown = drawing.expected(dataclasses.replace(result, expected=(cell,))).terminal()
+    shown = tables.expected(dataclasses.replace(result, expected=(cell,))).terminal()
     assert (f"here pydoc/test, scale={scale}" in shown) == (scale == "demo")  # not where the study made it
     loose = dataclasses.replace(experiment, readings=(reading(paper=1.0, tolerance=None),))
     assert judge_expected(loose, result, None)[0].verdict in ("not compared", "not run")
@@ -595,4 +595,4 @@ def test_a_reading_without_a_printed_value_is_judged_by_its_record(
 )
 def test_the_status_of_a_result(verdicts: tuple[str, ...], status: str) -> None:
     cells = tuple(Expected("r", "c", 1.0, None, None, verdict) for verdict in verdicts)
-    assert drawing.status(Result("reproduction", "made", "Made", "demo", (), expected=cells)) == status
+    assert tables.status(Result("reproduction", "made", "Made", "demo", (), expected=cells)) == status

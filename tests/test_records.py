@@ -18,7 +18,7 @@ from made_results import Bench
 
 from xtrrep import artifacts
 from xtrrep.console import DataError
-from xtrrep.experiments import drawing, record
+from xtrrep.experiments import figures, record, tables
 from xtrrep.experiments import result as results
 from xtrrep.experiments import run as running
 from xtrrep.experiments.cell import parse_overrides
@@ -128,7 +128,7 @@ def test_a_saved_result_has_tables_of_the_same_numbers(bench: Bench, table: Expe
     assert float(numbers["better", "both"]) == pytest.approx(55)
     assert {row["verdict"] for row in shown} == {"no record", "quoted"}
     assert "55.0<sup>†</sup>" in (folder / "grid.md").read_text()
-    again = drawing.tables(results.read(folder))  # nothing but the file
+    again = tables.tables(results.read(folder))  # nothing but the file
     for name, shown_again in again.items():
         assert (folder / f"{name}.txt").read_text().strip() == shown_again.terminal().strip()
     assert artifacts.read_manifest(folder)["upstream"]["base, x"] == made.values[0].runs[0]
@@ -142,7 +142,7 @@ def test_a_grid_says_measures_and_units_once() -> None:
         ("figure2", "queries a second."),
         ("table1", "nDCG@10 of pydoc, nfcorpus, cranfield; in points."),
     ):
-        assert drawing.grid(running.describe(load(name, "demo"), {})).footer[0] == says
+        assert tables.grid(running.describe(load(name, "demo"), {})).footer[0] == says
 
 
 # --- what is accepted -------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_an_accepted_result_is_what_the_next_is_judged_by(bench: Bench, table: E
     ] * 3
     moved = bench.result(table, {**cells, ("base", "x", 0): [0.6] * 40})
     assert next(cell for cell in moved.expected if cell.row == "base").verdict == "higher"
-    assert drawing.status(moved) == "differs"
+    assert tables.status(moved) == "differs"
 
 
 def test_what_was_made_with_other_overrides_is_neither_compared_nor_replaced(bench: Bench, table: Experiment) -> None:
@@ -177,7 +177,7 @@ def test_what_was_made_with_other_overrides_is_neither_compared_nor_replaced(ben
     other = {"data.max_queries": "1"}
     made = bench.result(table, cells, other)
     assert {cell.verdict for cell in made.expected} == {"no record", "quoted"}
-    assert "made with other overrides: not compared" in drawing.expected(made).terminal()
+    assert "made with other overrides: not compared" in tables.expected(made).terminal()
     for refused in (
         lambda: record.check_acceptable(table, other),
         lambda: record.accept(table, made, {}),
@@ -207,11 +207,11 @@ def test_a_partial_accept_keeps_the_values_marks_means_and_pictures_of_the_rest(
     assert {cell.column for cell in made.expected} == {"x"}
     record.accept(part, made, {})
     kept = results.read(folder)
-    grid = {row[0]: row[1:] for row in drawing.grid(kept).rows}
+    grid = {row[0]: row[1:] for row in tables.grid(kept).rows}
     assert grid["base"] == pytest.approx([45, 45, 45])
     assert grid["better"] == pytest.approx([65, 55, 60])
-    assert drawing.grid(kept).columns == ["", "x", "y", "both"]
-    assert drawing.grid(kept).marks == {(1, 1): "†", (1, 2): "†"}
+    assert tables.grid(kept).columns == ["", "x", "y", "both"]
+    assert tables.grid(kept).marks == {(1, 1): "†", (1, 2): "†"}
     assert {(cell.row, cell.column): cell.verdict for cell in kept.expected}["better", "both"] == "agrees"
     assert picture.exists()
     assert not (folder / "old.csv").exists()
@@ -320,11 +320,11 @@ def with_values(name: str, seeds: tuple[int, ...] = (), **values: tuple[float, f
 def test_figure_1_is_drawn_a_collection_at_a_time(tmp_path: Path) -> None:
     empty = with_values("figure1")
     assert (empty.figure, load("figure2", "demo").quality) == ("k_prime_sweep", "table3")
-    drawing.draw_sweep(empty, tmp_path)
+    figures.draw_sweep(empty, tmp_path)
     assert not list(tmp_path.iterdir())
     columns = [column for column in empty.columns if column.data == "pydoc/test"][:5]
     values = [Value(row, column.name, "any", 50.0 + i) for i, row in enumerate(empty.rows) for column in columns]
-    drawing.draw_sweep(dataclasses.replace(empty, values=tuple(values)), tmp_path)
+    figures.draw_sweep(dataclasses.replace(empty, values=tuple(values)), tmp_path)
     drawn = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert set(drawn) == {f"figure1-pydoc-test.{kind}" for kind in ("png", "svg", "pdf")}
     assert min(drawn.values()) > 4000
@@ -334,10 +334,10 @@ def test_figures_over_seeds_show_the_spread(tmp_path: Path, monkeypatch: pytest.
     """Figure 1 gets bands where a cell has a standard deviation, Figure 2 bars and their CSV; both name the seeds."""
     drawn: list[Any] = []
     monkeypatch.setattr(
-        drawing, "k_prime_sweep", lambda lines, _, title, stem, *, bands: drawn.append((lines, bands, title))
+        figures, "k_prime_sweep", lambda lines, _, title, stem, *, bands: drawn.append((lines, bands, title))
     )
     monkeypatch.setattr(
-        drawing,
+        figures,
         "speed_and_quality",
         lambda points, measure, title, stem, *, base: drawn.append((points, measure, title)),
     )
@@ -346,7 +346,7 @@ def test_figures_over_seeds_show_the_spread(tmp_path: Path, monkeypatch: pytest.
     first, second = (c for c in empty.columns if (c.data, c.measure) == ("pydoc/test", "nDCG@10")
                      and c.k_prime in (100, 40_000))  # fmt: skip
     row = empty.rows[0]
-    drawing.draw_sweep(with_values("figure1", (42, 43), **{first.name: (60, 0.5), second.name: (50, None)}), tmp_path)
+    figures.draw_sweep(with_values("figure1", (42, 43), **{first.name: (60, 0.5), second.name: (50, None)}), tmp_path)
     lines, bands, title = drawn.pop()
     assert lines == {"nDCG@10": {row: sorted([(first.k_prime, 60), (second.k_prime, 50)])}}
     assert bands == {"nDCG@10": {row: [(first.k_prime, 0.5)]}}
@@ -355,10 +355,10 @@ def test_figures_over_seeds_show_the_spread(tmp_path: Path, monkeypatch: pytest.
     empty = with_values("figure2", (42, 43))
     column = empty.columns[0].name
     timed = with_values("figure2", (42, 43), **{column: (12.5, 0.25)})
-    drawing.draw_speed(timed, tmp_path)
+    figures.draw_speed(timed, tmp_path)
     assert not drawn  # a speed without a quality is no point
     quality = ((empty.rows[0], column, "nDCG@10", 60.0, 0.5),)
-    drawing.draw_speed(dataclasses.replace(timed, quality=quality), tmp_path)
+    figures.draw_speed(dataclasses.replace(timed, quality=quality), tmp_path)
     (point,), measure, title = drawn.pop()
     assert (point.speed, point.value, point.speed_sd, point.value_sd) == (12.5, 60.0, 0.25, 0.5)
     assert (point.name, point.model, measure) == (empty.rows[0], "ColBERT", "nDCG@10")
@@ -392,7 +392,7 @@ def test_a_study_drawn_from_its_record_is_the_recorded_table() -> None:
     assert len(folders) >= 20
     for folder in folders:
         recorded = results.read(folder)
-        for name, shown in drawing.tables(recorded).items():
+        for name, shown in tables.tables(recorded).items():
             path = folder / f"{name}.csv"
             if path.exists():
                 assert (
@@ -421,7 +421,7 @@ def test_values_under_several_seeds(recorded_root: Path) -> None:
     assert bm25.sd == 0
     alone, _ = running.run(one, {"train.seed": "2", "model.seed": "2", "distill.seed": "2"})
     assert [value.mean for value in alone.values] == [untrained.by_seed[1], bm25.by_seed[1]]
-    assert "training seeds 1, 2" in drawing.expected(made).markdown()
+    assert "training seeds 1, 2" in tables.expected(made).markdown()
     folder = record.accept(several, made, {})
     assert folder.name == "made-demo-seeds-1-2"
     again, _ = running.run(several, {})
@@ -448,7 +448,7 @@ def test_an_analysis_made_judged_and_accepted(tmp_path: Path) -> None:
     assert (len(planned.all()), planned.reasons()) == (1, [])
     made, _ = running.run(experiment, {})
     assert [cell.verdict for cell in made.expected] == ["no record", "not run", "not run"]
-    assert drawing.status(made) == "missing"
+    assert tables.status(made) == "missing"
     (folder,) = (tmp_path / "home" / "results" / "runs" / "analyze").glob("geometry*")
     (row,) = rows_of(folder / "table.csv")
     assert made.values[0].mean == float(row["mean cosine"])
@@ -458,7 +458,7 @@ def test_an_analysis_made_judged_and_accepted(tmp_path: Path) -> None:
     made, _ = running.run(experiment, {})
     assert made.values[1].mean == float(row["dimension"])
     assert "no rows of its table match model=colbert" in made.values[2].reason
-    assert "paper (another setting)" in drawing.expected(made).terminal()
+    assert "paper (another setting)" in tables.expected(made).terminal()
     assert made.values[0].runs == (artifacts.read_manifest(folder)["fingerprint"],)
     record.accept(experiment, made, {})
     again, _ = running.run(experiment, {})

@@ -74,10 +74,10 @@ def _how(
 
 def _carry_out(experiments: Sequence[Experiment], how: _How, *, several: bool = False) -> None:
     """Plan, run, show and record experiments. Ends with the exit code of the worst of them."""
-    from xtrrep.experiments.drawing import status, tables
     from xtrrep.experiments.planning import plan
     from xtrrep.experiments.record import accept, check_acceptable, save
     from xtrrep.experiments.run import run
+    from xtrrep.experiments.tables import status, tables
 
     experiments = [replace(experiment, seeds=how.seeds) for experiment in experiments]
     if how.dry_run:
@@ -233,8 +233,8 @@ def reproduce(
     how = _how(merge(overrides, scale=scale), seeds, (jobs, on, memory), dry_run, accept, json, calibration)
     wanted = definition.load_all(name, how.scale, only or ())
     if show:
-        from xtrrep.experiments.drawing import expected
         from xtrrep.experiments.run import not_run
+        from xtrrep.experiments.tables import expected
 
         for experiment in wanted:
             result = not_run(replace(experiment, seeds=how.seeds), how.overrides)

@@ -18,7 +18,7 @@ from xtrrep.experiments import compare
 from xtrrep.experiments import result as results
 from xtrrep.experiments.cell import Overrides
 from xtrrep.experiments.definition import Experiment, narrowed, parse
-from xtrrep.experiments.drawing import draw
+from xtrrep.experiments.figures import draw
 from xtrrep.experiments.result import Result
 from xtrrep.experiments.run import describe
 from xtrrep.pipeline.identity import slug

@@ -17,8 +17,8 @@ from typing import Any
 
 from xtrrep import artifacts
 from xtrrep.console import DataError, say, typed
-from xtrrep.experiments.drawing import tables
 from xtrrep.experiments.result import read as read_result
+from xtrrep.experiments.tables import tables
 from xtrrep.report.table import Table, read_table
 
 MAX_ROWS = 400  # a longer table is linked, not shown

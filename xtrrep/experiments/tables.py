@@ -1,32 +1,16 @@
-"""A result of an experiment as tables and figures; nothing else is read for them."""
+"""A result of an experiment as tables: cell by cell, in the study's shape, differences, claims."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
-from xtrrep.experiments.result import DIFFERS, NO_DIFFERENCE, NOT_RUN, Effect, Result, ShownColumn
-from xtrrep.report.figure import Timed, bars, k_prime_sweep, speed_and_quality
-from xtrrep.report.table import Table, write_text
+from xtrrep.experiments.result import DIFFERS, NO_DIFFERENCE, NOT_RUN, Effect, Result
+from xtrrep.report.table import Table
 
 ALPHA = 0.05
 MARK = "†"
 QPS = "qps"
-
-
-def draw(result: Result, out: Path) -> None:
-    """Every table of the result as NAME.csv, .md, .txt, .tex and .html, and its figures."""
-    for name, table in tables(result).items():
-        table.save(out / name, json=False)
-        write_text(out / f"{name}.tex", table.latex())
-        write_text(out / f"{name}.html", table.html())
-    if result.figure == "k_prime_sweep":
-        draw_sweep(result, out)
-    elif result.figure == "speed_and_quality":
-        draw_speed(result, out)
-    elif result.figure == "bars":
-        draw_bars(result, out)
 
 
 def tables(result: Result) -> dict[str, Table]:
@@ -59,7 +43,7 @@ def expected(result: Result) -> Table:
         rows.append([cell.row, cell.column, cell.paper, cell.recorded, cell.now, *spread, difference, cell.verdict])
     footer = [f"scale={result.scale}; {result.rule}. {_counts([cell.verdict for cell in result.expected])}."]
     if result.seeds:
-        footer.append(f"Means over training seeds {_listed(result.seeds)}; sd is their standard deviation.")
+        footer.append(f"Means over training seeds {listed(result.seeds)}; sd is their standard deviation.")
     # A title names the study's collection; an analysis elsewhere is made on another.
     here = f", here {result.data}" if result.data and result.scale != "paper" else ""
     return Table(
@@ -84,7 +68,7 @@ def grid(result: Result) -> Table:
     unit = "queries a second" if set(measures.values()) == {QPS} else "in points"
     notes = ["; ".join([*_measures(measures), unit]) + "."]
     if result.seeds:
-        notes.append(f"Means over training seeds {_listed(result.seeds)}.")
+        notes.append(f"Means over training seeds {listed(result.seeds)}.")
     tested = [effect for effect in against if effect.verdict != NOT_RUN]
     if tested:
         notes.append(
@@ -133,7 +117,7 @@ def claims(result: Result) -> Table:
     )
     setting = "" if result.scale == "paper" else ", in another setting than the study's"
     seeds = (
-        f"Training seeds {_listed(result.seeds)}: intervals and p include the variation between trainings, by "
+        f"Training seeds {listed(result.seeds)}: intervals and p include the variation between trainings, by "
         "Student's t of the seeds' means where that is the wider and the larger."
         if len(result.seeds) > 1
         else "One training seed: intervals and p speak of queries, not of retraining."
@@ -170,7 +154,8 @@ def _counts(verdicts: Sequence[str]) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in Counter(verdicts).items())
 
 
-def _listed(seeds: Sequence[int]) -> str:
+def listed(seeds: Sequence[int]) -> str:
+    """Seeds in a line."""
     return ", ".join(map(str, seeds))
 
 
@@ -193,74 +178,6 @@ def _baselines(effects: Sequence[Effect]) -> str:
     """In words, what the rows are tested against."""
     names = list(dict.fromkeys(effect.baseline for effect in effects))
     return names[0] if len(names) == 1 else "the row of its kind that is one of " + "; ".join(names)
-
-
-# --- figures ----------------------------------------------------------------------------------------------------------
-
-
-def _stem(result: Result, column: ShownColumn, out: Path) -> Path:
-    return out / f"{result.name}-{str(column.data).replace('/', '-')}"
-
-
-def _title(result: Result, data: str | None) -> str:
-    """Of a figure; under it what its points are means of, where they are."""
-    seeds = f"\nmeans over training seeds {_listed(result.seeds)}, with their standard deviation"
-    return f"{result.title}: {data}, scale={result.scale}" + (seeds if result.seeds else "")
-
-
-def draw_sweep(result: Result, out: Path) -> None:
-    """Quality against k', a figure a collection, shaded by the spread over training seeds."""
-    for data in dict.fromkeys(column.data for column in result.columns):
-        columns = sorted((c for c in result.columns if c.data == data), key=lambda column: column.k_prime or 0)
-        panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
-        bands: dict[str, dict[str, list[tuple[float, float]]]] = {}
-        for column in columns:
-            for row in result.rows:
-                value = result.value(row, column.name)
-                if value is None or value.mean is None:
-                    continue
-                k_prime = float(column.k_prime or 0)
-                panels.setdefault(column.measure, {}).setdefault(row, []).append((k_prime, value.mean))
-                if value.sd is not None:
-                    bands.setdefault(column.measure, {}).setdefault(row, []).append((k_prime, value.sd))
-        if panels:
-            k_prime_sweep(panels, {}, _title(result, data), _stem(result, columns[0], out), bands=bands)
-
-
-def draw_speed(result: Result, out: Path) -> None:
-    """Queries a second against quality, a figure a collection, and speed_and_quality.csv, of the cells with both."""
-    quality = {(row, column): (measure, value, sd) for row, column, measure, value, sd in result.quality}
-    rows: list[list[object]] = []
-    for column in result.columns:
-        points, measure = [], ""
-        for row in result.rows:
-            value = result.value(row, column.name)
-            if value is None or value.mean is None or (row, column.name) not in quality:
-                continue
-            measure, found, sd = quality[row, column.name]
-            engine, stage, model = [*row.split(", ", 2), "", ""][:3]
-            points.append(Timed(value.mean, found, engine, stage, model, value.sd or 0.0, sd))
-            spread = [value.sd or 0.0, sd] if result.seeds else []
-            rows.append([row, column.name, value.mean, measure, found, *spread])
-        if points:
-            title = _title(result, column.data)
-            speed_and_quality(points, measure, title, _stem(result, column, out), base="ColBERT")
-    if rows:
-        columns = ["row", "column", "queries/s", "measure", "value"]
-        columns += ["sd of queries/s", "sd of value"] if result.seeds else []
-        Table("", columns, rows).save_csv(out / "speed_and_quality.csv")
-
-
-def draw_bars(result: Result, out: Path) -> None:
-    """A grid of your own: a panel a column, a bar a row."""
-    panels = {}
-    for column in result.columns:
-        values = {row: result.now(row, column.name) for row in result.rows}
-        if known := {row: value for row, value in values.items() if value is not None}:
-            panels[column.name] = known
-    measures = " / ".join(dict.fromkeys(column.measure for column in result.columns))
-    if panels:
-        bars(panels, measures, f"{result.title}, scale={result.scale}", out / result.name, digits=1)
 
 
 def status(result: Result) -> str:
