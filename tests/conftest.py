@@ -19,6 +19,14 @@ from xtrrep import artifacts
 from xtrrep.artifacts import Spec
 from xtrrep.store.encode import Store
 
+# Half the distance from 1 to the next float32: what one operation may be off. Processors add up in different orders,
+# so a bound on rounding is a multiple of it.
+ROUNDOFF = 2.0**-24
+# What two orders may make of a score or gradient by inner products of up to 128 terms.
+OF_PRODUCTS = 128 * ROUNDOFF
+# The same of a unit vector's entries after MiniLM's six layers, whose longest sums have 1,536 terms of both signs.
+OF_ENCODER = 6 * 1536**0.5 * ROUNDOFF
+
 TOPICS = {
     "graph": ["node", "edge", "path", "cycle", "degree", "vertex", "tree", "shortest", "connected", "neighbour"],
     "array": ["axis", "shape", "stride", "dtype", "reshape", "broadcast", "element", "slice", "view", "buffer"],

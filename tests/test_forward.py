@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import OF_ENCODER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import MultiVectorEncoder
@@ -76,7 +77,7 @@ def test_the_vectors_are_the_librarys(kind: str, tmp_path: Path) -> None:
         for budget in (1, 70, 4096):
             found, ids = vectors(model, TEXTS, task, budget)
             for text, one, other, words in zip(TEXTS, found, wanted, ids, strict=True):
-                torch.testing.assert_close(one, other, atol=3e-6, rtol=0, msg=f"{task} {text!r}")
+                torch.testing.assert_close(one, other, atol=OF_ENCODER, rtol=0, msg=f"{task} {text!r}")
                 assert len(words) == len(one)
         row = model.encode([TEXTS[0]], task=task, output_value=None)[0]
         kept = row["input_ids"][row["attention_mask"].bool()]
@@ -112,7 +113,7 @@ def test_a_model_that_pools_gives_no_vocabulary_ids() -> None:
     model.append(HierarchicalTokenPooling(pool_factor=2.0))
     found, ids = vectors(model, TEXTS, "document", 100)
     for one, other, words in zip(found, model.encode(TEXTS, task="document"), ids, strict=True):
-        torch.testing.assert_close(one, other, atol=3e-6, rtol=0)
+        torch.testing.assert_close(one, other, atol=OF_ENCODER, rtol=0)
         assert (words == -1).all()
     assert (vectors(model, TEXTS, "query", 100)[1][0] > 0).all()
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import OF_PRODUCTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -598,12 +599,12 @@ def test_layout_does_not_matter(scorer: Callable[..., Tensor], pair: tuple[Tenso
     assert not queries.is_contiguous()
     assert not documents.is_contiguous()
     for a, b in zip(gradients_of(scorer, queries, documents), plain, strict=True):
-        relative_check(a, b, 1e-6, "strided")
+        relative_check(a, b, OF_PRODUCTS, "strided")
     one = pair[1][:1].clone().requires_grad_()  # the same documents for every query, not copied
     repeated = gradients_of(scorer, pair[0].clone().requires_grad_(), one.expand(4, -1, -1, -1))
     copied = gradients_of(scorer, pair[0].clone().requires_grad_(), one.repeat(4, 1, 1, 1))
     for a, b in zip(repeated, copied, strict=True):
-        relative_check(a, b, 1e-6, "expanded")
+        relative_check(a, b, OF_PRODUCTS, "expanded")
 
 
 @each_scorer
@@ -616,7 +617,7 @@ def test_inputs_that_need_no_gradient(scorer: Callable[..., Tensor], pair: tuple
         found = scorer(*inputs)
         assert torch.equal(found, scores)
         (found * weight).sum().backward()
-        relative_check(inputs[i].grad, both[i], 1e-6, f"only input {i}")
+        relative_check(inputs[i].grad, both[i], OF_PRODUCTS, f"only input {i}")
         assert inputs[1 - i].grad is None
     assert not scorer(*pair).requires_grad
     with torch.no_grad():
@@ -643,7 +644,7 @@ def test_one_of_several_k_may_be_used_alone(pair: tuple[Tensor, Tensor]) -> None
     expected = torch.autograd.grad(xtr_scores(*inputs, k_train=40).square().sum(), inputs)
     found = torch.autograd.grad(xtr_scores(*inputs, k_train=[3, 40])[1].square().sum(), inputs)
     for a, b in zip(found, expected, strict=True):
-        relative_check(a, b, 1e-6, "the second alone")
+        relative_check(a, b, OF_PRODUCTS, "the second alone")
 
 
 @each_scorer
