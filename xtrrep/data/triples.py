@@ -334,8 +334,27 @@ def open_hub(
 
 
 def hub_error(source: str, error: Exception, hint: str) -> DataError:
-    """One line out of whatever the hub's client raised."""
+    """One line out of whatever the hub's client raised. `datasets` says "not found" of a hub that does not answer."""
+    if isinstance(error, FileNotFoundError) and not _hub_answers():
+        return DataError(
+            f"could not read {source}: the hub does not answer, and there is no copy of it here", hint=hint
+        )
     return DataError(f"could not read {source} from the hub ({request_reason(error)})", hint=hint)
+
+
+def _hub_answers() -> bool:
+    import urllib.error
+    import urllib.request
+
+    from huggingface_hub import constants
+
+    try:
+        with urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=3):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (urllib.error.URLError, OSError):
+        return False
 
 
 # --- streams ------------------------------------------------------------------------------------------------------
