@@ -335,11 +335,12 @@ def open_hub(
 
 def hub_error(source: str, error: Exception, hint: str) -> DataError:
     """One line out of whatever the hub's client raised. `datasets` says "not found" of a hub that does not answer."""
-    if isinstance(error, FileNotFoundError) and not _hub_answers():
+    reason = request_reason(error)
+    if "NotFound" in reason and not _hub_answers():
         return DataError(
             f"could not read {source}: the hub does not answer, and there is no copy of it here", hint=hint
         )
-    return DataError(f"could not read {source} from the hub ({request_reason(error)})", hint=hint)
+    return DataError(f"could not read {source} from the hub ({reason})", hint=hint)
 
 
 def _hub_answers() -> bool:
