@@ -94,7 +94,7 @@ def limits(out: Path, threads: int) -> None:
     import torch
 
     from xtrrep.report.table import Table
-    from xtrrep.search.latency import hardware
+    from xtrrep.retrieval.latency import hardware
 
     note = load_note()
     torch.set_num_threads(threads)

@@ -121,7 +121,7 @@ def main() -> int:
     from xtrrep.data.folder import read_folder
     from xtrrep.model.precision import HOPELESS, timings
     from xtrrep.report.table import Table
-    from xtrrep.search.latency import processor
+    from xtrrep.retrieval.latency import processor
 
     load = load_note()
     texts = [text for _, text in read_folder("bench", words.folder, "test").documents()][: words.count]

@@ -231,7 +231,7 @@ def main() -> int:
 
 def report(rounds: list[dict[str, dict[str, Any]]], words: argparse.Namespace, folder: Path, load: list[str]) -> None:
     from xtrrep.report.table import Table
-    from xtrrep.search.latency import processor
+    from xtrrep.retrieval.latency import processor
 
     rows: list[list[object]] = []
     for name in rounds[0]:

@@ -31,7 +31,7 @@ from xtrrep.config import Encode, Precision, compose
 from xtrrep.model.encoder import build
 from xtrrep.plan.calibrate import texts_of
 from xtrrep.report.table import Table
-from xtrrep.search.latency import hardware
+from xtrrep.retrieval.latency import hardware
 from xtrrep.store.encode import encode
 from xtrrep.train.xtr import xtr_scores
 

@@ -70,8 +70,8 @@ def prepare(name: str, folder: Path) -> Callable[[int], Callable[[], list[Rankin
 
         return limit
     if name == OURS:
-        from xtrrep.search.engines import Place, engine_of
-        from xtrrep.search.retrieve import Setting, retrieve
+        from xtrrep.retrieval.engines import Place, engine_of
+        from xtrrep.retrieval.retrieve import Setting, retrieve
         from xtrrep.store.encode import Store
 
         documents, asked = Store.open(Path(spec["documents"])), Store.open(Path(spec["asked"]))
@@ -85,7 +85,7 @@ def prepare(name: str, folder: Path) -> Callable[[int], Callable[[], list[Rankin
 
         return ours
     if name == OUR_AGGREGATION:
-        from xtrrep.search.rank import xtr_rank
+        from xtrrep.retrieval.rank import xtr_rank
 
         document_of = np.load(folder / "document_of.npy")
 
@@ -255,7 +255,7 @@ def report(contestants: dict[str, Contestant], words: argparse.Namespace, count:
     from xtrrep.artifacts import write_atomic
     from xtrrep.console import progress
     from xtrrep.report.table import Table
-    from xtrrep.search.latency import processor
+    from xtrrep.retrieval.latency import processor
 
     rows: list[list[object]] = []
     rankings: dict[str, dict[int, list[Ranking]]] = {}

@@ -28,10 +28,10 @@ import torch
 
 from xtrrep.measure.run_file import Run
 from xtrrep.report.table import Table
-from xtrrep.search.engines import exact_device
-from xtrrep.search.engines.exact import Searcher
-from xtrrep.search.latency import hardware
-from xtrrep.search.retrieve import Setting, retrieve
+from xtrrep.retrieval.engines import exact_device
+from xtrrep.retrieval.engines.exact import Searcher
+from xtrrep.retrieval.latency import hardware
+from xtrrep.retrieval.retrieve import Setting, retrieve
 from xtrrep.store.encode import Store
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -214,7 +214,7 @@ def worker(home: Path, name: str, threads: int) -> dict[str, Any]:
     from xtrrep.config import compose
     from xtrrep.experiments.analysis import plan_analysis, run_analysis
     from xtrrep.experiments.cell import parse_overrides
-    from xtrrep.search.latency import processor
+    from xtrrep.retrieval.latency import processor
 
     torch.set_num_threads(threads)
     work = next(work for work in WORK if work.name == name)

@@ -154,7 +154,7 @@ TINY = (
 
 def tiny_engines() -> dict[str, tuple[str, ...]]:
     """Overrides that choose each registered engine at each of its tiny configurations, by `NAME` or `NAME/VARIANT`."""
-    from xtrrep.search.engines import engines
+    from xtrrep.retrieval.engines import engines
 
     return {
         f"{name}/{variant}".rstrip("/"): (f"index={name}", *(f"index.{key}={value}" for key, value in changes.items()))
@@ -169,6 +169,6 @@ ENGINES = tiny_engines()
 def index_choices(*kinds: type) -> list[str]:
     """Every choice of `index=`, presets included, whose engine is of one of these classes (none: of any)."""
     from xtrrep.config import options
-    from xtrrep.search.engines import engines
+    from xtrrep.retrieval.engines import engines
 
     return [c for c in options("index") if not kinds or issubclass(engines.get(c.split("/")[0]), kinds)]

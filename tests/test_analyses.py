@@ -40,10 +40,10 @@ from xtrrep.report.figure import (
     score_density,
     token_rates,
 )
-from xtrrep.search import latency
-from xtrrep.search.engines import Place
-from xtrrep.search.engines.exact import Searcher
-from xtrrep.search.engines.files import open_index
+from xtrrep.retrieval import latency
+from xtrrep.retrieval.engines import Place
+from xtrrep.retrieval.engines.exact import Searcher
+from xtrrep.retrieval.engines.files import open_index
 from xtrrep.store.encode import Store
 
 CLS, SEP, MASK = 101, 102, 103

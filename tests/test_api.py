@@ -149,7 +149,7 @@ def test_settings_that_do_not_fit(homes: Path) -> None:
 
 def test_names_and_modules_do_not_collide() -> None:
     import xtrrep.measure.evaluate
-    import xtrrep.search.engines
+    import xtrrep.retrieval.engines
     import xtrrep.store.encode
 
     for name in ("build_index", "encode_texts", "evaluate_run", "load_model", "run_config", "search", "store_vectors"):

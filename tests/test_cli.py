@@ -13,7 +13,7 @@ import pytest
 from conftest import TINY, Cli, write_collection
 
 from xtrrep.measure import run_file
-from xtrrep.search.engines import engines
+from xtrrep.retrieval.engines import engines
 
 ROOT = Path(__file__).parents[1]
 

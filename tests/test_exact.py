@@ -6,7 +6,7 @@ from conftest import write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtrrep.search.engines import exact
+from xtrrep.retrieval.engines import exact
 from xtrrep.store import encode
 from xtrrep.store.encode import Store
 

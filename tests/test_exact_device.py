@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xtrrep.console import DataError
-from xtrrep.search import device as scoring
-from xtrrep.search import retrieve as retrieving
-from xtrrep.search.engines import Place, engine_of, exact_device
-from xtrrep.search.engines.exact import Searcher
-from xtrrep.search.imputation import imputations
-from xtrrep.search.retrieve import Setting, rank_query, retrieve
+from xtrrep.retrieval import device as scoring
+from xtrrep.retrieval import retrieve as retrieving
+from xtrrep.retrieval.engines import Place, engine_of, exact_device
+from xtrrep.retrieval.engines.exact import Searcher
+from xtrrep.retrieval.imputation import imputations
+from xtrrep.retrieval.retrieve import Setting, rank_query, retrieve
 from xtrrep.store.encode import Store
 
 gpu = pytest.mark.gpu
@@ -125,7 +125,7 @@ def test_hits_and_maxima_are_those_of_numpy(
     documents = plain_store(home, [*whole_numbers(rng, 20, 3, 0), np.ones((1, 3))], 4)
     query = np.concatenate(whole_numbers(rng, 3, 3, 1)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xtrrep.search.engines.exact.BLOCK_VALUES", block)
+        patch.setattr("xtrrep.retrieval.engines.exact.BLOCK_VALUES", block)
         patch.setattr(exact_device, "TOKENS", block)
         patch.setattr(scoring, "MANY", many)
         ours, theirs = exact_device.Searcher(documents, "cpu"), Searcher(documents)

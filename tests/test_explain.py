@@ -18,12 +18,12 @@ from xtrrep import pipeline
 from xtrrep.config import compose
 from xtrrep.console import DataError, UsageError
 from xtrrep.pipeline import query as typed
-from xtrrep.search import explain
-from xtrrep.search.engines import Hits
-from xtrrep.search.engines.exact import Searcher
-from xtrrep.search.explain import Contributions, Explanation, Token, contributions
-from xtrrep.search.imputation import imputations
-from xtrrep.search.retrieve import Setting, rank_query
+from xtrrep.retrieval import explain
+from xtrrep.retrieval.engines import Hits
+from xtrrep.retrieval.engines.exact import Searcher
+from xtrrep.retrieval.explain import Contributions, Explanation, Token, contributions
+from xtrrep.retrieval.imputation import imputations
+from xtrrep.retrieval.retrieve import Setting, rank_query
 from xtrrep.store.encode import Store
 
 QUERY = "shortest path between vertex and tree"

@@ -23,9 +23,9 @@ from faults.syscalls import Event, Outcome, Verdict
 from xtrrep import artifacts
 from xtrrep.config import compose
 from xtrrep.console import DataError, machine_error
-from xtrrep.search.engines import Place, engine_of
-from xtrrep.search.engines.files import check_written
-from xtrrep.search.engines.native import panics
+from xtrrep.retrieval.engines import Place, engine_of
+from xtrrep.retrieval.engines.files import check_written
+from xtrrep.retrieval.engines.native import panics
 
 REASON = syscalls.why_not()
 supervised = pytest.mark.skipif(REASON is not None, reason=str(REASON))

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xtrrep.console import DataError
-from xtrrep.search.engines.exact import Searcher
-from xtrrep.search.imputation import imputations
-from xtrrep.search.imputation.statistics import percentile
-from xtrrep.search.rank import xtr_rank
+from xtrrep.retrieval.engines.exact import Searcher
+from xtrrep.retrieval.imputation import imputations
+from xtrrep.retrieval.imputation.statistics import percentile
+from xtrrep.retrieval.rank import xtr_rank
 
 ALL = tuple(imputations.entries())
 

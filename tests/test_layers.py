@@ -19,7 +19,7 @@ ORDER = [
     "train",
     "store",
     "measure",
-    "search",
+    "retrieval",
     "pipeline",
     "plan",
     "api",
@@ -31,7 +31,7 @@ ORDER = [
 
 
 def place(module: str) -> str:
-    """The entry of ORDER that a module below `xtrrep` belongs to, such as "report.html" or "search"."""
+    """The entry of ORDER that a module below `xtrrep` belongs to, such as "report.html" or "retrieval"."""
     parts = module.split(".")
     return ".".join(parts[:2]) if ".".join(parts[:2]) in ORDER else parts[0]
 

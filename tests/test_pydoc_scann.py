@@ -8,8 +8,8 @@ import pytest
 from conftest import Cli
 
 from xtrrep.config import compose
-from xtrrep.search.engines import Place, engine_of
-from xtrrep.search.engines.exact import Searcher
+from xtrrep.retrieval.engines import Place, engine_of
+from xtrrep.retrieval.engines.exact import Searcher
 from xtrrep.store.encode import Store
 
 

@@ -31,9 +31,9 @@ from xtrrep.experiments.run import describe
 from xtrrep.measure.significance import Difference
 from xtrrep.report import html, sections
 from xtrrep.report.table import Table
-from xtrrep.search import explain
-from xtrrep.search.explain import Contributions, Explanation, Token
-from xtrrep.search.retrieve import Setting
+from xtrrep.retrieval import explain
+from xtrrep.retrieval.explain import Contributions, Explanation, Token
+from xtrrep.retrieval.retrieve import Setting
 
 VOID = {"meta", "link", "img"}
 HARD = "\\ { } $ & # % _ ^ ~ < > | [ ] * \" ' — × ≤ <script>alert(1)</script>"

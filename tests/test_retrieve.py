@@ -9,11 +9,11 @@ from conftest import unit_vectors, write_store
 
 from xtrrep.console import DataError
 from xtrrep.measure.run_file import separate
-from xtrrep.search import retrieve as retrieving
-from xtrrep.search.engines import Hits, Place, engine_of
-from xtrrep.search.engines import exact as exact_engine
-from xtrrep.search.engines.exact import Searcher
-from xtrrep.search.retrieve import Setting, rank_query, retrieve
+from xtrrep.retrieval import retrieve as retrieving
+from xtrrep.retrieval.engines import Hits, Place, engine_of
+from xtrrep.retrieval.engines import exact as exact_engine
+from xtrrep.retrieval.engines.exact import Searcher
+from xtrrep.retrieval.retrieve import Setting, rank_query, retrieve
 from xtrrep.store.encode import Store
 
 DIM = 16

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtrrep.search import evidence
-from xtrrep.search.device import DeviceEvidence
-from xtrrep.search.evidence import Evidence, Grid, Rows, from_hits, from_maxima, top
-from xtrrep.search.imputation import imputations
-from xtrrep.search.rank import Setting, rank, with_empty_slots, xtr_rank
+from xtrrep.retrieval import evidence
+from xtrrep.retrieval.device import DeviceEvidence
+from xtrrep.retrieval.evidence import Evidence, Grid, Rows, from_hits, from_maxima, top
+from xtrrep.retrieval.imputation import imputations
+from xtrrep.retrieval.rank import Setting, rank, with_empty_slots, xtr_rank
 from xtrrep.train.maxsim import document_maxima
 
 

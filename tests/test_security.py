@@ -13,8 +13,8 @@ from conftest import unit_vectors, write_store
 
 from xtrrep import artifacts, cli, config
 from xtrrep.console import DataError
-from xtrrep.search.engines import Place, TextEngine, engine_of
-from xtrrep.search.engines.files import build_index, index_spec, open_index
+from xtrrep.retrieval.engines import Place, TextEngine, engine_of
+from xtrrep.retrieval.engines.files import build_index, index_spec, open_index
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,9 +12,9 @@ from conftest import unit_vectors, write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtrrep.search import retrieve
-from xtrrep.search.engines import check_store, exact
-from xtrrep.search.retrieve import Setting
+from xtrrep.retrieval import retrieve
+from xtrrep.retrieval.engines import check_store, exact
+from xtrrep.retrieval.retrieve import Setting
 from xtrrep.store import encode
 from xtrrep.store.encode import Store
 

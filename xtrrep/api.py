@@ -33,9 +33,9 @@ from xtrrep.measure.run_file import Run
 from xtrrep.model.encoder import device_of
 from xtrrep.pipeline.identity import look_again
 from xtrrep.pipeline.stages.collection import missing_note
-from xtrrep.search.engines import DocumentEngine, Place, TextEngine, TokenEngine, engine_of, files
-from xtrrep.search.imputation import imputations
-from xtrrep.search.retrieve import Setting, rank_query, retrieve, retrieve_documents
+from xtrrep.retrieval.engines import DocumentEngine, Place, TextEngine, TokenEngine, engine_of, files
+from xtrrep.retrieval.imputation import imputations
+from xtrrep.retrieval.retrieve import Setting, rank_query, retrieve, retrieve_documents
 from xtrrep.store import imported
 from xtrrep.store.encode import Store, cut_note
 from xtrrep.store.imported import change as change_documents

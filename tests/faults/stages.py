@@ -93,7 +93,7 @@ def command(words: tuple[str, ...], home: Path, data: Path) -> Callable[[], int]
     """`xtrrep WORDS` in the process that calls it. Its config is composed here, once: that writes nothing, and would be
     most of a child's time."""
     from xtrrep import config
-    from xtrrep.search import latency
+    from xtrrep.retrieval import latency
 
     words = tuple(word.replace(HOME, str(home)) for word in words)
     overrides, own = words[1:], config.compose

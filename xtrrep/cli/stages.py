@@ -373,7 +373,7 @@ def explain(
     typed.document_text(plans[0].cfg, corpus.folders[0], doc)  # a mistyped id is said before anything is trained
     done = pipeline.run(plans)
     found = typed.explain(plans[0], done.folders[0], query, doc)
-    from xtrrep.search import explain as explaining
+    from xtrrep.retrieval import explain as explaining
 
     page = explaining.save(found, plans[0].specs["index"], configs.results_root()) / "page.html"
     say(f"wrote {relative(page)}")

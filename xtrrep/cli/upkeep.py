@@ -17,8 +17,8 @@ def ls(json: Json = False) -> None:
     """List configs, collections, engines, analyses and artifacts."""
     from xtrrep import artifacts, config
     from xtrrep.experiments.analyses import analyses
-    from xtrrep.search.engines import engines
-    from xtrrep.search.imputation import imputations
+    from xtrrep.retrieval.engines import engines
+    from xtrrep.retrieval.imputation import imputations
 
     listing: dict[str, list[dict[str, str]]] = {
         group: [{"name": name} for name in config.options(group)] for group in config.GROUPS

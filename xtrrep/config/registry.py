@@ -1,7 +1,7 @@
 """Named tables of interchangeable parts: engines, imputations, analyses, collection sources.
 
 A part is one small file with a `@engines.register(...)` in it, or that of another registry. It is found in either of
-two places: the registry's own package (`xtrrep/search/engines/mine.py`), or any folder that `$XTRREP_PLUGINS` names.
+two places: the registry's own package (`xtrrep/retrieval/engines/mine.py`), or any folder that `$XTRREP_PLUGINS` names.
 Several folders are separated as in `$PATH`. The files must be cheap to import (heavy libraries inside functions),
 because `xtrrep ls` imports them all.
 """

@@ -13,7 +13,7 @@ from xtrrep import config as configs
 from xtrrep import pipeline
 from xtrrep.config import Config
 from xtrrep.console import UsageError
-from xtrrep.search.engines import TextEngine, engines
+from xtrrep.retrieval.engines import TextEngine, engines
 
 Overrides = dict[str, str]  # dotted key (or group) -> value as typed
 

@@ -15,7 +15,7 @@ from typing import Any
 from xtrrep.console import MEMORY, DataError
 from xtrrep.experiments.tasks import Task, one_line, perform
 from xtrrep.pipeline import threads
-from xtrrep.search.latency import THREAD_VARIABLES
+from xtrrep.retrieval.latency import THREAD_VARIABLES
 
 RETRIES = 5  # of a task whose worker process or node has died
 OBJECT_STORE = 80_000_000  # bytes; only errors travel through it

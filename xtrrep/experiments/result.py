@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from xtrrep import artifacts
 from xtrrep import config as configs
 from xtrrep.console import DataError, typed
-from xtrrep.search.latency import hardware
+from xtrrep.retrieval.latency import hardware
 
 if TYPE_CHECKING:
     import numpy as np

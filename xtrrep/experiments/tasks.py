@@ -26,7 +26,7 @@ from xtrrep.pipeline import Plan, Step
 from xtrrep.pipeline.identity import device_named
 from xtrrep.pipeline.stages.searching import one_search
 from xtrrep.pipeline.stages.table import BY_NAME
-from xtrrep.search.engines import engine_of
+from xtrrep.retrieval.engines import engine_of
 
 LOGS = ".logs"
 PATIENCE = 60.0  # seconds: a network file system may show another machine's new file that late

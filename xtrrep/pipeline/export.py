@@ -14,7 +14,7 @@ from xtrrep.config import Config, Source
 from xtrrep.console import DataError, UsageError, request_reason
 from xtrrep.pipeline import Plan
 from xtrrep.pipeline.stages.training import card_facts
-from xtrrep.search.engines import choice_of
+from xtrrep.retrieval.engines import choice_of
 
 
 def check(cfg: Config, folder: Path) -> None:

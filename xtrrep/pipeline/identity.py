@@ -15,8 +15,8 @@ from xtrrep.data import resolve, sources
 from xtrrep.model import hub, weights
 from xtrrep.model.encoder import device_of
 from xtrrep.model.precision import Work, resolve_precision
-from xtrrep.search.engines import AnyEngine, DocumentEngine, Place, TextEngine, TokenEngine, engine_of
-from xtrrep.search.retrieve import Setting
+from xtrrep.retrieval.engines import AnyEngine, DocumentEngine, Place, TextEngine, TokenEngine, engine_of
+from xtrrep.retrieval.retrieve import Setting
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,15 @@ from xtrrep.pipeline.identity import (
 )
 from xtrrep.pipeline.stages.searching import open_index, open_text_index
 from xtrrep.pipeline.stages.vectors import encoder_of
-from xtrrep.search.engines import TextEngine, TokenEngine
-from xtrrep.search.imputation import imputations
-from xtrrep.search.retrieve import rank_query, retrieve_text
+from xtrrep.retrieval.engines import TextEngine, TokenEngine
+from xtrrep.retrieval.imputation import imputations
+from xtrrep.retrieval.retrieve import rank_query, retrieve_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sentence_transformers import MultiVectorEncoder
 
-    from xtrrep.search.explain import Explanation
+    from xtrrep.retrieval.explain import Explanation
 
 
 def check_query(query: str) -> None:
@@ -124,7 +124,7 @@ def explain(p: Plan, folders: Folders, query: str, document: str) -> Explanation
 
     Raises UsageError as `check_explainable` and DataError as `document_text`.
     """
-    from xtrrep.search.explain import Explanation, contributions, tokens_of
+    from xtrrep.retrieval.explain import Explanation, contributions, tokens_of
     from xtrrep.store.encode import Store
 
     cfg, specs = p.cfg, p.specs

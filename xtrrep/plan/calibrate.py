@@ -25,9 +25,9 @@ from xtrrep.config import Config
 from xtrrep.console import DataError, UsageError, say
 from xtrrep.pipeline.identity import device_named, lengths_of, place_of
 from xtrrep.plan.cost import CALIBRATION, FILE, figures, forward_operations, training_operations
-from xtrrep.search.engines.exact import Exact
-from xtrrep.search.latency import hardware
-from xtrrep.search.retrieve import Setting, retrieve
+from xtrrep.retrieval.engines.exact import Exact
+from xtrrep.retrieval.latency import hardware
+from xtrrep.retrieval.retrieve import Setting, retrieve
 from xtrrep.store.encode import Store, encode
 
 if TYPE_CHECKING:

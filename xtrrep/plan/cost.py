@@ -30,7 +30,7 @@ from xtrrep.pipeline.identity import lengths_of
 from xtrrep.pipeline.stages.table import BY_NAME, STAGES
 from xtrrep.plan import preflight
 from xtrrep.report.table import Table
-from xtrrep.search.engines import TokenEngine, engine_of
+from xtrrep.retrieval.engines import TokenEngine, engine_of
 
 FILE = "costs.yaml"
 CALIBRATION = "calibration.json"

@@ -24,7 +24,7 @@ from xtrrep.pipeline import Plan, Step
 from xtrrep.pipeline.identity import needs_model, precision_of, runs_on_gpu, train_data_of
 from xtrrep.pipeline.stages.searching import one_search
 from xtrrep.pipeline.stages.table import STAGES
-from xtrrep.search.engines import TokenEngine, engine_of, engines
+from xtrrep.retrieval.engines import TokenEngine, engine_of, engines
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from xtrrep.report.sections import (
     collect,
 )
 from xtrrep.report.table import Table
-from xtrrep.search.latency import processor
+from xtrrep.retrieval.latency import processor
 
 LIMIT_BYTES = 5_000_000  # of the whole folder; what does not fit is named and left out
 FRAME_BYTES = 50_000  # kept back for what stands around the sections

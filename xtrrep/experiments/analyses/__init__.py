@@ -16,7 +16,7 @@ from xtrrep.config.registry import Registry
 from xtrrep.console import UsageError
 from xtrrep.measure.evaluate import canonical
 from xtrrep.measure.significance import paired
-from xtrrep.search.engines import TokenEngine, engine_of
+from xtrrep.retrieval.engines import TokenEngine, engine_of
 
 if TYPE_CHECKING:
     import pandas

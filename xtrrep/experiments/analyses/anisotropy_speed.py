@@ -18,7 +18,7 @@ from xtrrep.experiments.analyses import NOTHING_AFTER, PLAID, Analysis, Cell, an
 from xtrrep.experiments.analyses.geometry import DIRECTIONS, TOKENS, effective_dimension, mean_cosine, sampled
 from xtrrep.report.figure import anisotropy_and_speed
 from xtrrep.report.table import Table
-from xtrrep.search.engines import engines
+from xtrrep.retrieval.engines import engines
 from xtrrep.store.encode import Store
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from xtrrep.experiments.analyses import UNITS, VECTOR_K_PRIME, Analysis, Cell, a
 from xtrrep.model.encoder import device_of
 from xtrrep.report.figure import score_density
 from xtrrep.report.table import Table
-from xtrrep.search.engines import Place, TokenEngine, TokenSearcher, engine_of
-from xtrrep.search.engines.files import open_index
+from xtrrep.retrieval.engines import Place, TokenEngine, TokenSearcher, engine_of
+from xtrrep.retrieval.engines.files import open_index
 from xtrrep.store.encode import Store
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from xtrrep.measure.run_file import Run
 from xtrrep.measure.significance import paired
 from xtrrep.report.figure import Timed, speed_and_quality
 from xtrrep.report.table import Table
-from xtrrep.search.engines import DocumentEngine, TokenEngine, engine_of
+from xtrrep.retrieval.engines import DocumentEngine, TokenEngine, engine_of
 
 if TYPE_CHECKING:
     import pandas

@@ -27,7 +27,7 @@ from xtrrep.experiments.analyses import (
 )
 from xtrrep.report.figure import bars as draw_bars
 from xtrrep.report.table import Table
-from xtrrep.search.imputation import imputations
+from xtrrep.retrieval.imputation import imputations
 
 if TYPE_CHECKING:
     import pandas

@@ -26,7 +26,7 @@ from xtrrep.experiments.analyses import (
     require_measure,
 )
 from xtrrep.report.table import Table
-from xtrrep.search.engines import TextEngine, engine_of
+from xtrrep.retrieval.engines import TextEngine, engine_of
 
 if TYPE_CHECKING:
     import pandas

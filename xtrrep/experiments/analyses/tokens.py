@@ -25,8 +25,8 @@ from xtrrep.data import open_collection
 from xtrrep.experiments.analyses import UNITS, VECTOR_K_PRIME, Analysis, Cell, analyses, models_of, vector_cell
 from xtrrep.report.figure import token_rates
 from xtrrep.report.table import Table
-from xtrrep.search.engines import Place, TokenSearcher
-from xtrrep.search.engines.files import open_index
+from xtrrep.retrieval.engines import Place, TokenSearcher
+from xtrrep.retrieval.engines.files import open_index
 from xtrrep.store.encode import Store
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from xtrrep.data import open_collection
 from xtrrep.measure import run_file
 from xtrrep.pipeline.identity import answerer, content_of, device_named, engine_label, setting_of
 from xtrrep.pipeline.stages.searching import retrieve_spec
-from xtrrep.search.engines import VectorEngine
+from xtrrep.retrieval.engines import VectorEngine
 
 
 def evaluate_spec(cfg: Config, specs: Specs) -> Spec:
@@ -38,7 +38,7 @@ def evaluate_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict
 
 
 def latency_spec(cfg: Config, specs: Specs) -> Spec:
-    from xtrrep.search.latency import hardware, processor
+    from xtrrep.retrieval.latency import hardware, processor
 
     answer = answerer(cfg)
     if not isinstance(answer, VectorEngine):
@@ -55,7 +55,7 @@ def latency_spec(cfg: Config, specs: Specs) -> Spec:
 def latency_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
     import pandas
 
-    from xtrrep.search.latency import Job, measure
+    from xtrrep.retrieval.latency import Job, measure
 
     report = measure(
         Job(

@@ -27,9 +27,25 @@ from xtrrep.pipeline.identity import (
     slug,
 )
 from xtrrep.report.table import Table
-from xtrrep.search.engines import DocumentEngine, TextEngine, TextSearcher, TokenEngine, engine_of, files, split_params
-from xtrrep.search.imputation import imputations
-from xtrrep.search.retrieve import Counts, Outcome, keep_run, retrieve, retrieve_documents, retrieve_run, retrieve_text
+from xtrrep.retrieval.engines import (
+    DocumentEngine,
+    TextEngine,
+    TextSearcher,
+    TokenEngine,
+    engine_of,
+    files,
+    split_params,
+)
+from xtrrep.retrieval.imputation import imputations
+from xtrrep.retrieval.retrieve import (
+    Counts,
+    Outcome,
+    keep_run,
+    retrieve,
+    retrieve_documents,
+    retrieve_run,
+    retrieve_text,
+)
 
 
 def index_spec(cfg: Config, specs: Specs) -> Spec:

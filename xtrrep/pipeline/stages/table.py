@@ -25,7 +25,7 @@ from xtrrep.pipeline.stages.training import (
     triples_spec,
 )
 from xtrrep.pipeline.stages.vectors import encode_run, encode_share, encode_spec
-from xtrrep.search.engines import TextEngine, engine_of
+from xtrrep.retrieval.engines import TextEngine, engine_of
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ from xtrrep.pipeline.identity import (
     training_collection,
     weights_identity,
 )
-from xtrrep.search.engines.exact import Exact
-from xtrrep.search.retrieve import retrieve
+from xtrrep.retrieval.engines.exact import Exact
+from xtrrep.retrieval.retrieve import retrieve
 from xtrrep.train import distributed
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrrep.search.imputation import hits, imputations, nth
+from xtrrep.retrieval.imputation import hits, imputations, nth
 
 PERCENTILE = 10.0  # the study's
 

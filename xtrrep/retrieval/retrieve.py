@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from xtrrep.console import DataError, progress
 from xtrrep.measure.run_file import Run, separate
-from xtrrep.search.engines import (
+from xtrrep.retrieval.engines import (
     DocumentSearcher,
     ExhaustiveSearcher,
     Hits,
@@ -29,17 +29,17 @@ from xtrrep.search.engines import (
     TokenSearcher,
     exact_device,
 )
-from xtrrep.search.evidence import TIE, Evidence, Ranking, from_hits, from_maxima, top
-from xtrrep.search.rank import Counts as Counts
-from xtrrep.search.rank import Setting as Setting
-from xtrrep.search.rank import rank
+from xtrrep.retrieval.evidence import TIE, Evidence, Ranking, from_hits, from_maxima, top
+from xtrrep.retrieval.rank import Counts as Counts
+from xtrrep.retrieval.rank import Setting as Setting
+from xtrrep.retrieval.rank import rank
 from xtrrep.store.encode import Store
 from xtrrep.train.maxsim import document_maxima
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from xtrrep.search.device import DeviceEvidence
+    from xtrrep.retrieval.device import DeviceEvidence
 
 # Similarities held at a time while gathering embeddings, in float32 values (128 MiB).
 BLOCK_VALUES = 1 << 25
@@ -307,7 +307,7 @@ class _DeviceSearch:
     def _on_device(self, place: int, k_prime: int) -> DeviceEvidence:
         import torch
 
-        from xtrrep.search import device
+        from xtrrep.retrieval import device
 
         if self.maxima:
             cells, best = self.maxima[place][0], self.maxima[place][1][:, :k_prime]

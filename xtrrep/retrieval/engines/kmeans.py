@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xtrrep.console import DataError, say
-from xtrrep.search.engines import BuildCost, DocumentEngine, positive
+from xtrrep.retrieval.engines import BuildCost, DocumentEngine, positive
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from xtrrep.console import DataError, UsageError, suggest
 from xtrrep.store.encode import PIECE, Store
 
 if TYPE_CHECKING:
-    from xtrrep.search.engines.kmeans import Clustering
+    from xtrrep.retrieval.engines.kmeans import Clustering
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _check_engine(name: str, engine: Any) -> None:
         add_option("index", name, {"engine": name, **engine.defaults})
 
 
-engines: Registry[type[AnyEngine]] = Registry("engine", "xtrrep.search.engines", _check_engine)
+engines: Registry[type[AnyEngine]] = Registry("engine", "xtrrep.retrieval.engines", _check_engine)
 
 
 def engine_of(index: Mapping[str, Any]) -> AnyEngine:

@@ -77,7 +77,7 @@ def measure(job: Job) -> dict[str, Any]:
     """Measure in a fresh process. Returns its report; see `_report`. Raises DataError where it fails."""
     environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(job.threads))
     done = subprocess.run(
-        [sys.executable, "-m", "xtrrep.search.latency", str(os.getpid())],
+        [sys.executable, "-m", "xtrrep.retrieval.latency", str(os.getpid())],
         input=json.dumps(asdict(job)),
         capture_output=True,
         text=True,
@@ -110,9 +110,9 @@ def _work(job: Job) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from xtrrep.search.engines import Place, split_params
-    from xtrrep.search.engines.files import open_index
-    from xtrrep.search.retrieve import Setting, rank_query
+    from xtrrep.retrieval.engines import Place, split_params
+    from xtrrep.retrieval.engines.files import open_index
+    from xtrrep.retrieval.retrieve import Setting, rank_query
     from xtrrep.store.encode import Store
 
     torch.set_num_threads(job.threads)
@@ -158,7 +158,7 @@ def _work(job: Job) -> dict[str, Any]:
 
 def _paper(searcher: Any, documents: Any, queries: Any, setting: Any) -> float:
     """Wall seconds of one call over all queries; within it a token engine gets BATCH at a time, for memory's sake."""
-    from xtrrep.search.retrieve import retrieve, retrieve_documents
+    from xtrrep.retrieval.retrieve import retrieve, retrieve_documents
 
     start = time.perf_counter()
     if setting.k_prime is None:

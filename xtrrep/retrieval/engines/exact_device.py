@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xtrrep.console import DataError
-from xtrrep.search.engines import Hits, Maxima, check_queries
+from xtrrep.retrieval.engines import Hits, Maxima, check_queries
 from xtrrep.store.encode import RESIDENT_BYTES, Store
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Searcher:
 
     def search(self, queries: NDArray[np.float32], k_prime: int) -> Hits:
         """The `k_prime` most similar tokens of (T, H) queries, ties by token position: as `exact.Searcher.search`."""
-        from xtrrep.search.device import unpack
+        from xtrrep.retrieval.device import unpack
 
         ((packed,), _) = self.hits([queries], k_prime)
         tokens, scores = unpack(packed)
@@ -53,7 +53,7 @@ class Searcher:
         DataError for a store of more tokens than a key holds."""
         import torch
 
-        from xtrrep.search.device import LARGEST, above, document_maxima, largest, unpack
+        from xtrrep.retrieval.device import LARGEST, above, document_maxima, largest, unpack
 
         if self.store.tokens > LARGEST:
             raise DataError(
@@ -88,7 +88,7 @@ class Searcher:
         """(T, N) document maxima and (T, k') best similarities, descending, of each (T, H) query, on the device."""
         import torch
 
-        from xtrrep.search.device import document_maxima, largest
+        from xtrrep.retrieval.device import document_maxima, largest
 
         chunks = self._chunks(queries, k_prime)
         best = [torch.empty((len(rows), 0), device=self.device) for rows, _ in chunks]
@@ -136,7 +136,7 @@ class Searcher:
 
     def _blocks(self) -> Iterator[tuple[int, slice, Tensor, Tensor]]:
         """The first token, the documents, their (C + 1,) offsets from it, and their (b, H) vectors in float32."""
-        from xtrrep.search.device import full_precision
+        from xtrrep.retrieval.device import full_precision
 
         with full_precision():
             for begin, stop in self.store.document_blocks(TOKENS):

@@ -11,8 +11,8 @@ import numpy as np
 from xtrrep import artifacts
 from xtrrep.artifacts import Spec
 from xtrrep.console import DISK_FULL, DataError, UsageError
-from xtrrep.search.engines import Place, TextEngine, TokenEngine, check_store, engine_of, split_params
-from xtrrep.search.engines.accuracy import against_exact
+from xtrrep.retrieval.engines import Place, TextEngine, TokenEngine, check_store, engine_of, split_params
+from xtrrep.retrieval.engines.accuracy import against_exact
 from xtrrep.store.encode import Store
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrrep.search.engines import (
+from xtrrep.retrieval.engines import (
     BuildCost,
     ExhaustiveSearcher,
     Hits,

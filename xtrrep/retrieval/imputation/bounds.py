@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrrep.search.imputation import hits, imputations, nth
+from xtrrep.retrieval.imputation import hits, imputations, nth
 
 
 @imputations.register("min", "the smallest retrieved score, an upper bound on what was not", paper="Lee et al. 2023")

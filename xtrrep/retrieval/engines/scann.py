@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from xtrrep.artifacts import write_atomic
 from xtrrep.console import DataError, UsageError, say, typed
-from xtrrep.search.engines import Hits, Place, TokenEngine, check_queries, engines, positive
-from xtrrep.search.engines.native import log_aside, panics
+from xtrrep.retrieval.engines import Hits, Place, TokenEngine, check_queries, engines, positive
+from xtrrep.retrieval.engines.native import log_aside, panics
 from xtrrep.store.encode import Store
 
 INSTALL = "pip install scann==1.4.2"

@@ -17,7 +17,7 @@ from xtrrep.config.registry import Registry
 
 Imputation = Callable[[NDArray[Any]], NDArray[np.float32]]
 
-imputations: Registry[Imputation] = Registry("imputation", "xtrrep.search.imputation")
+imputations: Registry[Imputation] = Registry("imputation", "xtrrep.retrieval.imputation")
 
 
 def hits(scores: NDArray[Any]) -> NDArray[np.int64]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from xtrrep.search.engines import TokenSearcher
-from xtrrep.search.engines.exact import Searcher
+from xtrrep.retrieval.engines import TokenSearcher
+from xtrrep.retrieval.engines.exact import Searcher
 from xtrrep.store.encode import Store
 
 SAMPLE = 128  # query tokens

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from xtrrep.artifacts import write_atomic
 from xtrrep.console import DataError, progress
-from xtrrep.search.engines import Hits, Place, TokenEngine, check_queries, engines, positive
+from xtrrep.retrieval.engines import Hits, Place, TokenEngine, check_queries, engines, positive
 from xtrrep.store.encode import Store
 
 INSTALL = "pip install 'voyager>=2.1,<3'"

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from xtrrep.artifacts import need_space, write_atomic
 from xtrrep.console import DataError, UsageError, typed
 from xtrrep.model.encoder import torch_threads
-from xtrrep.search.engines import BuildCost, Place, check_queries, engines, kmeans, positive, rectangle
-from xtrrep.search.engines.native import log_aside, panics
+from xtrrep.retrieval.engines import BuildCost, Place, check_queries, engines, kmeans, positive, rectangle
+from xtrrep.retrieval.engines.native import log_aside, panics
 from xtrrep.store.encode import Store
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 from xtrrep.console import UsageError
 from xtrrep.data.bm25 import Bm25
-from xtrrep.search.engines import Place, TextEngine, engines
+from xtrrep.retrieval.engines import Place, TextEngine, engines
 
 
 @engines.register(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrrep.search.imputation import hits, imputations, nth
+from xtrrep.retrieval.imputation import hits, imputations, nth
 
 FURTHER = 100  # extrapolated to this many times k'
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xtrrep.console import DataError, UsageError, typed
-from xtrrep.search.engines import Place, check_queries, engines, kmeans, positive, rectangle
-from xtrrep.search.engines.native import log_aside, panics
+from xtrrep.retrieval.engines import Place, check_queries, engines, kmeans, positive, rectangle
+from xtrrep.retrieval.engines.native import log_aside, panics
 from xtrrep.store.encode import Store
 
 INSTALL = "pip install xtr-warp-rs==2.1.0.2110 torch==2.11.0"

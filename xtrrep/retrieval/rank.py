@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrrep.search.evidence import Evidence, Ranking, from_hits
-from xtrrep.search.imputation import imputations
+from xtrrep.retrieval.evidence import Evidence, Ranking, from_hits
+from xtrrep.retrieval.imputation import imputations
 
 Array = NDArray[Any] | Sequence[Sequence[Any]]
 

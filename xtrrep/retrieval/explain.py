@@ -19,9 +19,9 @@ from xtrrep import artifacts
 from xtrrep.artifacts import Spec
 from xtrrep.report.page import page
 from xtrrep.report.table import Table
-from xtrrep.search.engines import TokenSearcher
-from xtrrep.search.rank import imputed_values, with_empty_slots
-from xtrrep.search.retrieve import Setting, host_search
+from xtrrep.retrieval.engines import TokenSearcher
+from xtrrep.retrieval.rank import imputed_values, with_empty_slots
+from xtrrep.retrieval.retrieve import Setting, host_search
 from xtrrep.store.encode import Store
 
 WORD, SPECIAL, EXPANSION, POOLED = "word", "special", "expansion", "pooled"

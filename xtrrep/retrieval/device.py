@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xtrrep.search.evidence import Ranking
+from xtrrep.retrieval.evidence import Ranking
 
 LARGEST = (1 << 32) - 1  # the largest number that a key holds
 NEVER = torch.iinfo(torch.int64).min  # below the key of any score
