@@ -173,7 +173,8 @@ def test_vectors_made_elsewhere_need_no_model(cli: Cli, tmp_path: Path) -> None:
 
 ASKS = """
 import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-m", "xtrrep.retrieval.latency", str(os.getpid())], stdout=subprocess.DEVNULL)
+words = [sys.executable, "-m", "xtrrep.retrieval.latency", str(os.getpid())]
+child = subprocess.Popen(words, stdout=subprocess.DEVNULL)
 print(child.pid, flush=True)
 time.sleep(600)
 """

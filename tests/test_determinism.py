@@ -155,7 +155,8 @@ def unnamed_encodings(source: str) -> list[str]:
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
-        texts = name == "open" and (not node.args or (modes and "b" not in modes[-1]))
+        of_tar = ast.unparse(node.func) == "tarfile.open"
+        texts = name == "open" and not of_tar and (not node.args or (modes and "b" not in modes[-1]))
         named = len(node.args) > {"read_text": 0, "write_text": 1}.get(name, 99)  # the encoding, by its place
         if (name in ("read_text", "write_text") and not named) or texts:
             found.append(f"{node.lineno}: {ast.unparse(node)}")

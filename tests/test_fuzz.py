@@ -91,8 +91,8 @@ def test_what_the_search_found_is_found_no_more(tmp_path: Path) -> None:
     """A type that numpy hands to Python's parser, a number that no float is equal to, a depth that is none."""
     found = [
         ("vectors.npy", b"'<f4'", b"',f4'", False),
-        ("reproduction.yaml", b"mean: 2", b"mean: 2" + b"7" * 30, True),
-        ("reproduction.yaml", b"nDCG@10", b"nDCG@0.1", False),
+        ("definition.yaml", b"mean: 2", b"mean: 2" + b"7" * 30, True),
+        ("definition.yaml", b"nDCG@10", b"nDCG@0.1", False),
     ]
     for number, (name, good, bad, accepted) in enumerate(found):
         check, (raw, *_) = targets()[name]
@@ -194,8 +194,9 @@ def test_every_error_in_the_sources_says_what_where_and_what_to_do() -> None:
         put_in = sum(word.count("…") for word in words)
         assert put_in >= 2 or (len(words) >= 2 and said - {"…"}), f"{place}: {' '.join(words)!r} says too little"
         assert not words[-1].endswith((".", "!")), f"{place}: a message is no sentence with a full stop"
-    # Typer's, Hydra's and OmegaConf's own messages in one line, the list of what a run lacks, and what hashes.py found.
-    assert sorted(made_elsewhere) == ["artifacts.py", "cli/__init__.py", "config.py", "preflight.py", "preflight.py"]
+    # What hashes.py found, Typer's, Hydra's and OmegaConf's messages, a definition's faults, and what a run lacks.
+    places = ["artifacts/__init__.py", "cli/__init__.py", "config/checks.py", "experiments/schema.py"]
+    assert sorted(made_elsewhere) == [*places, "plan/preflight.py"]
 
 
 def test_the_walk_over_errors_sees_a_bare_one() -> None:

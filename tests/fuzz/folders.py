@@ -208,7 +208,7 @@ def check_written(case: WrittenCase, folder: Path) -> bool:
     collection, error = outcome_of(lambda: read_folder("fuzzed", folder, "test"))
     if not case.query.strip():
         assert error is not None, "a query without words was accepted"
-        check_message(error, str(folder / "qrels/test.tsv"))
+        check_message(error, str(folder / "queries.jsonl"))
         return False
     wanted = [(id, "\n\n".join(part for part in (title, text) if part.strip())) for id, title, text in case.documents]
     assert list(collection.documents()) == wanted

@@ -214,7 +214,7 @@ def machine_memory() -> float:
     total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
-            total = min(total, float(Path(path).read_text()))
+            total = min(total, float(Path(path).read_text(encoding="utf-8")))
         except (OSError, ValueError):  # no such group, or "max"
             continue
     return total
