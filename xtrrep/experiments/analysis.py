@@ -9,6 +9,7 @@ from typing import Any
 
 from xtrrep import artifacts, pipeline
 from xtrrep import config as configs
+from xtrrep.api import notes_of
 from xtrrep.artifacts import Spec
 from xtrrep.config import Config, plain
 from xtrrep.console import say
@@ -76,6 +77,14 @@ def _shared(overrides: Mapping[str, str], own: Mapping[str, str]) -> Overrides:
 def run_analysis(made: AnalysisPlan) -> Path:
     """Make or reuse every run and then the analysis. Returns its folder."""
     done = pipeline.run(made.plans)
+    counted = [
+        text
+        for plan, folders in zip(made.plans, done.folders, strict=True)
+        for texts in notes_of(plan, folders).values()
+        for text in texts
+    ]
+    for text in dict.fromkeys(counted):
+        say(f"  note: {text}")
     if made.reuse:
         artifacts.check(made.folder, made.spec.fingerprint)
         say(f"reuse  analyze    {short(made.folder)}")

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from xtrrep import config as configs
-from xtrrep.api import set_threads
+from xtrrep.api import notes_of, set_threads
 from xtrrep.config import Analyze
 from xtrrep.console import DataError, XtrrepError, explained, say
 from xtrrep.experiments import compare, values
@@ -56,7 +56,7 @@ def run(experiment: Experiment, overrides: Overrides, *, where: Where = HERE) ->
         shown,
         values=tuple(read),
         per_unit=per_unit,
-        notes=tuple(_notes(experiment, read, overrides)),
+        notes=(*_counted(plans, outcome.folders), *_notes(experiment, read, overrides)),
         quality=_quality(experiment, overrides),
         provenance=results.provenance(values.seconds_of(plans.all())),
         effects=tuple(_effects(experiment, plans, outcome.folders, folders, shown.resamples)),
@@ -261,6 +261,17 @@ def _grids(
             best = compare.best_of([member.values for member in members], experiment.best[name].chosen)
             grids[name] = replace(members[0], values=best)
     return grids
+
+
+def _counted(plans: Plans, made: Mapping[CellKey, Mapping[str, Path]]) -> list[str]:
+    """What was counted beside the scores, such as cut texts and judgements of absent documents, once a column."""
+    counted = [
+        f"{key[1]}: {text}" if key[1] else text
+        for key, folders in made.items()
+        for texts in notes_of(plans.cells[key], folders).values()
+        for text in texts
+    ]
+    return list(dict.fromkeys(counted))
 
 
 def _notes(experiment: Experiment, read: Sequence[Value], overrides: Overrides) -> list[str]:
