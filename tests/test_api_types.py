@@ -163,8 +163,8 @@ def _hashes(value: Any) -> bool:
 @pytest.mark.parametrize(
     ("qrels", "found", "says"),
     [
-        (QRELS, {"q1": [("a", 1.0), ("b", 0.7), ("a", 0.5)]}, "'q1' ranks document 'a' twice"),
-        (QRELS, {"q1": [(1, 1.0), ("1", 0.7)]}, "ranks document '1' twice"),
+        (QRELS, {"q1": [("a", 1.0), ("b", 0.7), ("a", 0.5)]}, "'q1' has document 'a' twice"),
+        (QRELS, {"q1": [(1, 1.0), ("1", 0.7)]}, "has document '1' twice"),
         (QRELS, {1: [("a", 1.0)], "1": [("a", 1.0)]}, "query '1' twice"),
         ({1: {"a": 1}, "1": {"a": 1}}, RUN, "query '1' twice"),
         ({"q1": {1: 1, "1": 0}}, RUN, "document '1' twice"),

@@ -182,7 +182,7 @@ def test_queries_that_a_run_does_not_answer(run: Run, tmp_path: Path) -> None:
     cases.collection(tmp_path / "c")
     cases.run_file(tmp_path / "some.trec", [1, 4], range(8))
     words = ("eval", "data.path=c", "--run", "some.trec", "data.measures=[RR]")
-    note = "6 of 8 judged queries have no line in some.trec and count 0"
+    note = "6 of 8 judged queries have no line in some.trec: each scores 0 in the mean"
     for _ in range(2):  # at first, and re-used
         said = run(*words)
         assert note in said.out
@@ -195,7 +195,7 @@ def test_queries_that_a_run_does_not_answer(run: Run, tmp_path: Path) -> None:
 
 def test_judgements_of_absent_documents(run: Run, tmp_path: Path) -> None:
     cases.collection(tmp_path / "c", judged_id=lambda n: f"d{n}.0" if n % 4 == 0 else f"d{n}")
-    note = "2 judgements of 8 name documents that the corpus does not have"
+    note = "2 judgements of 8 are of documents that are not in the corpus: no system can find them"
     for measure in ("nDCG@10", "P@5"):  # the second re-uses the collection
         said = run("eval", "data.path=c", "--index", "bm25", f"data.measures=[{measure}]")
         assert said.err.count(note) == 1
@@ -610,6 +610,6 @@ def test_a_blank_judged_query_is_called_blank(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     rows[3]["text"] = " \t"
     cases.write_lines(path, rows)
-    with pytest.raises(DataError, match="blank text for judged queries: 1 of 8, the first is 'q3'") as caught:
+    with pytest.raises(DataError, match="no text for 1 of 8 judged queries, such as 'q3'") as caught:
         folder.read_folder("c", tmp_path / "c", "test")
     assert "take their judgements out of test.tsv" in caught.value.hint

@@ -118,7 +118,9 @@ def notes_of(plan: pipeline.Plan, folders: Mapping[str, Path]) -> dict[str, list
             found.append(cut_note(facts, "query", "data.n_query" if cfg.data.n_query else "model.n_query"))
         if name == "retrieve" and (empty := facts.get("queries_without_results")):
             source = f"no line in {Path(cfg.retrieve.from_run).name}" if cfg.retrieve.from_run else "no result"
-            found.append(f"{empty:,} of {facts['units']['queries']:,} judged queries have {source} and count 0")
+            found.append(
+                f"{empty:,} of {facts['units']['queries']:,} judged queries have {source}: each scores 0 in the mean"
+            )
         if kept := [text for text in found if text]:
             notes[name] = kept
     return notes

@@ -276,8 +276,7 @@ def read_folder(id: str, folder: Path, split: str | None, max_queries: int | Non
     blank = [query_id for query_id in qrels if query_id in texts and not texts[query_id].strip()]
     if blank:
         raise DataError(
-            f"{layout.queries} has a blank text for judged queries: {len(blank)} of {len(qrels)}, the first is "
-            f"{blank[0]!r}",
+            f"{layout.queries} has no text for {len(blank)} of {len(qrels)} judged queries, such as {blank[0]!r}",
             hint=f"give them a text, or take their judgements out of {layout.qrels.name}",
         )
     missing = [query_id for query_id in qrels if query_id not in texts]

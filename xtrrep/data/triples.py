@@ -208,8 +208,8 @@ def what_is_odd(source: str, triples: Dataset | Streamed, batch_size: int) -> li
     copies = (min(batch_size, rows) - 1) * pairs / (rows * (rows - 1)) if rows > 1 else 0.0
     if copies >= COPIES:
         odd.append(
-            f"{repeated:,} of {rows:,} rows of {source} share their positive with another row: of a batch's negatives, "
-            f"{copies:.1f} on average are copies of a query's own positive"
+            f"{repeated:,} of {rows:,} rows of {source} have the same positive as another row. A query's negatives are "
+            f"the other rows' documents in its batch: {copies:.1f} of them on average are copies of its own positive"
         )
     return odd
 

@@ -95,7 +95,7 @@ def _refusal(measure: Any) -> str | None:
     if type(measure.aggregator()).__name__ != "MeanAgg":
         return "is a count, not a mean over queries"
     if measure.NAME == "Accuracy":
-        return "has no value for a query without a relevant result, so it has no mean over the judged queries"
+        return "has no value for a query whose ranking holds no relevant document, so no mean over all judged queries"
     if measure.NAME == "IPrec" and not (
         0 <= measure["recall"] <= 1 and round(measure["recall"], 2) == measure["recall"]
     ):

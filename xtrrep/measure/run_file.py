@@ -72,7 +72,8 @@ def _ranking(row: Any, query: str, name: str) -> list[tuple[str, float]]:
         document = text_id(pair[0], f"{name}[{query!r}]")
         if document in scores:
             raise DataError(
-                f"query {query!r} ranks document {document!r} twice", hint="keep one of the two, the one ranked higher"
+                f"the ranking of query {query!r} has document {document!r} twice",
+                hint="keep one of the two, the one ranked higher",
             )
         scores[document] = _score(pair[1], query, name)
     documents, values = list(scores), np.array(list(scores.values()), np.float32)
@@ -145,7 +146,8 @@ def read(path: Path) -> Run:
                 raise DataError(f"{path}:{number}: the id {name!r} {fault}", hint=RENAME)
         if (query, document) in seen:
             raise DataError(
-                f"{path}:{number}: query {query!r} ranks document {document!r} twice", hint="drop one of the two lines"
+                f"{path}:{number}: the ranking of query {query!r} has document {document!r} twice",
+                hint="drop one of the two lines",
             )
         seen.add((query, document))
         run.setdefault(query, []).append((document, value))

@@ -132,7 +132,7 @@ def _fit_tokenizer(model: MultiVectorEncoder, name: str, expands: bool, hint: st
     words = max(tokenizer.get_vocab().values(), default=-1) + 1
     if words > rows:
         raise DataError(
-            f"the tokenizer of {name} has {words:,} words, the embedding {rows:,} rows",
+            f"the tokenizer of {name} has {words:,} words and the embedding only {rows:,} rows",
             hint="model.resize_token_embeddings(len(tokenizer)) in transformers, and save the model again",
         )
 

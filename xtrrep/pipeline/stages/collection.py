@@ -21,7 +21,7 @@ def data_spec(stage: str, data: Data) -> Spec:
 
 def missing_note(counts: Mapping[str, Any]) -> str:
     missing, judged = counts["judged_missing"], counts["judgements"]
-    return f"{missing:,} judgements of {judged:,} name documents that the corpus does not have"
+    return f"{missing:,} judgements of {judged:,} are of documents that are not in the corpus: no system can find them"
 
 
 def data_run(data: Data, out: Path) -> dict[str, Any]:
