@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from xtrrep.console import DataError
+from xtrrep.data import scored
 from xtrrep.data.scored import local_files, read_scored
 
 LISTS = [
@@ -315,3 +316,13 @@ def test_a_stream_that_cannot_be_used(hub: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(DataError, match=r"could not read someone/lists") as caught:
         stream()
     assert "distill.lists=FILE.jsonl" in str(caught.value.hint)
+
+
+def test_columns_of_lists_that_are_not_read_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "lists.jsonl"
+    row = {"query": "q", "documents": ["a", "b"], "scores": [1.0, 0.5], "source": "web"}
+    path.write_text(json.dumps(row) + "\n")
+    assert scored.what_is_odd(str(path)) == [f"{path} has columns that are not read: source"]
+    path.write_text(json.dumps({key: row[key] for key in ("query", "documents", "scores")}) + "\n")
+    assert scored.what_is_odd(str(path)) == []
+    assert scored.what_is_odd("someone/a-data-set") == []

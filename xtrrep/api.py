@@ -110,7 +110,7 @@ def notes_of(plan: pipeline.Plan, folders: Mapping[str, Path]) -> dict[str, list
         if name == "data" and cfg.data.loader == "folder" and (same := configs.collection_at(str(cfg.data.path))):
             lengths = f"n_query={cfg.data.n_query or cfg.model.n_query}, drop_self={str(cfg.data.drop_self).lower()}"
             found.append(f"{cfg.data.path} is taken for {same} by its name: {lengths}")
-        if name == "train":
+        if name in ("train", "distill"):
             found += facts.get("odd", [])
         if name == "documents":
             found.append(cut_note(facts, "document", "data.n_doc" if cfg.data.n_doc else "model.n_doc"))

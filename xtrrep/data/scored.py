@@ -125,6 +125,16 @@ def read_scored(
     return _read_local(source, files, n_ways, max_queries)
 
 
+def what_is_odd(source: str) -> list[str]:
+    """What of local lists is not read, in words: columns beside the three. Nothing is known of a stream."""
+    files = _find(source)
+    if files is None:
+        return []
+    known = set(IDS if files.documents else TEXTS)
+    extra = sorted({name for file in files.lists for name in triples.columns_of(file)} - known)
+    return [f"{source} has columns that are not read: {', '.join(extra)}"] if extra else []
+
+
 def local_files(source: str) -> list[Path]:
     """All files of a local `source`, lists first; none where it is a hub id. Raises DataError for a missing one."""
     files = _find(source)

@@ -196,7 +196,7 @@ def what_is_odd(source: str, triples: Dataset | Streamed, batch_size: int) -> li
     if not isinstance(triples, Dataset) or not (files := local_files(source)):
         return []
     odd = []
-    if extra := sorted({name for file in files for name in _columns(file)} - set(COLUMNS)):
+    if extra := sorted({name for file in files for name in columns_of(file)} - set(COLUMNS)):
         odd.append(f"{source} has columns that are not read: {', '.join(extra)}")
     positives, rows = triples["positive"], len(triples)
     same = sum(positive == negative for positive, negative in zip(positives, triples["negative"], strict=True))
@@ -214,7 +214,7 @@ def what_is_odd(source: str, triples: Dataset | Streamed, batch_size: int) -> li
     return odd
 
 
-def _columns(file: Path) -> list[str]:
+def columns_of(file: Path) -> list[str]:
     """The columns of a file; of a .jsonl those of its first row."""
     if file.suffix == ".parquet":
         import pyarrow.parquet as pq

@@ -208,7 +208,7 @@ def distill_spec(cfg: Config, specs: Specs) -> Spec:
 
 
 def distill_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
-    from xtrrep.data.scored import read_scored
+    from xtrrep.data.scored import read_scored, what_is_odd
     from xtrrep.model.encoder import load
     from xtrrep.train.losses import distill
 
@@ -221,8 +221,12 @@ def distill_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[
         seed=cfg.distill.seed,
         max_bad_rows=cfg.distill.max_bad_rows,
     )
+    odd = [] if "scored" in folders else what_is_odd(source)
+    for text in odd:
+        say(f"  note: {text}")
     model = load(folders["train"] / "model", cfg.model, device_named(cfg.machine.device))
-    return _fit(cfg, specs, folders, out, model, lists, partial(distill, cfg=cfg.distill))
+    facts = _fit(cfg, specs, folders, out, model, lists, partial(distill, cfg=cfg.distill))
+    return {**facts, "odd": odd}
 
 
 def _fit(
