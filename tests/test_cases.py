@@ -267,7 +267,7 @@ def test_what_is_odd_about_triples(tmp_path: Path) -> None:
     assert "not read: negative_2, negative_3, negative_4, negative_5, negative_6, negative_7" in seven[0]
     (one,) = odd(cases.triples(tmp_path / "one.jsonl", one_positive=True))
     assert "12 of 12 rows" in one
-    assert "3.0 on average are copies of a query's own positive" in one
+    assert "3.0 of them on average are copies of its own positive" in one
     (same,) = odd(cases.triples(tmp_path / "same.jsonl", same=5))
     assert "5 of 12 rows" in same
     rows = triples.read_triples(str(tmp_path / "seven.jsonl"))
