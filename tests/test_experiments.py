@@ -32,7 +32,7 @@ from xtrrep.experiments.definition import (
     parse,
     select,
 )
-from xtrrep.experiments.planning import columns_of, compose_cells
+from xtrrep.experiments.planning import cell_of, columns_of
 from xtrrep.experiments.result import Result
 
 ROOT = Path(__file__).parents[1]
@@ -95,7 +95,7 @@ def test_every_cell_composes(name: str, scale: str, collections: Path, monkeypat
     rows = [row for row in experiment.rows if row.overrides is not None]
     for i in range(max(len(rows), len(experiment.columns))):  # every row and every column, if not every pair
         row, column = rows[i % len(rows)], experiment.columns[i % len(experiment.columns)]
-        cell = compose_cells(experiment, row, column, {})
+        cell = cell_of(experiment, row, column, {})
         assert cell.config.scale == scale
         assert cell.until == (("latency",) if column.measure == "qps" else ("evaluate",))
         assert scale != "paper" or cell.config.data.id.startswith(("beir/", "lotte/"))
@@ -114,7 +114,7 @@ def test_every_cell_of_the_claims_composes(scale: str) -> None:
         if own <= seen or (scale == "paper" and row.name not in ("k128", "plaid_xtr")):
             continue  # each override once, if not beside every other; at paper scale only numbers are others
         seen |= own
-        cfg = compose_cells(family, row, column, {}).with_seed(43).config
+        cfg = cell_of(family, row, column, {}).with_seed(43).config
         assert (cfg.scale, cfg.train.seed, cfg.model.seed, cfg.distill.seed) == (scale, 43, 43, 43)
         assert "nDCG@10" in cfg.data.measures
     for comparison in family.comparisons:

@@ -42,19 +42,6 @@ class Plans:
         """Every plan, those of the analyses' cells included."""
         return [*self.cells.values(), *(plan for whole in self.analyses.values() for plan in whole.plans)]
 
-    def named(self, experiment: Experiment) -> dict[str, pipeline.Plan]:
-        """Every plan by a name that tells it from the others."""
-        seeds = experiment.seeds
-
-        def seed(number: int) -> str:
-            return f", seed {seeds[number]}" if seeds else ""
-
-        named = {f"{', '.join(filter(None, key[:2]))}{seed(key[2])}": plan for key, plan in self.cells.items()}
-        for (which, number), whole in self.analyses.items():
-            for cell, plan in zip(whole.cells, whole.plans, strict=True):
-                named[f"{which or whole.cfg.analyze.name}: {' '.join(cell.overrides)}{seed(number)}"] = plan
-        return named
-
     def reasons(self) -> list[str]:
         """Why cells and comparisons cannot run, each reason once."""
         told = [f"{', '.join(filter(None, key[:2]))}: {reason}" for key, reason in self.missing.items()]
@@ -96,7 +83,7 @@ def base_config(experiment: Experiment, overrides: Overrides) -> Config:
     return configs.compose(as_texts({**experiment.overrides, "scale": experiment.scale, **overrides}))
 
 
-def compose_cells(experiment: Experiment, row: Row, column: Column, overrides: Overrides) -> Cell:
+def cell_of(experiment: Experiment, row: Row, column: Column, overrides: Overrides) -> Cell:
     """The cell of a row on a column. Raises UsageError and DataError as `config.compose`."""
     own = cell_overrides(experiment, row, column, overrides)
     until = _needed(experiment, row, column)
@@ -130,7 +117,7 @@ def plan(experiment: Experiment, overrides: Overrides, *, require: bool = False)
             for number, seed in enumerate(seeds):
                 key = (row.name, column.name, number)
                 try:
-                    made = compose_cells(running, row, column, overrides).with_seed(seed).plan()
+                    made = cell_of(running, row, column, overrides).with_seed(seed).plan()
                     if require:
                         preflight.require([made])
                     plans.cells[key] = made

@@ -27,9 +27,9 @@ from xtrrep.experiments.planning import (
     CellKey,
     Plans,
     base_config,
+    cell_of,
     cells_of,
     columns_of,
-    compose_cells,
     plan,
     reads_of,
 )
@@ -298,7 +298,7 @@ def _quality(experiment: Experiment, overrides: Overrides) -> tuple[tuple[str, s
                 continue
             same = columns[column.name]
             try:
-                cell = compose_cells(other, rows[row.name], same, overrides)
+                cell = cell_of(other, rows[row.name], same, overrides)
                 steps = [cell.with_seed(seed).plan().steps[-1] for seed in other.seeds or (None,)]
             except XtrrepError:
                 continue  # what cannot be planned has not been evaluated
