@@ -330,7 +330,7 @@ def test_ids_of_any_spelling_score_alike(spelling: str) -> None:
     [
         ("ERR_IA@10", "subtopics"),
         ("RBP(rel=1)", "cwl_eval"),
-        ("Accuracy@10", "no value for a query without a relevant result"),
+        ("Accuracy@10", "no value for a query whose ranking holds no relevant document"),
         ("NumRet", "is a count"),
         ("nDCG(dcg='exp-log2',gains={1:2})@10", "cannot be computed here with these parameters"),
         ("P(rel=0)@5", "grade 0 as relevant"),

@@ -57,6 +57,33 @@ def test_losses_and_gradients_of_two_ranks_are_those_of_one(tmp_path: Path) -> N
         assert float(expected["documents"].abs().max()) > 0
 
 
+FROM_FIRST = """
+import os, sys, time
+from pathlib import Path
+from xtrrep.train import distributed
+rank, folder = int(os.environ["RANK"]), Path(sys.argv[1])
+distributed.begin("cpu")
+def begin():
+    (folder / f"by-{rank}").mkdir()  # fails where it is called twice
+    return folder / "made"
+assert distributed.from_first(begin) == folder / "made"
+try:
+    distributed.from_first(lambda: 1 / 0)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_what_the_first_rank_looked_up_is_what_all_work_with(tmp_path: Path) -> None:
+    """Both used to clear the folder of checkpoints and write its config, and now and then one removed the other's."""
+    processes = start(["-c", FROM_FIRST, str(tmp_path)], 2, PYTHONPATH=os.pathsep.join(sys.path))
+    said = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert [path.name for path in tmp_path.iterdir()] == ["by-0"]
+    assert said[0][0] == "ZeroDivisionError division by zero\n"
+    assert said[1][0] == "DataError the first process of this training stopped\n"
+
+
 def weights(home: Path) -> dict[str, torch.Tensor]:
     (file,) = home.glob("train/*/model/model.safetensors")
     return load_file(file)

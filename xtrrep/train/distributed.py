@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from xtrrep.console import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
 PATIENCE = timedelta(days=7)  # the others wait while the first rank mines, scores or evaluates
 LOST = re.compile(r"connection (was )?(closed|reset)|broken pipe|socket|timed out|NCCL|gloo", re.IGNORECASE)
 
@@ -95,12 +96,28 @@ def _hear() -> tuple[str, Path]:
     return heard[0], Path(heard[1])
 
 
-def wait() -> None:
-    """Until all ranks are here."""
-    if size() > 1:
-        import torch
+def from_first(work: Callable[[], T]) -> T:
+    """What `work` returns on the first rank, on every rank; only the first one calls it. It may read and write files.
 
-        torch.distributed.barrier()
+    Raises what `work` raises on the first rank, and a DataError on the others.
+    """
+    if size() == 1:
+        return work()
+    import torch
+
+    if rank() == 0:
+        try:
+            result = work()
+        except BaseException:
+            torch.distributed.broadcast_object_list([False, None], src=0)
+            raise
+        torch.distributed.broadcast_object_list([True, result], src=0)
+        return result
+    heard: list[Any] = [False, None]
+    torch.distributed.broadcast_object_list(heard, src=0)
+    if not heard[0]:
+        raise DataError("the first process of this training stopped", hint="what it said stands above")
+    return heard[1]  # type: ignore[no-any-return]
 
 
 @contextmanager

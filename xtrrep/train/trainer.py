@@ -94,19 +94,14 @@ def fit(
         )
     check_length(model, f"{name}.n_doc", loop.n_doc)
     size, documents = _check_dataset(dataset, loop, name)
-    precision = resolve_precision(loop.precision, device, "train")
+    precision = distributed.from_first(lambda: resolve_precision(loop.precision, device, "train"))
     identity = identity_of(model, loop, loss, precision)
-    out.mkdir(parents=True, exist_ok=True)
-    if (out / "finished.json").exists():
-        finished = same_config(out / "finished.json", identity)
-        if first:
-            say("  already trained")
-            shutil.rmtree(out / "checkpoints", ignore_errors=True)  # killed while they were being deleted
-        return dict(finished["facts"])
-    resume = resume_from(out / "checkpoints", identity)
+    finished = distributed.from_first(lambda: _finished(out, identity))
+    if finished is not None:
+        return finished
+    resume = distributed.from_first(lambda: resume_from(out / "checkpoints", identity))
     if loop.precision is Precision.auto and device == "cpu" and first:
         say(f"  precision: {describe('train')}")
-    distributed.wait()  # all have looked before one of them writes
     first_temperature = temperature.value_of(loss)
     start = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
     diverged = None
@@ -115,13 +110,12 @@ def fit(
             _train(model, dataset, loop, out, device, loss, machine, evaluate, precision, resume)
     except Diverged as error:
         diverged = error
-        model_step = load_last_good(model, loss, out / "checkpoints", start, first_temperature)
-        if not first:
-            return {}
-        kept = f"the weights of step {model_step}" if model_step else "the initial weights: there was no checkpoint yet"
-        say(f"  diverged: {error}; the model keeps {kept}")
     if not first:
         return {}
+    if diverged:
+        model_step = load_last_good(model, loss, out / "checkpoints", start, first_temperature)
+        kept = f"the weights of step {model_step}" if model_step else "the initial weights: there was no checkpoint yet"
+        say(f"  diverged: {diverged}; the model keeps {kept}")
     rows = read_log(out / "log.jsonl", "loss")
     write_csv(out / "loss.csv", COLUMNS, rows)
     evaluations = read_log(out / "log.jsonl", "eval")
@@ -154,6 +148,17 @@ def fit(
     # Before the checkpoints go: killed here or later, the same command has nothing left to train.
     write_json(out / "finished.json", {"config": identity, "facts": facts})
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    return facts
+
+
+def _finished(out: Path, identity: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """The facts of a training that was stopped after its end, before its folder got its name."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "finished.json").exists():
+        return None
+    facts = dict(same_config(out / "finished.json", identity)["facts"])
+    say("  already trained")
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)  # killed while they were being deleted
     return facts
 
 
