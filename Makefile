@@ -26,9 +26,10 @@ test-slow: $(READY)  ## the tests that take minutes
 test-faults: $(READY)  ## every stage killed, its disk filled, interrupted; then run again and compared (minutes)
 	@PYTHONPATH=tests $(BIN)/python -m faults $(WORDS)
 
-test-hub: $(READY)  ## commands at scale=paper against a stand-in for the model hub, and a table of its faults (minutes)
+test-hub: $(READY)  ## commands at scale=paper against a stand-in for the model hub, and its faults (an hour)
 	@$(BIN)/python -m pytest tests/test_hub.py -m 'hub or not hub'
-	@PYTHONPATH=tests $(BIN)/python -m hub $(WORDS)
+	@PYTHONPATH=tests $(BIN)/python -m hub faults $(WORDS)
+	@PYTHONPATH=tests $(BIN)/python -m hub journeys $(WORDS)
 
 SEED ?= 1
 WORKERS ?= auto

@@ -178,7 +178,7 @@ def xtr_t5(folder: Path) -> None:
     torch.manual_seed(3)
     width = DIM + WIDTH  # a layer that narrows is what tells XTR from single-vector T5 models
     config = T5Config(
-        vocab_size=tokenizer.get_vocab_size(),
+        vocab_size=tokenizer.get_vocab_size() + 100,  # the tokenizer's class adds a hundred <extra_id_N>
         d_model=width,
         d_kv=8,
         d_ff=2 * WIDTH,
@@ -367,6 +367,27 @@ def lotte_archive(home: Path, documents: int = DOCUMENTS, topics: Sequence[str] 
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return path
+
+
+def msmarco_archive(home: Path) -> None:
+    """HOME/msmarco-passage with the archive of passages and dev queries, and the files of TREC DL 2019."""
+    folder = home / "msmarco-passage"
+    (folder / "trec-dl-2019").mkdir(parents=True, exist_ok=True)
+    queries = "".join(f"{n}\t{question(n)}\n" for n in range(QUERIES))
+    parts = {
+        "collection.tsv": "".join(f"{n}\t{text}\n" for n, text in enumerate(texts(DOCUMENTS, 0))),
+        "queries.dev.small.tsv": queries,
+        "qrels.dev.small.tsv": "".join(f"{n}\t0\t{n}\t1\n" for n in range(QUERIES)),
+    }
+    with tarfile.open(folder / "collectionandqueries.tar.gz", "w:gz") as archive:
+        for name, text in parts.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text.encode())
+            archive.addfile(info, io.BytesIO(text.encode()))
+    # What the library unpacked before: its copy of the queries, and the judgements as they come.
+    (folder / "trec-dl-2019" / "queries.tsv").write_text(queries, encoding="utf-8")
+    grades = "".join(f"{n} Q0 {n} {1 + n % 3}\n" for n in range(QUERIES))
+    (folder / "trec-dl-2019" / "qrels").write_text(grades, encoding="utf-8")
 
 
 def _lotte_files(documents: int, topics: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

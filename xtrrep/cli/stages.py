@@ -79,7 +79,7 @@ def finish(result: Result | None, json: bool) -> None:
     say(f"{len(result.ran)} stages run, {len(result.reused)} re-used")
     print(relative(result.folder))
     for key, value in result.facts.items():
-        if key not in ("units", "measures"):
+        if key not in ("units", "measures") and value is not None:
             print(f"  {key:<24} {value}")
 
 
@@ -209,6 +209,9 @@ def evaluate(
     run: Annotated[
         Path | None, typer.Option("--run", help="a TREC run file made elsewhere, scored as it is: no model, no index")
     ] = None,
+    mteb: Annotated[
+        Path | None, typer.Option("--mteb", help="write the scores to here as mteb keeps them: JSON")
+    ] = None,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -220,9 +223,19 @@ def evaluate(
     words = merge(overrides, index=index, data=data, config=config, scale=scale)
     if run is not None:
         words += [f"retrieve.from_run={run}", "retrieve.scoring=run"]
+    if mteb is not None:
+        from xtrrep.pipeline import mteb as results_of_mteb
+
+        mteb = writable(mteb)
+        results_of_mteb.check(list(plans_of(words, "evaluate")[0].cfg.data.measures))
     result = work(words, "evaluate", json, dry_run)
     if result is None:
         return
+    if mteb is not None:
+        from xtrrep.artifacts import read_manifest, write_json
+
+        judged = str(read_manifest(result.folder)["content"]["qrels"])
+        write_json(mteb, results_of_mteb.result(result.plan.cfg.data.id, judged, result.facts["measures"]))
     measures = result.facts["measures"]
     run_file = result.folders["retrieve"] / "run.trec"
     if json:
