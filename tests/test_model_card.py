@@ -94,6 +94,7 @@ def test_it_says_what_the_model_is(tmp_path: Path) -> None:
     assert "xtr" not in front_matter(colbert)["tags"]
     assert "k_train |" not in colbert
     assert "Nothing was measured" in written(tmp_path, scores=None)
+    assert "```sh\nxtrrep train config=xtr_k64\n```" in written(tmp_path, command="xtrrep train config=xtr_k64")
     assert "> **Note.** the loss diverged at step 312" in written(tmp_path, verdict="the loss diverged\nat step 312")
 
 

@@ -137,6 +137,7 @@ class Hub:
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home / "hf"),
             "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",  # uploads by plain HTTP, which every hub takes
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_TOKEN": "hf_stand_in",
             "IR_DATASETS_HOME": str(home / "irds"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -126,7 +127,8 @@ def export(
     result = work(words, "train", json=False, dry_run=False)
     if result is None:
         return
-    scores = export(result.plan, result.folder, folder)
+    told = [word for word in words if not word.startswith("machine.")]
+    scores = export(result.plan, result.folder, folder, shlex.join(["xtrrep", "train", *told]))
     page = None if push is None else exporting.push(folder, push)
     if json:
         known = {"folder": str(folder), "fingerprint": summary(result)["fingerprint"], "scores": scores}

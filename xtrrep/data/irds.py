@@ -121,9 +121,13 @@ def download_mb(cfg: Data) -> int | None:
 
 
 def is_present(cfg: Data) -> bool:
-    """Whether the collection's archive lies in ir-datasets' folder, so that nothing must be fetched."""
+    """Whether nothing must be fetched: the collection's archive, or of one without an own archive the folder that the
+    library keeps its files in, is there."""
     archive = archive_of(cfg.id, _split(cfg))
-    return archive is not None and archive.present
+    if archive is not None:
+        return archive.present
+    folder = home() / corpus_id(cfg.id)
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def is_verified(cfg: Data) -> bool:

@@ -383,7 +383,8 @@ def _stream_hub(source: str, revision: str | None, n_ways: int, order: Order) ->
 
     hint = "check the id and the network, or name local files: distill.lists=FILE.jsonl"
     try:
-        subsets = get_dataset_config_names(source, revision=revision)
+        copy = triples.cached_copy(source, revision)
+        subsets = get_dataset_config_names(str(copy or source), revision=None if copy else revision)
     except Exception as error:  # datasets, huggingface_hub and the HTTP client each raise their own kinds
         raise triples.hub_error(source, error, hint) from error
     by_id = set(subsets) >= set(PARTS)

@@ -314,7 +314,8 @@ def open_hub(
 ) -> tuple[Any, dict[str, Any]]:
     """Split `train` of a hub dataset's `subset` (None: its only one) and its first row.
 
-    A Dataset, or when `streaming` an IterableDataset. Raises DataError where it cannot be read or is empty.
+    A Dataset, or when `streaming` an IterableDataset; of a whole copy in the hub's cache (`cached_copy`) where there is
+    one. Raises DataError where it cannot be read or is empty.
     """
     from datasets import config, load_dataset
 
@@ -324,13 +325,28 @@ def open_hub(
     config.STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL = 5
     config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = 20
     try:
-        dataset = load_dataset(source, subset, revision=revision, split="train", streaming=streaming)
+        copy = cached_copy(source, revision)
+        at = {"path": source, "revision": revision} if copy is None else {"path": str(copy)}
+        dataset = load_dataset(**at, name=subset, split="train", streaming=streaming)
         first = next(iter(dataset), None)  # of a stream, nothing is fetched before the first row is asked for
     except Exception as error:  # datasets, huggingface_hub and the HTTP client each raise their own kinds
         raise hub_error(source, error, hint) from error
     if first is None:
         raise DataError(f"{source}{f' ({subset})' if subset else ''} holds no row", hint=hint)
     return dataset, first
+
+
+def cached_copy(source: str, revision: str | None) -> Path | None:
+    """A whole copy of a hub dataset, as `hf download SOURCE --repo-type dataset` leaves it; None without one.
+
+    A machine without a network trains from it. Streaming leaves none.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, repo_type="dataset", revision=revision, local_files_only=True))
+    except (OSError, ValueError):  # not there, or not whole
+        return None
 
 
 def hub_error(source: str, error: Exception, hint: str) -> DataError:

@@ -272,13 +272,14 @@ def narrowed(experiment: Experiment, columns: Sequence[Column]) -> Experiment:
 
 
 def at_hand(data: str) -> bool:
-    """Whether a collection can be read here without a network: the embedded one, or a local folder."""
-    from xtrrep.data import resolve
+    """Whether a collection can be read here without a network: embedded, a local folder, or an archive that is here."""
+    from xtrrep.data import irds, resolve
 
     try:
-        return resolve(configs.compose([f"data={data}"]).data).loader != "ir_datasets"
+        found = resolve(configs.compose([f"data={data}"]).data)
     except DataError:
         return False
+    return found.loader != "ir_datasets" or irds.is_present(found)
 
 
 def select(experiment: Experiment, only: Sequence[str] = ()) -> Experiment:

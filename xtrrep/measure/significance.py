@@ -56,6 +56,15 @@ def paired(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, seed: int = 0)
     return Difference(float(delta.mean()), float(low), float(high), _permutation_p(delta, resamples, seed), len(delta))
 
 
+def interval(values: ArrayLike, *, resamples: int = 10000, seed: int = 0) -> tuple[float, float] | None:
+    """The 95 % percentile bootstrap of the mean of (Q,) per-query values; None of a single query."""
+    of = np.asarray(values, float)
+    if len(of) < 2:
+        return None
+    low, high = np.quantile(_bootstrap_means(of, resamples, seed), [0.025, 0.975])
+    return float(low), float(high)
+
+
 def paired_over_seeds(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, seed: int = 0) -> Difference:
     """Compare two trainings' (S, Q) values, every seed's over the same queries. One seed: as `paired`.
 

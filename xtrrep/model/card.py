@@ -27,6 +27,7 @@ OPTIONAL = (
     "n_query",
     "n_doc",
     "steps",
+    "command",  # what trains it again
     "settings",  # the whole semantic config, as plain values
     "fingerprint",
     "temperature",  # {first, last}
@@ -37,7 +38,7 @@ OPTIONAL = (
     "language",
     "date",
 )
-SCORE = ("data", "engine", "scoring", "k_prime", "measure", "value")
+SCORE = ("data", "engine", "scoring", "k_prime", "measure", "value", "interval")
 
 _OBJECTIVE = {
     "stated": "The score of a document is the mean of its retrieved maxima over the query tokens that retrieved "
@@ -171,7 +172,8 @@ def _training(facts: Mapping[str, Any]) -> str:
         rows.append(("fingerprint", _code(facts["fingerprint"])))
     if "date" in facts:
         rows.append(("date", _plain(facts["date"])))
-    return "## Training\n\n" + _table(("what", "value"), rows) if rows else ""
+    again = [_fenced(str(facts["command"]), "sh")] if "command" in facts else []
+    return "\n\n".join(["## Training", _table(("what", "value"), rows), *again]) if rows else ""
 
 
 def _scores(facts: Mapping[str, Any]) -> str:
@@ -179,12 +181,14 @@ def _scores(facts: Mapping[str, Any]) -> str:
     for score in facts.get("scores", []):
         if set(score) - set(SCORE) or "value" not in score:
             raise ValueError(f"a score of a model card has the keys {SCORE}, not {tuple(score)}")
-        texts = [_plain("—" if score.get(key) is None else score[key]) for key in SCORE[:-1]]
-        value = score["value"]
-        rows.append((*texts, "—" if value is None else f"{value:.4f}"))
+        texts = [_plain("—" if score.get(key) is None else score[key]) for key in SCORE[:-2]]
+        value, interval = score["value"], score.get("interval")
+        reach = "—" if interval is None else "{:.4f} to {:.4f}".format(*interval)
+        rows.append((*texts, "—" if value is None else f"{value:.4f}", reach))
     if not rows:
         return ""
-    return "## Measured scores\n\nMeasured with xtrrep on this very model.\n\n" + _table(SCORE, rows)
+    said = "Measured with xtrrep on this very model. An interval is of 95 %, from a bootstrap over the queries."
+    return f"## Measured scores\n\n{said}\n\n" + _table(SCORE, rows)
 
 
 def _limits(facts: Mapping[str, Any]) -> str:

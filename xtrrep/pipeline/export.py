@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from xtrrep import artifacts
 from xtrrep import config as configs
 from xtrrep.config import Config, Source
 from xtrrep.console import DataError, UsageError, request_reason
+from xtrrep.measure.evaluate import canonical
+from xtrrep.measure.significance import interval
 from xtrrep.pipeline import Plan
 from xtrrep.pipeline.stages.training import card_facts
 from xtrrep.retrieval.engines import choice_of
@@ -25,8 +29,10 @@ def check(cfg: Config, folder: Path) -> None:
         raise DataError(f"the folder {folder} is not empty", hint="name a folder that does not exist yet")
 
 
-def export(plan: Plan, trained: Path, folder: Path) -> list[dict[str, Any]]:
+def export(plan: Plan, trained: Path, folder: Path, command: str | None = None) -> list[dict[str, Any]]:
     """Copy the model of a finished training stage to `folder`, with a card that lists its scores. Returns the scores.
+
+    `command` is what trained it; the card repeats it.
 
     Raises as `check`, and DataError for a damaged artifact.
     """
@@ -40,7 +46,7 @@ def export(plan: Plan, trained: Path, folder: Path) -> list[dict[str, Any]]:
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(trained / "model", partial)
-    write_card(partial, card_facts(plan.cfg, plan.specs, manifest["facts"], scores))
+    write_card(partial, card_facts(plan.cfg, plan.specs, manifest["facts"], scores) | {"command": command})
     if folder.exists():
         folder.rmdir()
     os.replace(partial, folder)
@@ -84,7 +90,7 @@ def measured(model: str) -> Iterator[dict[str, Any]]:
     by_print = {manifest["fingerprint"]: (folder, manifest) for folder, manifest in made}
     # By corpus and judgements: two splits of a collection share the corpus.
     names = {(m["content"]["corpus"], m["content"]["qrels"]): m["facts"]["id"] for _, m in made if m["stage"] == "data"}
-    for _, evaluation in made:
+    for folder, evaluation in made:
         if evaluation["stage"] != "evaluate":
             continue
         chain = [evaluation]
@@ -102,6 +108,7 @@ def measured(model: str) -> Iterator[dict[str, Any]]:
             or documents["config"].get("pool_factor")
         ):
             continue  # a variant of the search, not a score of the model
+        values = pd.read_csv(folder / "per_query.csv", index_col=0).rename(columns=canonical)
         for measure, value in evaluation["facts"]["measures"].items():
             yield {
                 "data": names.get((documents["content"]["corpus"], evaluation["content"]["qrels"]), documents["label"]),
@@ -110,4 +117,5 @@ def measured(model: str) -> Iterator[dict[str, Any]]:
                 "k_prime": run["config"]["k_prime"],
                 "measure": measure,
                 "value": value,
+                "interval": interval(values[measure]),
             }

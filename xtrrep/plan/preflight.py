@@ -16,7 +16,7 @@ from xtrrep.config import Data, Source
 from xtrrep.console import DataError, XtrrepError
 from xtrrep.data import LARGEST_GRADE, irds, local_home_hint, open_collection, resolve
 from xtrrep.data.scored import local_files as scored_files
-from xtrrep.data.triples import local_files
+from xtrrep.data.triples import cached_copy, local_files
 from xtrrep.model import weights
 from xtrrep.model.encoder import device_of
 from xtrrep.model.precision import describe, processor_name
@@ -160,10 +160,10 @@ def downloads(plans: Sequence[Plan]) -> dict[str, int | None]:
         for name, revision in models:
             if weights.locate(name) is None and not weights.is_cached(name, revision):
                 found[name] = weights.HUB_MB.get(name)
-        if "train" in todo and cfg.train.triples and not local_files(cfg.train.triples):
-            found[cfg.train.triples] = None  # streamed
-        if "distill" in todo and cfg.distill.lists and not scored_files(cfg.distill.lists):
-            found[cfg.distill.lists] = None  # streamed
+        if "train" in todo and (name := cfg.train.triples) and not local_files(name):
+            found |= {} if cached_copy(name, cfg.train.revision) else {name: None}  # streamed
+        if "distill" in todo and (name := cfg.distill.lists) and not scored_files(name):
+            found |= {} if cached_copy(name, cfg.distill.revision) else {name: None}  # streamed
     return found
 
 
@@ -278,7 +278,8 @@ def _local_hints(plans: Sequence[Plan]) -> list[str]:
                 hints[local_home_hint(str(id))] = None
         for name, key in ((cfg.train.triples, "train.triples"), (cfg.distill.lists, "distill.lists")):
             if name in fetch:
-                hints[f"{key}=FOLDER names a copy of {name}"] = None
+                warm = f"hf download {name} --repo-type dataset"
+                hints[f"`{warm}` fills the hub's cache, or {key}=FOLDER names a copy of {name}"] = None
         for name, key in (
             (cfg.model.backbone, "model.backbone=FOLDER"),
             (str(cfg.model.checkpoint), "model.source=checkpoint model.checkpoint=FOLDER"),
