@@ -138,17 +138,17 @@ def refused(call: Callable[[], Any], *names: str) -> XtrrepError:
 def test_evaluate_run_refuses(value: Any) -> None:
     ev = xtrrep.evaluate_run
     refused(lambda: ev(value, RUN), "qrels")
-    refused(lambda: ev(QRELS, value), "found")
+    refused(lambda: ev(QRELS, value), "run")
     refused(lambda: ev({"q1": value}, RUN), "qrels")
     if not isinstance(value, int):
         refused(lambda: ev({value: {"doc1": 1}} if _hashes(value) else {"q1": None}, RUN), "qrels", "unhashable")
-        refused(lambda: ev(QRELS, {"q1": [(value, 1.0)]}), "found")
+        refused(lambda: ev(QRELS, {"q1": [(value, 1.0)]}), "run")
         refused(lambda: ev({"q1": {"doc1": value}}, RUN), "doc1")
     if not isinstance(value, int | float):
-        error = refused(lambda: ev(QRELS, {"q1": [("doc1", value)]}), "found")
+        error = refused(lambda: ev(QRELS, {"q1": [("doc1", value)]}), "run")
         assert "ir-measures" not in error.hint
-    refused(lambda: ev(QRELS, {"q1": value}), "found")
-    refused(lambda: ev(QRELS, {"q1": [value]}), "found")
+    refused(lambda: ev(QRELS, {"q1": value}), "run")
+    refused(lambda: ev(QRELS, {"q1": [value]}), "run")
     refused(lambda: ev(QRELS, RUN, value), "measure")
 
 
@@ -181,7 +181,7 @@ def _hashes(value: Any) -> bool:
         (QRELS, {"q1": "d1"}, "not a ranking"),
         (QRELS, {"q1": ["d1", "d2"]}, "not a pair"),
         (QRELS, {"q1": [("a", "1.0")]}, "a str for a score"),
-        (QRELS, pandas.DataFrame({"query_id": ["q1"], "doc_id": ["a"], "score": [1.0]}), "found is a DataFrame"),
+        (QRELS, pandas.DataFrame({"query_id": ["q1"], "doc_id": ["a"], "score": [1.0]}), "run is a DataFrame"),
     ],
 )
 def test_runs_and_judgements_that_cannot_be_scored(qrels: Any, found: Any, says: str) -> None:
@@ -190,7 +190,7 @@ def test_runs_and_judgements_that_cannot_be_scored(qrels: Any, found: Any, says:
 
 def test_the_hint_for_a_frame_makes_a_run() -> None:
     frame = pandas.DataFrame({"query_id": ["q1", "q1"], "doc_id": ["doc2", "doc1"], "score": [2.0, 1.0]})
-    error = refused(lambda: xtrrep.evaluate_run(QRELS, frame), "found")
+    error = refused(lambda: xtrrep.evaluate_run(QRELS, frame), "run")
     run = eval(error.hint.removesuffix(" makes a dict of it"), {"frame": frame})
     assert xtrrep.evaluate_run(QRELS, run, "RR") == {"RR": 0.5}
 

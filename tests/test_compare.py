@@ -547,8 +547,8 @@ def test_a_reading_is_the_one_row_that_matches(tmp_path: Path) -> None:
     for where, fault in (
         ({"model": "colbert"}, "2 rows .* match model=colbert"),
         ({"model": "colbert", "nprobe": 7}, "no rows .* match model=colbert, nprobe=7"),
-        ({"model": "xtr", "nprobe": 8}, "is no number: ''"),
-        ({"model": "xtr", "nprobe": 9}, "is no number: 'nan'"),
+        ({"model": "xtr", "nprobe": 8}, "is not a number: ''"),
+        ({"model": "xtr", "nprobe": 9}, "is not a number: 'nan'"),
         ({"modle": "colbert"}, "no column 'modle'"),
     ):
         with pytest.raises(DataError, match=fault):

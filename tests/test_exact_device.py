@@ -241,7 +241,7 @@ def test_bad_queries_are_refused(tmp_path: Path) -> None:
 def test_more_vectors_than_a_key_tells_apart_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = plain_store(tmp_path, unit_vectors(np.random.default_rng(1), 5, 8), 3)
     monkeypatch.setattr(scoring, "LARGEST", documents.tokens - 1)
-    with pytest.raises(DataError, match="more than one search tells apart"):
+    with pytest.raises(DataError, match="more than one search on a GPU can number"):
         exact_device.Searcher(documents, "cpu").search(np.ones((1, 8), np.float32), 3)
 
 

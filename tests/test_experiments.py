@@ -352,7 +352,7 @@ def test_readings_by_name_column_or_model() -> None:
     with pytest.raises(UsageError, match="no cell 'Colbert'") as caught:
         select(experiment, ["Colbert"])
     assert "ColBERT" in caught.value.hint
-    with pytest.raises(DataError, match="not at hand"):
+    with pytest.raises(DataError, match="not on this machine"):
         select(dataclasses.replace(experiment, scale="demo", overrides={"data": "beir/fiqa/test"}))
     for override in ("data=pydoc/test", "analyze.models=[colbert]", "scale=demo"):
         with pytest.raises(UsageError, match="cannot be given"):
@@ -364,10 +364,10 @@ def test_below_paper_scale_only_collections_at_hand(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("XTRREP_DATA", raising=False)
     assert [c.name for c in select(load("table1", "demo")).columns] == ["pydoc"]
     lost = written(tmp_path, GRID, "pydoc/test", "beir/nowhere/test")
-    with pytest.raises(DataError, match="none of its collections is at hand: beir/nowhere/test"):
+    with pytest.raises(DataError, match="none of its collections is on this machine: beir/nowhere/test"):
         load_own(lost, "demo")
     assert [experiment.name for experiment in load_all("all", "demo", ["pydoc"])][:2] == ["table1", "table2"]
-    with pytest.raises(DataError, match="no reproduction has nowhere at hand"):
+    with pytest.raises(DataError, match="no reproduction has a column nowhere on this machine"):
         load_all("all", "demo", ["nowhere"])
 
 

@@ -181,7 +181,7 @@ def test_a_manifest_deleted_from_the_middle_of_a_chain_stops_it_too(
     (folder,) = (roots[0] / "index").glob(f"*-{world['index a']}")
     (folder / "manifest.json").unlink()
     before = there(roots)
-    with pytest.raises(DataError, match="has no manifest: what it stands on is unknown"):
+    with pytest.raises(DataError, match="has no manifest, so it is not known"):
         gc.remove()
     assert there(roots) == before
     make(roots[0], "index", "a", {"documents": world["documents a"]})  # as the hint says

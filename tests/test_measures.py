@@ -328,7 +328,7 @@ def test_ids_of_any_spelling_score_alike(spelling: str) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("ERR_IA@10", "subtopics"),
+        ("ERR_IA@10", "subtopic"),
         ("RBP(rel=1)", "cwl_eval"),
         ("Accuracy@10", "no value for a query whose ranking holds no relevant document"),
         ("NumRet", "is a count"),

@@ -144,7 +144,7 @@ def run_config(*overrides: str, until: str = "evaluate") -> Result:
                 f"an override is a {type(text).__name__}, not a text", hint='run_config("config=colbert", "index=warp")'
             )
     if not isinstance(until, str) or until not in BY_NAME:
-        raise UsageError(f"until={until!r} is no stage", hint=f"one of: {', '.join(BY_NAME)}")
+        raise UsageError(f"until={until!r} is not a stage", hint=f"one of: {', '.join(BY_NAME)}")
     look_again()  # files may have changed since this process planned a run before
     plan = pipeline.plan(configs.compose(overrides), until)
     preflight.require([plan])
@@ -242,9 +242,11 @@ def encode_texts(
         raise UsageError(f"model is a {type(model).__name__}, not a model", hint='load_model("my-xtr") gives one')
     root = imported.folder_of(root, "root")
     if not isinstance(task, str) or task not in ("document", "query"):
-        raise UsageError(f"task={task!r} is no task", hint='"document" or "query"')
+        raise UsageError(f"task={task!r} is not a task", hint='"document" or "query"')
     if not isinstance(precision, str) or precision not in Precision.__members__:
-        raise UsageError(f"precision={precision!r} is no precision", hint=f"one of: {', '.join(Precision.__members__)}")
+        raise UsageError(
+            f"precision={precision!r} is not a precision", hint=f"one of: {', '.join(Precision.__members__)}"
+        )
     _check_number("pool_factor", pool_factor, 1.0)
     batch_tokens = _whole("batch_tokens", batch_tokens)
     texts = _texts(texts, task)
@@ -398,14 +400,14 @@ def search(
             raise UsageError(f"{name} is {value!r}, not a text", hint='scoring="xtr", imputation="min"')
     if isinstance(index.engine, TokenEngine):
         if scoring not in ("xtr", "colbert"):
-            raise UsageError(f"scoring={scoring!r} is no way to score", hint='"xtr" or "colbert"')
+            raise UsageError(f"scoring={scoring!r} is not a way to score", hint='"xtr" or "colbert"')
         imputations.get(imputation)
         k_prime = k_prime or (40000 if scoring == "xtr" else 4000)
         setting = Setting(scoring, k_prime, imputation if scoring == "xtr" else "none", top_k, rerank=rerank)
     else:
         if k_prime is not None or imputation != "min":
             raise UsageError(
-                "this engine ranks documents by itself: k_prime and imputation mean nothing to it",
+                "this engine ranks documents by itself and takes no k_prime and no imputation",
                 hint="leave both out, or build_index(store, 'exact')",
             )
         setting = Setting(index.engine.scoring, None, "none", top_k, rerank=rerank)
@@ -434,12 +436,12 @@ def _needed(name: str, value: Any) -> int:
 
 def evaluate_run(
     qrels: Mapping[Any, Mapping[Any, Any]],
-    found: Mapping[Any, Any],
+    run: Mapping[Any, Any],
     measures: Sequence[Any] | str = ("nDCG@10", "R@100"),
 ) -> dict[str, float]:
     """Means over the judged queries, by ir-measures names; a judged query that the run does not answer counts 0.
 
-    qrels: {query id: {document id: grade}} with whole numbers as grades. found: {query id: ranking}, a ranking being
+    qrels: {query id: {document id: grade}} with whole numbers as grades. run: {query id: ranking}, a ranking being
     (document id, score) pairs or {document id: score}. Ids are texts or whole numbers; numbers may be NumPy's or
     torch's. Documents are ordered by score, then by their position, and a measure sees no ties. measures: names, or
     ir-measures' own objects. Raises UsageError for an argument of another type and a measure that is not known or
@@ -449,5 +451,5 @@ def evaluate_run(
     from xtrrep.measure.evaluate import evaluate, grades_of
     from xtrrep.measure.run_file import ranked
 
-    scores = evaluate(grades_of(qrels), ranked(found, "found"), measures)
+    scores = evaluate(grades_of(qrels), ranked(run, "run"), measures)
     return {name: float(scores[name].mean()) for name in scores.columns}

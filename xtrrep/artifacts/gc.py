@@ -78,7 +78,7 @@ def remove(what: str | None = None) -> list[Waste]:
         manifests = [artifacts.read_manifest(folder) for root in roots for folder in artifacts.folders(root)]
         for folder in _without_manifest(roots, {name for made in manifests for name in made["upstream"].values()}):
             raise DataError(
-                f"{folder} has no manifest: what it stands on is unknown, and nothing was removed",
+                f"{folder} has no manifest, so it is not known what it was made from; nothing was removed",
                 hint=f"run what made it again, or rm -r {typed(folder)} where it is not needed",
             )
         waste = find(what)

@@ -60,7 +60,7 @@ def _check_loop(cfg: Config, name: str) -> None:
     for key in ("batch_size", "steps", "checkpoint_every", "n_doc"):
         if getattr(loop, key) <= 0:
             raise UsageError(
-                f"{name}.{key} must be positive, got {getattr(loop, key)}", hint=f"{name}.{key}=1 is the least"
+                f"{name}.{key} must be positive, got {getattr(loop, key)}", hint=f"{name}.{key}=1, or more"
             )
     if loop.eval_every is not None and loop.eval_every <= 0:
         raise UsageError(
@@ -109,7 +109,7 @@ def check_meaning(cfg: Config) -> None:
     }
     for key, value in positive.items():
         if value is not None and value <= 0:
-            raise UsageError(f"{key} must be positive, got {value}", hint=f"{key}=1 is the least")
+            raise UsageError(f"{key} must be positive, got {value}", hint=f"{key}=1, or more")
     for key, number in (
         ("train.temperature", cfg.train.temperature),
         ("train.temperature_colbert", cfg.train.temperature_colbert),
@@ -143,7 +143,7 @@ def check_meaning(cfg: Config) -> None:
     if cfg.distill.n_ways < 2:
         raise UsageError(
             f"distill.n_ways={cfg.distill.n_ways}: one candidate has nothing to be compared with",
-            hint="distill.n_ways=2 is the least",
+            hint="distill.n_ways=2, or more",
         )
     if cfg.setup == "I" and (cfg.stage is TrainStage.kd or cfg.config == "xtr_multi"):
         what = "stage=kd" if cfg.stage is TrainStage.kd else "config=xtr_multi"

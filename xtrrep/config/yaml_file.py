@@ -41,7 +41,7 @@ def words_in(path: Path, what: str, value: Any) -> tuple[str, ...]:
     for word in need_list(path, what, value):
         if not isinstance(word, str | int | float):
             raise UsageError(
-                f"{path}: {what} holds {word!r}, which is no word",
+                f"{path}: {what} holds {word!r}, which is neither a text nor a number",
                 hint="texts and numbers; quote a text that YAML reads otherwise",
             )
     return tuple(map(str, value))
@@ -51,7 +51,7 @@ def need_different(path: Path, what: str, names: Sequence[str]) -> None:
     """Raises UsageError where one of the names stands twice."""
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"{path}: {what} {name!r} stands there twice", hint="give one of them another name")
+            raise UsageError(f"{path}: {what} {name!r} occurs twice", hint="give one of them another name")
 
 
 def need_number(path: Path, what: str, value: Any) -> None:

@@ -94,7 +94,7 @@ def check_seeds(seeds: Sequence[int], overrides: Mapping[str, str]) -> None:
         raise UsageError(f"{' '.join(twice)}: --seeds says under which seeds to train", hint="leave one of the two out")
     if overrides.get("model.source", "trained") != "trained":
         raise UsageError(
-            f"model.source={overrides['model.source']} is not trained here, so several seeds mean nothing",
+            f"model.source={overrides['model.source']} is not trained here, so there is one model for all seeds",
             hint="leave out --seeds",
         )
 

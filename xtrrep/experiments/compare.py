@@ -81,7 +81,7 @@ def effect_of(statistic: str, plus: Sequence[Grid], minus: Sequence[Grid], resam
     if statistic == "difference":
         return paired_over_seeds(np.sum(plus, axis=0), np.sum(minus, axis=0), resamples=resamples)
     if min(float(grid.min()) for grid in (*plus, *minus)) <= 0:
-        raise DataError("a ratio of values that are not all positive says nothing", hint="statistic: difference")
+        raise DataError("a ratio needs positive values, and one here is 0 or less", hint="statistic: difference")
     logs = (np.log(plus).sum(axis=0), np.log(minus).sum(axis=0))
     effect = paired_over_seeds(*logs, resamples=resamples)
     return replace(effect, mean=math.exp(effect.mean), low=math.exp(effect.low), high=math.exp(effect.high))

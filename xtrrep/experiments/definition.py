@@ -186,7 +186,9 @@ def load_all(name: str, scale: str, only: Sequence[str] = ()) -> list[Experiment
         except XtrrepError as error:
             say(f"  note: {known} is left out: {error}")
     if not found:
-        raise DataError(f"no reproduction has {' or '.join(only)} at hand", hint="xtrrep reproduce --list")
+        raise DataError(
+            f"no reproduction has a column {' or '.join(only)} on this machine", hint="xtrrep reproduce --list"
+        )
     return found
 
 
@@ -304,10 +306,10 @@ def select(experiment: Experiment, only: Sequence[str] = ()) -> Experiment:
         absent = sorted({c.data for c in columns if c.data is not None and not at_hand(c.data)})
         columns = tuple(c for c in columns if c.data is None or c.data not in absent)
         if absent:
-            say(f"  note: not at hand, left out: {', '.join(absent)} (XTRREP_DATA=FOLDER of BEIR folders)")
+            say(f"  note: not on this machine, left out: {', '.join(absent)} (XTRREP_DATA=FOLDER of BEIR folders)")
         if not columns:
             raise DataError(
-                f"{experiment.name}: none of its collections is at hand: {', '.join(absent)}",
+                f"{experiment.name}: none of its collections is on this machine: {', '.join(absent)}",
                 hint="export XTRREP_DATA=FOLDER of BEIR folders",
             )
     return replace(narrowed(experiment, columns), only=tuple(only))
@@ -321,7 +323,8 @@ def _select_readings(experiment: Experiment, only: Sequence[str]) -> Experiment:
         readings = tuple(r for r, named in zip(readings, known, strict=True) if named & set(only))
     if experiment.scale != "paper" and not at_hand(experiment.data):
         raise DataError(
-            f"{experiment.name}: {experiment.data} is not at hand", hint="export XTRREP_DATA=FOLDER of BEIR folders"
+            f"{experiment.name}: {experiment.data} is not on this machine",
+            hint="export XTRREP_DATA=FOLDER of BEIR folders",
         )
     return replace(experiment, readings=readings, only=tuple(only))
 

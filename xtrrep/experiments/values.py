@@ -112,7 +112,7 @@ def read_analysis(reading: Reading, folder: Path) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise DataError(f"{reading.column} of {said} is no number: {text!r}", hint="another `column`")
+        raise DataError(f"{reading.column} of {said} is not a number: {text!r}", hint="another `column`")
     return number * reading.scale_by
 
 

@@ -91,7 +91,7 @@ def _refusal(measure: Any) -> str | None:
     if not 1 <= params.get("cutoff", 1) <= DEEPEST:
         return f"looks at {params['cutoff']!r} documents"
     if not 1 <= params.get("rel", 1) <= LARGEST_GRADE:
-        return f"counts documents of grade {params['rel']} as relevant: the least is 1"
+        return f"counts documents of grade {params['rel']} as relevant, and rel must be 1 or more"
     if type(measure.aggregator()).__name__ != "MeanAgg":
         return "is a count, not a mean over queries"
     if measure.NAME == "Accuracy":
@@ -110,9 +110,9 @@ def _refusal(measure: Any) -> str | None:
         return None
     others = [p for name, p in ir_measures.providers.registry.items() if name not in PROVIDERS and p.supports(measure)]
     if any(provider.NAME == "pyndeval" for provider in others):
-        return "needs judgements of subtopics, which no collection here has"
+        return "needs judgements of each subtopic of a query, and xtrrep reads judgements of whole documents only"
     if any(provider.NAME == "cwl_eval" for provider in others):
-        return "is computed by the package cwl_eval alone, which xtrrep does not use"
+        return "cannot be computed: ir-measures leaves it to the package cwl_eval, and xtrrep does not use that package"
     return "cannot be computed here with these parameters"
 
 

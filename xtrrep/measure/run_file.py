@@ -138,7 +138,7 @@ def read(path: Path) -> Run:
         # Python alone reads 1_000 as a number.
         if not math.isfinite(value) or abs(value) > LARGEST_SCORE or "_" in score:
             raise DataError(
-                f"{path}:{number}: the score {score} is no number to rank by",
+                f"{path}:{number}: the score {score} is not a number to rank by",
                 hint=f"scores lie between -{LARGEST_SCORE:g} and {LARGEST_SCORE:g}",
             )
         for name in (query, document):

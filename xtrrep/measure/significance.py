@@ -97,7 +97,7 @@ def ratio_over_seeds(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, seed
     means = left.mean(axis=1), right.mean(axis=1)
     least = right.mean() if len(left) == 1 else min(means[0].min(), means[1].min())
     if least <= 0:
-        raise DataError(f"a ratio to or of a mean of {least:g} says nothing", hint="compare by the difference")
+        raise DataError(f"a ratio needs positive means, and one is {least:g}", hint="compare by the difference")
     if left.shape[1] < 2:
         return replace(difference, mean=float(left.mean() / right.mean()))
     draws = [above / below for above, below in _draws(resamples, seed, left, right)]

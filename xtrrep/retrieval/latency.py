@@ -145,7 +145,7 @@ def _work(job: Job) -> dict[str, Any]:
                 first.append(ranking)
             elif ranking != first[i]:
                 raise DataError(
-                    f"query {queries.ids[i]!r} gets another ranking when asked again: its time would mean nothing",
+                    f"query {queries.ids[i]!r} gets another ranking the second time, so its time cannot be compared",
                     hint="latency.threads=1; if that does not help, another index",
                 )
     names = list(dict.fromkeys(name for row in steps for parts in row for name in parts))

@@ -261,7 +261,7 @@ def store(vectors: Mapping[Any, Any], root: str | Path, *, normalize: bool = Fal
     root, arrays = folder_of(root, "root"), arrays_of(vectors)
     stages = {"document": "documents", "query": "queries"}
     if not isinstance(task, str) or task not in stages:
-        raise UsageError(f"task={task!r} is no task", hint='task="document" or task="query"')
+        raise UsageError(f"task={task!r} is not a task", hint='task="document" or task="query"')
     _check_flag(normalize)
     hashes = [[name, _hash(rows)] for name, rows in arrays.items()]
     config = {"imported": True, "normalize": normalize}

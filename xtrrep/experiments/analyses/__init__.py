@@ -94,7 +94,7 @@ def plaid_words(cfg: Config) -> tuple[str, ...]:
     """
     name = str(cfg.index["engine"])
     if name not in ("exact", PLAID):
-        raise UsageError(f"this analysis is of PLAID alone, and index={name} is another engine", hint="--index plaid")
+        raise UsageError(f"this analysis needs index=plaid, and index={name} is another engine", hint="--index plaid")
     chosen = () if name == PLAID else (f"index={PLAID}",)
     own = ("retrieve.scoring=colbert", "retrieve.k_prime=null", "retrieve.imputation=min")
     return (*chosen, *own, *NOTHING_AFTER)

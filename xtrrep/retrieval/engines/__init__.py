@@ -186,7 +186,9 @@ def _check_engine(name: str, engine: Any) -> None:
     """Refuse an engine whose class does not hold together: called when it is registered. Raises UsageError."""
     if not (isinstance(engine, type) and issubclass(engine, KINDS) and hasattr(engine, "__dataclass_fields__")):
         kinds = ", ".join(kind.__name__ for kind in KINDS)
-        raise UsageError(f"engine {name!r} is no frozen dataclass of an engine class", hint=f"derive it from {kinds}")
+        raise UsageError(
+            f"engine {name!r} is not a frozen dataclass of an engine class", hint=f"derive it from {kinds}"
+        )
     params = [f.name for f in fields(engine)]
     known = {key for kind in KINDS if issubclass(engine, kind) for key in dir(kind) if not key.startswith("_")}
     for key in set(vars(engine)) - known - set(params):
@@ -280,14 +282,14 @@ def positive(params: Any, *names: str) -> None:
     for name in names:
         value = getattr(params, name)
         if value is not None and value < 1:
-            raise UsageError(f"index.{name} must be at least 1, got {value}", hint=f"index.{name}=1 is the least")
+            raise UsageError(f"index.{name} must be at least 1, got {value}", hint=f"index.{name}=1, or more")
 
 
 def check_queries(queries: NDArray[np.float32], store: Store, depth: int) -> None:
     """Refuse, before any engine sees them, queries of another dimension, that are zero or not finite, and a depth
     (k' or top_k) below 1. Raises DataError and UsageError."""
     if depth < 1:
-        raise UsageError(f"the best {depth} cannot be searched for", hint="k_prime and top_k are at least 1")
+        raise UsageError(f"a search for the best {depth} finds nothing", hint="k_prime and top_k are at least 1")
     if queries.ndim != 2 or queries.shape[1] != store.dim:
         raise DataError(
             f"queries have shape {queries.shape}, the index holds vectors of dimension {store.dim}",

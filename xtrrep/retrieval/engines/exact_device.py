@@ -57,7 +57,7 @@ class Searcher:
 
         if self.store.tokens > LARGEST:
             raise DataError(
-                f"{self.store.folder} holds {self.store.tokens:,} vectors, more than one search tells apart",
+                f"{self.store.folder} holds {self.store.tokens:,} vectors, more than one search on a GPU can number",
                 hint="machine.device=cpu, or a smaller collection",
             )
         chunks = self._chunks(queries, k_prime)

@@ -126,7 +126,10 @@ class Plaid(kmeans.IvfEngine):
         super().__post_init__()
         positive(self, "nprobe", "n_full_scores", "chunk", "centroids_from")
         if self.gpu_memory not in ("auto", "low", "medium", "high"):
-            raise UsageError(f"index.gpu_memory={self.gpu_memory!r} is no choice", hint="auto, low, medium or high")
+            raise UsageError(
+                f"index.gpu_memory={self.gpu_memory!r} is not a choice",
+                hint="index.gpu_memory=auto, low, medium or high",
+            )
 
     def clustering(self, lengths: NDArray[np.int64]) -> kmeans.Clustering:
         """Over the documents that have vectors, or the first `centroids_from` of them."""

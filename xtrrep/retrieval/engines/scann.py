@@ -106,7 +106,7 @@ class Scann(TokenEngine):
     def __post_init__(self) -> None:
         positive(self, "num_leaves", "num_leaves_to_search", "training_sample_size", "dimensions_per_block", "reorder")
         if self.score not in ("ah", "bf16", "fp32"):
-            raise UsageError(f"index.score={self.score!r} is no choice", hint="ah, bf16 or fp32")
+            raise UsageError(f"index.score={self.score!r} is not a choice", hint="index.score=ah, bf16 or fp32")
         if self.reorder is not None and self.score != "ah":
             raise UsageError(
                 f"index.reorder={self.reorder} refines the scores of index.score=ah, and index.score={self.score}",

@@ -111,7 +111,9 @@ class Warp(kmeans.IvfEngine):
         super().__post_init__()
         positive(self, "nprobe", "t_prime", "bound", "max_candidates", "tuned_top_k", "tuned_tokens")
         if self.memory not in ("mmap", "ram", "vram", "vram+ram"):
-            raise UsageError(f"index.memory={self.memory!r} is no choice", hint="mmap, ram, vram or vram+ram")
+            raise UsageError(
+                f"index.memory={self.memory!r} is not a choice", hint="index.memory=mmap, ram, vram or vram+ram"
+            )
         threshold = self.centroid_score_threshold
         if threshold is not None and not 0 <= threshold <= 1:
             raise UsageError(
@@ -162,7 +164,7 @@ class Warp(kmeans.IvfEngine):
         tuned = optimize(metadata=metadata, top_k=self.tuned_top_k, num_query_tokens=self.tuned_tokens)
         if tuned is None:
             raise DataError(
-                f"{folder / 'metadata.json'} says nothing of the index", hint=f"rm -r {typed(folder)} and run again"
+                f"{folder / 'metadata.json'} does not describe the index", hint=f"rm -r {typed(folder)} and run again"
             )
         given = {name: getattr(self, name) for name in TUNED}
         return {name: auto if given[name] is None else given[name] for name, auto in zip(TUNED, tuned, strict=True)}
