@@ -5,6 +5,7 @@ The commands run in this process, as `xtrrep WORDS` would; a test compares what 
 
 import gzip
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,13 +19,13 @@ import torch
 
 from xtrrep import cli, config
 from xtrrep.config import collections, compose, composition, overrides
-from xtrrep.console import DataError, UsageError, environment_error, machine_error
+from xtrrep.console import DataError, UsageError, environment_error, machine_error, request_reason
 from xtrrep.data import folder, open_collection, triples
 from xtrrep.model import encoder
 from xtrrep.model.forward import limit_of, tokenise
 from xtrrep.pipeline import identity
 from xtrrep.pipeline.identity import setting_of
-from xtrrep.plan import preflight
+from xtrrep.plan import environment, preflight
 
 
 class Said(NamedTuple):
@@ -300,7 +301,11 @@ def test_tokenizers_that_lack_something(run: Run, tmp_path: Path) -> None:
     for made, says, hint in (
         (cases.gpt2(tmp_path / "no-end", end=False), "no padding token and no end-of-text", "add_special_tokens"),
         (cases.bert(tmp_path / "no-mask", mask=False), "no [MASK] token", "model.query_expansion=false"),
-        (cases.bert(tmp_path / "more", added=["[Q]", "[D]", "quay near"]), "the embedding", "resize_token_embeddings"),
+        (
+            cases.bert(tmp_path / "more", added=["[Q]", "[D]", "quay near"]),
+            "embeddings for only",
+            "resize_token_embeddings",
+        ),
     ):
         said = run("eval", "data.path=c", *model(made, *lengths))
         assert said.code == 3
@@ -349,7 +354,89 @@ FAULTS = {
     "full": (OSError(28, "No space left on device", "/cache/x"), "No space left on device", "free some space"),
     "read-only": (OSError(30, "Read-only file system", "/cache/x"), "Read-only file system", "XTRREP_HOME"),
     "memory": (MemoryError(), "out of memory", "more memory"),
+    "no shared memory": (FileNotFoundError(2, "No such file", "/dev/shm"), "shared memory (/dev/shm)", "--shm-size"),
+    "full shared memory": (
+        RuntimeError("unable to open shared memory object </torch_1> in read-write mode: No space left on device (28)"),
+        "shared memory (/dev/shm) is missing, read-only or full",
+        "--shm-size",
+    ),
+    "NCCL": (
+        RuntimeError(
+            "NCCL error\nError while creating shared memory segment /dev/shm/nccl-x (size 1), error: No space"
+        ),
+        "shared memory (/dev/shm) is missing, read-only or full",
+        "--shm-size",
+    ),
+    "matplotlib": (
+        OSError("Matplotlib requires access to a writable cache directory, but there was an issue"),
+        "matplotlib has no folder for its cache",
+        "MPLCONFIGDIR",
+    ),
 }
+CACHES = (
+    "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "IR_DATASETS_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR",
+    "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [13, 17, 20, 28, 30])
+@pytest.mark.parametrize("variable", CACHES)
+def test_a_fault_in_a_cache_names_the_variable_that_moves_it(
+    variable: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also below other exceptions that were raised from it, and never for a file in XTRREP_HOME."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XTRREP_HOME", str(tmp_path / "home"))
+    for other in CACHES:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / "cache"))
+    above = DataError("no model", hint="x")
+    for place, moves in ((tmp_path / "cache" / "hub" / "x", variable), (tmp_path / "home" / "x", "XTRREP_HOME")):
+        error = OSError(number, os.strerror(number), str(place))
+        loading = RuntimeError("cannot load")
+        loading.__cause__ = error
+        for raised in (error, loading):
+            found = machine_error(raised)
+            if number in (17, 20) and moves == "XTRREP_HOME":
+                assert found is None
+                continue
+            assert found is not None
+            assert str(place) in str(found)
+            assert moves in found.hint or (number == 13 and moves == "XTRREP_HOME")
+    above.__cause__ = error
+    assert machine_error(above) is None
+    full = machine_error(OSError(28, os.strerror(28)), variable)  # a write that fails names no file
+    assert full is not None
+    assert str(full) == f"No space left on device: {tmp_path / 'cache'}"
+    assert full.hint.startswith(f"free some space, or set {variable} to a larger disk")
+
+
+def test_the_reason_of_a_request_is_not_what_was_tried_after_it() -> None:
+    """`datasets` looks into its cache when a download fails, and raises the first error `from None`."""
+
+    def load() -> None:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as first:
+            try:
+                raise FileNotFoundError("not cached in None")
+            except FileNotFoundError:
+                raise first from None
+
+    with pytest.raises(OSError, match="No space") as caught:
+        load()
+    assert request_reason(caught.value) == "OSError: [Errno 28] No space left on device"
+
+
+def test_lost_processes_are_not_blamed_for_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    from xtrrep.train import distributed
+
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    for name in ("NCCL", "full shared memory"):
+        with pytest.raises(RuntimeError), distributed.lost_explained():
+            raise FAULTS[name][0]
+    with pytest.raises(DataError, match="another process"), distributed.lost_explained():
+        raise RuntimeError("NCCL error: remote process exited")
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -428,7 +515,7 @@ def test_an_error_of_a_model_is_not_blamed_on_the_environment() -> None:
 
 
 def findings() -> dict[str, tuple[bool | None, str, str]]:
-    return {what: (fine, finding, fix) for what, fine, finding, fix in preflight._environment()}
+    return {what: (fine, finding, fix) for what, fine, finding, fix in environment.rows()}
 
 
 def test_doctor_finds_what_the_environment_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,6 +540,35 @@ def test_doctor_finds_what_the_environment_lacks(tmp_path: Path, monkeypatch: py
     assert "TMPDIR=/nowhere cannot be written" in bad["temporary files"][1]
     monkeypatch.setattr(tempfile, "gettempdir", lambda: (_ for _ in ()).throw(FileNotFoundError(2, "No usable")))
     assert findings()["temporary files"][0] is False
+
+
+def test_doctor_finds_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in a folder's place is found by trying, and so is a full disk; both for every cache and shared memory."""
+    import tempfile
+
+    (tmp_path / "file").touch()
+    for name in CACHES:
+        monkeypatch.setenv(name, str(tmp_path / "file"))
+    monkeypatch.setattr(environment, "SHARED", tmp_path / "gone")
+    found = findings()
+    for name in CACHES:
+        assert found[f"cache {name}"] == (
+            None,
+            f"{tmp_path / 'file'}: Not a directory; nothing new is kept there",
+            f"export {name}=FOLDER, one that you may write to",
+        )
+    assert found["shared memory"][:2] == (None, f"{tmp_path / 'gone'}: it is not there; several GPUs need it")
+
+    def full(dir: Path) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(environment, "SHARED", tmp_path)
+    found = findings()
+    for name in ("home folder", "temporary files", "shared memory", *(f"cache {name}" for name in CACHES)):
+        assert found[name][0] is not True
+        assert "No space left on device" in found[name][1]
+    assert {what: fine for what, fine, _, _ in preflight.doctor()}["writable"] is False
 
 
 # --- 7: plain values --------------------------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ def test_what_this_machine_has_measured_comes_first(monkeypatch: pytest.MonkeyPa
 )
 def test_a_broken_calibration_is_refused(home: Path, text: str) -> None:
     (home / cost.CALIBRATION).write_text(text)
-    with pytest.raises(DataError, match="no calibration"):
+    with pytest.raises(DataError, match="not a calibration"):
         cost.calibration()
 
 

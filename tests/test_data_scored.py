@@ -165,8 +165,8 @@ BAD = [
     ({**GOOD, "scores": [True, 2, 3, 4]}, r"score 1 is not a finite number: True"),
     ({**GOOD, "scores": [None, 2, 3, 4]}, r"score 1 is not a finite number: None"),
     ({**GOOD, "scores": 3}, r"'scores' is not a list: 3"),
-    ({**GOOD, "scores": "1 2 3 4"}, r"'scores' is a text that is no list"),
-    ({**GOOD, "scores": "[nan, 2, 3, 4]"}, r"'scores' is a text that is no list"),
+    ({**GOOD, "scores": "1 2 3 4"}, r"'scores' is a text, not a list"),
+    ({**GOOD, "scores": "[nan, 2, 3, 4]"}, r"'scores' is a text, not a list"),
     ({**GOOD, "documents": [], "scores": []}, r"'documents' is an empty list"),
     ({**GOOD, "documents": None}, r"'documents' is not a list: None"),
     ({**GOOD, "documents": ["a", " ", "c", "d"]}, r"'document 2' is not a text with words: ' '"),
@@ -212,7 +212,7 @@ def id_folder(folder: Path, change: Callable[[dict[str, list[dict[str, Any]]]], 
         (lambda p: p["train"][1].update(document_ids=[100, 999, 102]) or p["train"][1].update(scores=[1, 2, 3]),
          r"train\.jsonl:2: ID '999' from input column 'document_ids' has no text"),
         (lambda p: p["train"][2].update(query_id="77"), r"train\.jsonl:3: ID '77' from input column 'query_id' has no"),
-        (lambda p: p["train"][2].update(query_id=None), r"train\.jsonl:3: 'query_id' holds None, which is no id"),
+        (lambda p: p["train"][2].update(query_id=None), r"train\.jsonl:3: 'query_id' holds None, which is not an id"),
         (lambda p: p["train"][0].update(document_ids=[1.5] * 4), r"train\.jsonl:1: 'document_ids' holds 1\.5, which"),
         (lambda p: p["train"][0].update(scores=[1]), r"train\.jsonl:1: 1 scores for 4 document_ids"),
         (lambda p: p["train"][3].pop("scores"), r"train\.jsonl:4: no column scores \(found: query_id, document_ids\)"),
@@ -322,7 +322,8 @@ def test_columns_of_lists_that_are_not_read_are_named(tmp_path: Path) -> None:
     path = tmp_path / "lists.jsonl"
     row = {"query": "q", "documents": ["a", "b"], "scores": [1.0, 0.5], "source": "web"}
     path.write_text(json.dumps(row) + "\n")
-    assert scored.what_is_odd(str(path)) == [f"{path} has columns that are not read: source"]
+    assert scored.what_is_odd(str(path), scored.read_scored(str(path), n_ways=2)) == [
+        f"{path} has columns that are not read: source"
+    ]
     path.write_text(json.dumps({key: row[key] for key in ("query", "documents", "scores")}) + "\n")
-    assert scored.what_is_odd(str(path)) == []
-    assert scored.what_is_odd("someone/a-data-set") == []
+    assert scored.what_is_odd(str(path), scored.read_scored(str(path), n_ways=2)) == []

@@ -13,7 +13,8 @@ import pytest
 
 from xtrrep.console import DataError
 from xtrrep.data import Collection
-from xtrrep.data.triples import COLUMNS, Streamed, mine, read_triples
+from xtrrep.data.streamed import Streamed
+from xtrrep.data.triples import COLUMNS, mine, read_triples, what_is_odd
 
 GOOD = {"query": "q", "positive": "p", "negative": "n", "extra": 1}
 
@@ -270,6 +271,40 @@ def test_bad_rows_of_a_stream_are_skipped_up_to_a_limit(
     with pytest.raises(DataError, match=rf"{message} \(1 bad rows, and train.max_bad_rows=0\)") as caught:
         list(stream())
     assert caught.value.hint == "train.max_bad_rows=10 skips them"
+
+
+def test_what_is_odd_about_a_stream(hub: Path) -> None:
+    """Unread columns before the first row; what was read is counted, over passes and across a checkpoint."""
+    rows = [dict(row) for row in ROWS]
+    for number in (2, 9, 21):
+        rows[number]["negative"] = rows[number]["positive"]
+    rows[14]["query"] = " "
+    publish(hub, rows)
+    dataset = stream(max_bad_rows=1)
+    assert what_is_odd("someone/triples", dataset, 4) == ["someone/triples has columns that are not read: id"]
+    assert dataset.what_was_odd() == []
+    list(dataset)
+    whole = [
+        "1 of 23 rows read of someone/triples were skipped, since they cannot be used",
+        "3 of 23 rows read of someone/triples have their positive as their negative too",
+    ]
+    assert dataset.what_was_odd() == whole
+    again = stream(max_bad_rows=1)
+    half = again.rows(None)
+    for _ in range(11):
+        next(half)
+    state = json.loads(json.dumps(again.position))
+    resumed = stream(max_bad_rows=1)
+    list(resumed.rows(state))
+    assert resumed.what_was_odd() == whole
+    list(resumed.rows(resumed.next_pass(state)))
+    assert resumed.what_was_odd() == [
+        text.replace("1 of 23", "2 of 46").replace("3 of 23", "6 of 46") for text in whole
+    ]
+    resumed.go_to(state)  # the batches read ahead are not counted
+    assert resumed.given == 11
+    publish(hub, FOUND)
+    assert what_is_odd("someone/triples", stream(), 4) == stream().what_was_odd() == []
 
 
 def test_a_stream_without_negatives(hub: Path) -> None:

@@ -458,6 +458,44 @@ def test_two_jobs_killed_half_way_leave_the_bytes_of_one_process_and_a_failing_c
     assert {line.split()[0] for line in lines[1:]} <= words  # Ray says nothing
 
 
+def test_ray_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xtrrep.experiments import cluster
+
+    for error, says, hint in (
+        (OSError(30, "Read-only file system", str(tmp_path / "ray")), "Read-only file system", "set RAY_TMPDIR to"),
+        (RuntimeError("Timed out waiting for file x"), "Ray could not start on this machine: Timed out", "RAY_TMPDIR="),
+        (OSError("AF_UNIX path length cannot exceed 107 bytes"), "AF_UNIX path length", "RAY_TMPDIR=/tmp"),
+    ):
+        found = cluster._cannot_start(error, tmp_path)
+        assert says in str(found)
+        assert hint in found.hint
+    monkeypatch.setattr(cluster, "ROOM", 1 << 60)
+    assert "Ray has no room for its files" in str(cluster._cannot_start(RuntimeError("Timed out"), tmp_path))
+    monkeypatch.setattr(cluster, "SHARED", tmp_path)
+    assert cluster._has_shared_memory()
+    monkeypatch.setattr(cluster, "SHARED", tmp_path / "gone")
+    assert not cluster._has_shared_memory()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray")
+@pytest.mark.parametrize("shared", ["mount -t tmpfs -o ro none /dev/shm", "rmdir /dev/shm"])
+def test_ray_works_without_shared_memory(shared: str, tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("this user may not mount")
+    script = (
+        "from xtrrep.experiments.cluster import local_workers\n"
+        "with local_workers(2, 2.0) as workers:\n"
+        "    print(workers.ray.get(workers.ray.remote(lambda: 'made').remote()))"
+    )
+    # A /dev of its own, so that /dev/shm can go.
+    own = f"mount --rbind /dev {tmp_path} && mount -t tmpfs none /dev && mkdir /dev/shm && "
+    own += f"for n in null zero urandom tty; do touch /dev/$n; mount --bind {tmp_path}/$n /dev/$n; done && {shared} && "
+    command = ["unshare", "-m", "bash", "-c", f'{own} exec {sys.executable} -c "$1"', "-", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert done.stdout.strip() == "made", done.stderr
+
+
 @pytest.mark.slow
 def test_trainings_of_two_jobs_are_those_of_one_process(start: Start, tmp_path: Path) -> None:
     """Two models, two k', two collections; the documents of each in four shards."""

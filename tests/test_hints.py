@@ -24,12 +24,14 @@ STANDS_FOR = {
     ("checks.py", "name"): ["train", "distill"],
     ("checks.py", "key"): ["train.steps", "data.measures", "retrieve.top_k"],
     ("composition.py", "key"): [],  # groups
-    ("triples.py", "key"): ["train.max_bad_rows", "distill.max_bad_rows"],
+    ("streamed.py", "key"): ["train.max_bad_rows", "distill.max_bad_rows"],
     ("hub.py", "key"): ["model.revision", "train.revision"],
     ("identity.py", "key"): ["train.data", "distill.data"],
     ("encoder.py", "name"): ["model.n_doc", "model.n_query", "data.n_doc", "data.n_query", "train.n_doc"],
     ("trainer.py", "name"): ["train", "distill"],
     ("memory.py", "name"): ["train", "distill"],
+    ("console.py", "variable"): [],  # of the environment
+    ("environment.py", "name"): [],
     ("api.py", "name"): [],  # parameters of Python functions
     ("imported.py", "argument"): [],
 }

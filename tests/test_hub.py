@@ -141,6 +141,31 @@ def test_a_download_that_was_interrupted_is_not_a_copy(hub: Hub, here: Path) -> 
     assert repositories.cached_folder(content.BGE, None) == folder
 
 
+@pytest.mark.parametrize(
+    "kind", ["model", *(pytest.param(kind, marks=pytest.mark.hub) for kind in ("triples", "lists"))]
+)
+def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_hub(kind: str, hub: Hub, tmp_path: Path) -> None:
+    """A file where the cache's folder should be; where this user may mount, also a full disk and a read-only one."""
+    cache = tmp_path / "hf"
+    cache.mkdir()
+    mount = f"mount -t tmpfs -o size=64k none {cache}"
+    faults = {"Not a directory|File exists": f"rmdir {cache}; touch {cache}; exec"}
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0:
+        faults |= {
+            "No space left on device": f"{mount}; head -c 64k /dev/zero > {cache}/full; exec",
+            "Read-only file system": f"{mount}; mount -o remount,ro {cache}; exec",
+        }
+    for says, before in reversed(faults.items()):
+        command = f"{before} {sys.executable} -m hub.child {kind}"
+        shell = ["bash", "-c", command] if "touch" in before else ["unshare", "-m", "bash", "-c", command]
+        known = environment(hub, tmp_path) | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(shell, capture_output=True, text=True, env=known, timeout=120)
+        error, hint = done.stderr.splitlines()[-2:]
+        assert re.match(rf"error: ({says}): {cache}", error), done.stderr
+        assert "HF_HOME" in hint
+        assert "network" not in done.stderr
+
+
 # --- 2. LoTTE, killed while unpacking ------------------------------------------------------------------------------
 
 
@@ -397,6 +422,22 @@ def test_failure_8_a_text_that_is_empty_does_not_end_training(hub: Hub, xtrrep: 
     assert "'negative' is not a text with words: ' '; rows like it are skipped" in done.stderr
     done = xtrrep(*words, "train.max_bad_rows=0", "train.seed=7", code=3)
     assert "hint: train.max_bad_rows=10" in done.stderr
+
+
+@pytest.mark.hub
+def test_what_is_odd_about_streamed_triples_is_said_and_kept(hub: Hub, xtrrep: Command) -> None:
+    rows = content.triples(300)
+    for row in rows:
+        row |= {"negative": row["positive"], "negative_2": "x"}
+    content.write_triples(hub.root, rows)
+    words = ["train", *SMALL, "train.steps=2", "train.checkpoint_every=1"]
+    odd = ["bclavie/msmarco-10m-triplets has columns that are not read: negative_2"]
+    odd += ["8 of 8 rows read of bclavie/msmarco-10m-triplets have their positive as their negative too"]
+    for first in (True, False):  # a run that re-uses the model says it too
+        done = xtrrep(*words, "--json")
+        assert [done.stderr.count(text) for text in odd] == [1, 1]
+        assert json.loads(done.stdout)["facts"]["odd"] == odd
+        assert ("run    train" in done.stderr) == first
 
 
 @pytest.mark.hub

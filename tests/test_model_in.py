@@ -186,7 +186,7 @@ def test_lengths_are_the_configs_and_count_the_marker(tmp_path: Path) -> None:
     model = encoder.load(folder, replace(CFG, n_query=8, n_doc=40), "cpu")
     assert len(embed(model, QUERIES[2], "query")) == 8
     assert len(embed(model, "node " * 90, "document")) == 40
-    with pytest.raises(UsageError, match="n_doc=65 is above the backbone's limit of 64"):
+    with pytest.raises(UsageError, match="n_doc=65 is too long: the backbone reads 64"):
         encoder.load(folder, replace(CFG, n_doc=65), "cpu")
 
 

@@ -171,7 +171,7 @@ def test_a_killed_rank_ends_the_job_which_goes_on_where_it_was(collections: Path
     _, said = first.communicate(timeout=120)
     assert first.returncode == 3, said
     assert "error: another process of this training ended" in said
-    assert "hint: what it said stands above; the same command continues from the last checkpoint" in said
+    assert "hint: its error is printed above; the same command continues from the last checkpoint" in said
     again = start(words, 2, **env)
     _, said = again[0].communicate(timeout=600)
     assert again[0].returncode == 0, said

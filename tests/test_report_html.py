@@ -565,7 +565,7 @@ def test_recorded_results_are_enough(everything: tuple[Path, Path], tmp_path: Pa
     kept = record.read_text()
     record.write_text("{}")
     try:
-        with pytest.raises(DataError, match=r"result\.json is no result of an experiment"):
+        with pytest.raises(DataError, match=r"result\.json is not the result of an experiment"):
             html.write(runs, recorded, tmp_path / "report")
     finally:
         record.write_text(kept)

@@ -661,7 +661,7 @@ def test_too_little_to_train_on(triples: Dataset, tmp_path: Path) -> None:
         run(tmp_path, triples.select(range(3)))
     with pytest.raises(DataError, match=r"at least one document \(found: query\)"):
         run(tmp_path, triples.select_columns(["query"]))
-    with pytest.raises(UsageError, match=r"train.n_doc=9999 is above the backbone's limit"):
+    with pytest.raises(UsageError, match=r"train.n_doc=9999 is too long"):
         run(tmp_path, triples, replace(CFG, n_doc=9999))
 
 

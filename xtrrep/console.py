@@ -13,6 +13,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 OK, DIFFER, USAGE, MISSING = 0, 1, 2, 3  # the documented exit codes
@@ -79,7 +80,8 @@ MACHINE = {
     errno.ENOMEM: MEMORY,
     errno.EIO: f"the disk reports a fault: look at it, or set XTRREP_HOME to another; {CONTINUES}",
 }
-
+# What a cache that cannot be written is called: closed, read-only, a file where a folder should be.
+NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 # What the standard library says of a user or folders that a container lacks, and what helps. Libraries ask while they
 # are imported, so that whatever was being loaded would be blamed.
@@ -95,6 +97,18 @@ ENVIRONMENT = (
         "export TMPDIR=FOLDER, one that you may write to",
     ),
     (
+        re.compile(
+            r"/dev/shm|shared memory (object|segment|file|limit|\()|out of shared memory|unable to mmap \d+ bytes"
+        ),
+        "shared memory (/dev/shm) is missing, read-only or full",
+        "mount -t tmpfs -o size=8G tmpfs /dev/shm, as root, or in Docker `docker run --shm-size=8g`",
+    ),
+    (
+        re.compile(r"Matplotlib requires access to a writable cache directory"),
+        "matplotlib has no folder for its cache that can be written",
+        "export MPLCONFIGDIR=FOLDER, one that you may write to",
+    ),
+    (
         re.compile(r"Could not determine home directory|Can't determine home directory"),
         "there is no home folder, and a library asks for one",
         "export HOME=FOLDER, one that you may write to",
@@ -102,12 +116,39 @@ ENVIRONMENT = (
 )
 
 
+def caches() -> dict[str, Path]:
+    """The folders that libraries write to by themselves, by the variable that moves each, the innermost first."""
+    home = Path(os.environ.get("HOME") or "/")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    usual = {"HF_HOME": cache / "huggingface", "IR_DATASETS_HOME": home / ".ir_datasets", "XDG_CACHE_HOME": cache}
+    moved = ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    named = {name: Path(os.environ[name]) for name in moved if os.environ.get(name)}
+    named |= {name: Path(os.environ.get(name) or folder) for name, folder in usual.items()}
+    return {name: folder.expanduser().absolute() for name, folder in named.items()}
+
+
+def _moved_by(filename: object) -> str | None:
+    """The variable that moves the folder in which a file is, XTRREP_HOME or a cache's; None where it is in none."""
+    if not isinstance(filename, str | Path):
+        return None
+    path, home = Path(filename).absolute(), os.environ.get("XTRREP_HOME")
+    if home and path.is_relative_to(Path(home).expanduser().absolute()):
+        return "XTRREP_HOME"
+    return next((name for name, folder in caches().items() if path.is_relative_to(folder)), None)
+
+
 def environment_error(error: BaseException) -> DataError | None:
     """What an exception says of the environment that this process runs in: a user without a name, no home folder, no
-    temporary folder, a file that may not be read or written. None for any other."""
+    temporary folder, no shared memory, a file or cache that may not be read or written. None for any other."""
     for sign, message, hint in ENVIRONMENT:
         if sign.search(str(error)):
             return DataError(f"{message} ({_first_line(error)})", hint=f"{hint}; `xtrrep doctor` checks it")
+    variable = _moved_by(error.filename) if isinstance(error, OSError) and error.errno in NOT_WRITABLE else None
+    if isinstance(error, OSError) and error.errno is not None and variable not in (None, "XTRREP_HOME"):
+        return DataError(
+            f"{os.strerror(error.errno)}: {error.filename}",
+            hint=f"export {variable}=FOLDER, one that you may write to; `xtrrep doctor` checks it",
+        )
     if isinstance(error, PermissionError):
         where = f" ({error.filename})" if error.filename else ""
         return DataError(f"{error.strerror or error}{where}", hint="`xtrrep doctor` checks disk and permissions")
@@ -121,18 +162,34 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | ImportError) and any(sign in str(error) for sign in NO_MEMORY)
 
 
-def machine_error(error: BaseException) -> DataError | None:
+def machine_error(error: BaseException, variable: str | None = None) -> DataError | None:
     """What a failure of the machine and not of the program means, with what helps: memory, a full or read-only disk,
-    open files, the environment. None for any other."""
+    open files, the environment. It may be what the exception was raised from. None for any other.
+
+    variable: the one that moves the folder which was being written, where the exception names no file.
+    """
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, XtrrepError):
+        if found := _machine_error(seen, variable):
+            return found
+        seen = seen.__cause__
+    return None
+
+
+def _machine_error(error: BaseException, variable: str | None) -> DataError | None:
     if is_out_of_memory(error):
         return DataError(f"out of memory: {_first_line(error)}", hint=MEMORY)
-    if isinstance(error, OSError) and error.errno in MACHINE:
-        where = f": {error.filename}" if error.filename else ""
-        return DataError(f"{os.strerror(error.errno)}{where}", hint=MACHINE[error.errno])
-    if not isinstance(error, XtrrepError) and (found := environment_error(error)):
+    if found := environment_error(error):
         return found
-    if not isinstance(error, XtrrepError) and WRITE_FAILED.search(str(error)):
-        return DataError(f"a file could not be written: {_first_line(error)}", hint=DISK_FULL)
+    filename = error.filename if isinstance(error, OSError) else None
+    moved = _moved_by(filename) or variable or "XTRREP_HOME"
+    if isinstance(error, OSError) and error.errno in MACHINE:
+        place = filename or caches().get(moved)
+        where = f": {place}" if place else ""
+        return DataError(f"{os.strerror(error.errno)}{where}", hint=MACHINE[error.errno].replace("XTRREP_HOME", moved))
+    if WRITE_FAILED.search(str(error)):
+        hint = DISK_FULL.replace("XTRREP_HOME", moved)
+        return DataError(f"a file could not be written: {_first_line(error)}", hint=hint)
     return None
 
 
@@ -151,7 +208,8 @@ def request_reason(error: BaseException) -> str:
             return f"it answered with status {status}"
         text = str(seen).strip().partition("\n")[0].strip()
         said = f"{type(seen).__name__}: {text}" if text else said or type(seen).__name__
-        seen = seen.__cause__ or seen.__context__
+        # `from None` says that the error before it is not the reason.
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return said[:300]
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from xtrrep.console import DataError, XtrrepError, suggest
+from xtrrep.console import DataError, XtrrepError, machine_error, suggest
 
 T = TypeVar("T")
 
@@ -101,7 +101,9 @@ def load_plugins() -> None:
     for name in filter(None, os.environ.get(PLUGINS, "").split(os.pathsep)):
         folder = Path(name).expanduser()
         if not folder.is_dir():
-            raise DataError(f"${PLUGINS} names {name}, which is no folder", hint=f"unset {PLUGINS}, or make the folder")
+            raise DataError(
+                f"${PLUGINS} names {name}, which is not a folder", hint=f"unset {PLUGINS}, or make the folder"
+            )
         for path in sorted(folder.resolve().glob("*.py")):
             if path not in _plugins:
                 _plugins.add(path)
@@ -119,6 +121,8 @@ def _import_file(path: Path) -> None:
     except XtrrepError as error:
         raise type(error)(f"{path}: {error}", hint=error.hint) from None
     except Exception as error:
+        if known := machine_error(error):
+            raise known from None
         wanted = re.search(r"cannot import name '(\w+)'", str(error))
         source = sys.modules.get(getattr(error, "name", None) or "")
         hint = suggest(wanted[1], dir(source)) if wanted and source else f"correct {path.name}, or unset {PLUGINS}"

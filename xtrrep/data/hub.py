@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xtrrep.config import Data
-from xtrrep.console import DataError, request_reason
+from xtrrep.console import DataError, machine_error, request_reason
 from xtrrep.data import Collection, sources
 from xtrrep.data.folder import content_of_some, read_folder, write_beir
 
@@ -82,7 +82,7 @@ class Hub:
             ) from None
         except Exception as error:  # datasets, huggingface_hub and the HTTP client each raise their own kinds
             why = request_reason(error)
-            raise DataError(
+            raise machine_error(error, "HF_HOME") or DataError(
                 f"could not read {name} from the hub ({why})", hint="data.path=FOLDER data.split=SPLIT"
             ) from error
 

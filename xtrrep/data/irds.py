@@ -236,7 +236,7 @@ def _explained(id: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # requests', zipfile's, tarfile's, an assertion: the library hands on what it meets
-        if known := machine_error(error):
+        if known := machine_error(error, HOME_VARIABLE):
             raise known from error
         text = str(error).strip().partition("\n")[0] or type(error).__name__
         raise DataError(f"could not download {id} ({text})", hint=local_home_hint(id)) from error

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from xtrrep.artifacts import digest
 from xtrrep.config import Data
-from xtrrep.console import DataError, progress, suggest
+from xtrrep.console import DataError, machine_error, progress, suggest
 from xtrrep.data import Collection, sources
 from xtrrep.data.folder import content_of_some, read_folder, write_beir
 
@@ -132,7 +132,7 @@ def _parse(path: Path) -> ast.Module | None:
     try:
         source = path.read_bytes()
     except OSError as error:
-        raise DataError(
+        raise machine_error(error) or DataError(
             f"{path} is listed as installed but cannot be read ({error})",
             hint="install its package again: pip install --force-reinstall NAME",
         ) from None

@@ -22,10 +22,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtrrep.console import DataError, progress, say
+from xtrrep.console import DataError, machine_error, progress, say
 from xtrrep.data import Collection, text_fault, triples
 from xtrrep.data.folder import read_json_lines
-from xtrrep.data.triples import SUFFIXES, Corpus, Order, Streamed, need_columns, need_text
+from xtrrep.data.streamed import Order, Streamed
+from xtrrep.data.triples import SUFFIXES, Corpus, need_columns, need_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -125,14 +126,15 @@ def read_scored(
     return _read_local(source, files, n_ways, max_queries)
 
 
-def what_is_odd(source: str) -> list[str]:
-    """What of local lists is not read, in words: columns beside the three. Nothing is known of a stream."""
+def what_is_odd(source: str, lists: Dataset | Streamed) -> list[str]:
+    """What of lists is not read, in words: columns beside the three."""
+    if isinstance(lists, Streamed):
+        return triples.unread_columns(source, lists.unread)
     files = _find(source)
     if files is None:
         return []
     known = set(IDS if files.documents else TEXTS)
-    extra = sorted({name for file in files.lists for name in triples.columns_of(file)} - known)
-    return [f"{source} has columns that are not read: {', '.join(extra)}"] if extra else []
+    return triples.unread_columns(source, {name for file in files.lists for name in triples.columns_of(file)} - known)
 
 
 def local_files(source: str) -> list[Path]:
@@ -254,7 +256,9 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
                     number += 1
                     yield f"{path}: row {number}", row
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a damaged page is an OSError
-        raise DataError(f"{path} is not a Parquet file ({error})", hint="fetch or write it again") from None
+        raise machine_error(error) or DataError(
+            f"{path} is not a Parquet file ({error})", hint="fetch or write it again"
+        ) from None
 
 
 def _list(where: str, row: Row, n_ways: int, layout: Layout) -> tuple[Row | None, int]:
@@ -280,7 +284,7 @@ def _values(where: str, row: Row, name: str) -> list[Any]:
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             raise DataError(
-                f"{where}: {name!r} is a text that is no list: {value!r}"[:300], hint="a list, for example [3, 7]"
+                f"{where}: {name!r} is a text, not a list: {value!r}"[:300], hint="a list, for example [3, 7]"
             ) from None
     if not isinstance(value, list | tuple) or not value:
         what = "an empty list" if isinstance(value, list | tuple) else f"not a list: {value!r}"
@@ -342,7 +346,7 @@ def _id_kind(dataset: Dataset, column: str) -> type[int] | type[str]:
 def _id(where: str, name: str, value: Any, kind: type[int] | type[str]) -> int | str:
     """An id as its lookup writes it: 7 and "7" are the same one."""
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise DataError(f"{where}: {name!r} holds {value!r}, which is no id", hint="ids are texts or whole numbers")
+        raise DataError(f"{where}: {name!r} holds {value!r}, which is not an id", hint="ids are texts or whole numbers")
     try:
         return kind(value)
     except ValueError:
@@ -412,7 +416,7 @@ def _stream_hub(source: str, revision: str | None, n_ways: int, order: Order) ->
             say(f"  note: {where} has {size} candidates; lists with fewer than {n_ways} are left out")
         return found
 
-    return Streamed(source, stream, _columns(n_ways), convert, order)
+    return Streamed(source, stream, _columns(n_ways), convert, order, sorted(first.keys() - set(layout.columns)))
 
 
 def _peek(where: str, row: Row, n_ways: int, layout: Layout) -> int | DataError:

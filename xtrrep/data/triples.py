@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtrrep.artifacts import write_atomic
-from xtrrep.console import DataError, machine_error, progress, request_reason, say
+from xtrrep.console import DataError, machine_error, progress, request_reason
 from xtrrep.data import Collection, text_fault
 from xtrrep.data.bm25 import Bm25
 from xtrrep.data.folder import read_json_lines
+from xtrrep.data.streamed import Order, Streamed
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset
 
 COLUMNS = ["query", "positive", "negative"]
 COLUMNS_HINT = (
@@ -185,19 +185,19 @@ def read_triples(
         return {name: need_text(where, name, row[name]) for name in COLUMNS}
 
     order = Order(seed, max_triples, "train", max_bad_rows)
-    return Streamed(source, dataset.select_columns(COLUMNS), list(COLUMNS), convert, order)
+    unread = sorted(first.keys() - set(COLUMNS))
+    return Streamed(source, dataset.select_columns(COLUMNS), list(COLUMNS), convert, order, unread)
 
 
 def what_is_odd(source: str, triples: Dataset | Streamed, batch_size: int) -> list[str]:
-    """What of local triples is not read, or teaches little, in words: columns beside the three, negatives that are the
-    positive, and copies of a positive among a batch's negatives. Nothing is known of a stream."""
-    from datasets import Dataset
-
-    if not isinstance(triples, Dataset) or not (files := local_files(source)):
+    """What of triples is not read, or teaches little, in words: columns beside the three, negatives that are the
+    positive, and copies of a positive among a batch's negatives. Of a stream only the first is known before it is
+    read."""
+    if isinstance(triples, Streamed):
+        return unread_columns(source, triples.unread)
+    if not (files := local_files(source)):
         return []
-    odd = []
-    if extra := sorted({name for file in files for name in columns_of(file)} - set(COLUMNS)):
-        odd.append(f"{source} has columns that are not read: {', '.join(extra)}")
+    odd = unread_columns(source, {name for file in files for name in columns_of(file)} - set(COLUMNS))
     positives, rows = triples["positive"], len(triples)
     same = sum(positive == negative for positive, negative in zip(positives, triples["negative"], strict=True))
     if same:
@@ -212,6 +212,11 @@ def what_is_odd(source: str, triples: Dataset | Streamed, batch_size: int) -> li
             f"the other rows' documents in its batch: {copies:.1f} of them on average are copies of its own positive"
         )
     return odd
+
+
+def unread_columns(source: str, names: Iterable[str]) -> list[str]:
+    """The sentence about columns that are not read; none where there is no such column."""
+    return [f"{source} has columns that are not read: {', '.join(sorted(names))}"] if names else []
 
 
 def columns_of(file: Path) -> list[str]:
@@ -351,6 +356,8 @@ def cached_copy(source: str, revision: str | None) -> Path | None:
 
 def hub_error(source: str, error: Exception, hint: str) -> DataError:
     """One line out of whatever the hub's client raised. `datasets` says "not found" of a hub that does not answer."""
+    if full := machine_error(error, "HF_HOME"):
+        return full
     reason = request_reason(error)
     if "NotFound" in reason and not _hub_answers():
         return DataError(
@@ -372,115 +379,3 @@ def _hub_answers() -> bool:
         return True
     except (urllib.error.URLError, OSError):
         return False
-
-
-# --- streams ------------------------------------------------------------------------------------------------------
-
-BLOCK = 65_536  # rows among which a stream is shuffled: about 70 MB of triples
-
-
-@dataclass(frozen=True)
-class Order:
-    """In which order a stream is read, how many rows of it, and how many may be bad. `key` is its config section."""
-
-    seed: int
-    limit: int | None = None
-    key: str = "train"
-    max_bad: int = 0
-    block: int = BLOCK
-
-
-@dataclass
-class Streamed:
-    """The rows of a hub data set, shuffled by a seed in bounded memory, with a position that resumes exactly.
-
-    A pass takes the shards in an order drawn for it (one for all passes where a `limit` says how many rows there are),
-    and its rows in an order drawn within blocks, of which memory holds one. `convert` makes a training row of one
-    as it is stored; None leaves it out, and a DataError counts it as bad. `position` is that after the last row given,
-    and `bad` the number of bad rows of its pass.
-    """
-
-    source: str
-    dataset: IterableDataset
-    column_names: list[str]
-    convert: Callable[[str, dict[str, Any]], dict[str, Any] | None]
-    order: Order
-    position: dict[str, Any] = field(default_factory=dict)
-    bad: int = 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """One pass, from the start."""
-        return self.rows(None)
-
-    def rows(self, position: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-        """What is left of the pass that `position` is in (None: all of the first).
-
-        Raises DataError where the hub is lost on the way, or where more rows are bad than are allowed.
-        """
-        start = {"pass": 0, "shard": 0, "inner": None, "row": 0, "read": 0, "offset": 0, "bad": 0} | (position or {})
-        self.bad = start["bad"]
-        while True:
-            block, after = self._block(start)
-            if not block:
-                return
-            numbers = list(range(len(block)))
-            random.Random(f"{self.order.seed}/{start['pass']}/{start['read']}").shuffle(numbers)
-            for at in range(start["offset"], len(block)):
-                row = self._converted(*block[numbers[at]])
-                self.position = {**start, "offset": at + 1, "bad": self.bad}
-                if row is not None:
-                    yield row
-            start = {**after, "bad": self.bad}
-
-    def next_pass(self, position: dict[str, Any] | None) -> dict[str, Any]:
-        """The position at which the pass after the one of `position` starts."""
-        return {"pass": (position or {}).get("pass", 0) + 1}
-
-    def _shards(self, number: int) -> list[int]:
-        shards = list(range(self.dataset.num_shards))
-        random.Random(f"{self.order.seed}/{0 if self.order.limit else number}").shuffle(shards)
-        return shards
-
-    def _block(self, start: dict[str, Any]) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, Any]]:
-        """Stored rows with where each stands, and the position of the block after it."""
-        shards, at = self._shards(start["pass"]), dict(start)
-        wanted = self.order.block
-        if self.order.limit is not None:
-            wanted = min(wanted, self.order.limit - start["read"])
-        block: list[tuple[str, dict[str, Any]]] = []
-        try:
-            while len(block) < wanted and at["shard"] < len(shards):
-                part = self.dataset.shard(num_shards=len(shards), index=shards[at["shard"]])
-                if at["inner"] is not None:
-                    part.load_state_dict(at["inner"])
-                where = f"{self.source}: shard {shards[at['shard']] + 1}, row"
-                before = len(block)
-                rows = enumerate(islice(part, wanted - before), at["row"] + 1)
-                block += [(f"{where} {number}", row) for number, row in rows]
-                if len(block) == wanted:
-                    at |= {"inner": part.state_dict(), "row": at["row"] + len(block) - before}
-                else:
-                    at |= {"shard": at["shard"] + 1, "inner": None, "row": 0}
-        except DataError:
-            raise
-        except Exception as error:  # datasets, huggingface_hub and the HTTP client each raise their own kinds
-            hint = f"the same command goes on from its last checkpoint; {self.order.key} can also read a local copy"
-            raise DataError(
-                f"the hub was lost while reading {self.source} ({request_reason(error)})", hint=hint
-            ) from error
-        return block, at | {"read": start["read"] + len(block), "offset": 0}
-
-    def _converted(self, where: str, row: dict[str, Any]) -> dict[str, Any] | None:
-        try:
-            return self.convert(where, row)
-        except DataError as error:
-            self.bad += 1
-            if self.bad > self.order.max_bad:
-                key = f"{self.order.key}.max_bad_rows"
-                raise DataError(
-                    f"{error} ({self.bad} bad rows, and {key}={self.order.max_bad})",
-                    hint=f"{key}={10 * self.bad} skips them",
-                ) from None
-            if self.bad == 1:
-                say(f"  note: {error}; rows like it are skipped and counted")
-            return None

@@ -6,19 +6,22 @@ import importlib.util
 import logging
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xtrrep.console import MEMORY, DataError
+from xtrrep.console import DISK_FULL, MEMORY, DataError, machine_error
 from xtrrep.experiments.tasks import Task, one_line, perform
 from xtrrep.pipeline import threads
 from xtrrep.retrieval.latency import THREAD_VARIABLES
 
 RETRIES = 5  # of a task whose worker process or node has died
 OBJECT_STORE = 80_000_000  # bytes; only errors travel through it
+SHARED = Path("/dev/shm")
+ROOM = 1_000_000  # bytes that Ray needs for its log and socket files
 # Threads that wait must not spin: other tasks need the cores. Read when torch is loaded.
 WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 # A Ray of our own sends no usage report, takes work from nobody else, and gives up a task that runs out of memory again
@@ -117,17 +120,24 @@ def local_workers(jobs: int, memory_gb: float | None) -> Iterator[RayWorkers]:
     _need_ray()
     os.environ.update(OWN_RAY, RAY_AUTH_TOKEN=secrets.token_hex(32))
     import ray
+    from ray._common.utils import get_default_system_temp_dir
 
+    folder = Path(get_default_system_temp_dir())
     memory = 1e9 * memory_gb if memory_gb is not None else 0.8 * psutil.virtual_memory().available
-    ray.init(
-        address="local",
-        num_cpus=jobs,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE,
-        _memory=int(memory),
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=jobs,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE,
+            _memory=int(memory),
+            _plasma_directory=None if _has_shared_memory() else str(folder),
+        )
+    except Exception as error:  # each of its processes fails in its own way, many of them by not answering
+        ray.shutdown()
+        raise _cannot_start(error, folder) from error
     try:
         yield RayWorkers(jobs)
     finally:
@@ -153,6 +163,26 @@ def cluster_workers() -> Iterator[RayWorkers]:
         yield RayWorkers()
     finally:
         ray.shutdown()
+
+
+def _has_shared_memory() -> bool:
+    """Whether Ray can keep its objects in shared memory. Without it Ray would not start, or warn of slow objects."""
+    return os.access(SHARED, os.W_OK) and shutil.disk_usage(SHARED).free > OBJECT_STORE
+
+
+def _cannot_start(error: Exception, folder: Path) -> DataError:
+    """Why Ray did not start: a folder for its files that is full or closed, or what it says itself."""
+    if known := machine_error(error, "RAY_TMPDIR"):
+        return known
+    if "AF_UNIX" not in str(error) and shutil.disk_usage(folder if folder.exists() else folder.parent).free < ROOM:
+        return DataError(
+            f"Ray has no room for its files in {folder}", hint=DISK_FULL.replace("XTRREP_HOME", "RAY_TMPDIR")
+        )
+    reason = str(error).strip().partition("\n")[0]
+    return DataError(
+        f"Ray could not start on this machine: {reason}",
+        hint="export RAY_TMPDIR=/tmp, or another short path with room; `xtrrep doctor` checks temporary files",
+    )
 
 
 def _need_ray() -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtrrep import artifacts
 from xtrrep import config as configs
-from xtrrep.console import DataError, typed
+from xtrrep.console import DataError, machine_error, typed
 from xtrrep.retrieval.latency import hardware
 
 if TYPE_CHECKING:
@@ -213,7 +213,9 @@ def read(folder: Path) -> Result:
         told["means"] = {key: tuple(group) for key, group in told["means"].items()}
         return Result(**{key: _tuple(value) for key, value in told.items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no result of an experiment ({error!r})", hint=f"rm -r {typed(folder)}") from None
+        raise machine_error(error) or DataError(
+            f"{path} is not the result of an experiment ({error!r})", hint=f"rm -r {typed(folder)}"
+        ) from None
 
 
 def _tuple(value: Any) -> Any:

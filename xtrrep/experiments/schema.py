@@ -58,7 +58,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from xtrrep.console import UsageError, XtrrepError, suggest
+from xtrrep.console import UsageError, XtrrepError, machine_error, suggest
 from xtrrep.experiments.analyses import analyses
 from xtrrep.experiments.cell import Overrides, parse_overrides
 from xtrrep.measure.evaluate import parse as parse_measures
@@ -213,7 +213,9 @@ def read_file(path: Path, scale: str) -> File:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", hint="the path of a YAML file") from None
+        raise machine_error(error) or UsageError(
+            f"{path} cannot be read: {error}", hint="the path of a YAML file"
+        ) from None
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()

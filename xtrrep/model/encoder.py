@@ -37,7 +37,7 @@ def device_of(name: str) -> str:
     try:
         kind = torch.device(name).type
     except RuntimeError:
-        raise UsageError(f"machine.device={name!r} is no device", hint="auto, cpu, cuda or cuda:1") from None
+        raise UsageError(f"machine.device={name!r} is not a device", hint="auto, cpu, cuda or cuda:1") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise DataError(f"machine.device={name} but torch sees no GPU", hint="machine.device=cpu")
     return name
@@ -132,8 +132,8 @@ def _fit_tokenizer(model: MultiVectorEncoder, name: str, expands: bool, hint: st
     words = max(tokenizer.get_vocab().values(), default=-1) + 1
     if words > rows:
         raise DataError(
-            f"the tokenizer of {name} has {words:,} words and the embedding only {rows:,} rows",
-            hint="model.resize_token_embeddings(len(tokenizer)) in transformers, and save the model again",
+            f"the tokenizer of {name} has {words:,} tokens, but the model has embeddings for only {rows:,} of them",
+            hint="call model.resize_token_embeddings(len(tokenizer)) in Python, and save the model again",
         )
 
 
@@ -161,7 +161,7 @@ def _keep_layers(transformer: Any, count: int) -> None:
         raise DataError(f"cannot cut layers of a {type(backbone).__name__}", hint="model.layers=null")
     if not 1 <= count <= len(layers):
         raise DataError(
-            f"model.layers={count}, but the layers of {type(backbone).__name__} are {len(layers)}",
+            f"model.layers={count}, but the {type(backbone).__name__} has {len(layers)} layers",
             hint=f"from 1 to {len(layers)}, or null for all",
         )
     del layers[count:]
@@ -260,7 +260,7 @@ def check_length(model: MultiVectorEncoder, name: str, length: int) -> None:
     limit = position_limit(model[0])
     if limit is not None and length > limit:
         raise UsageError(
-            f"{name}={length} is above the backbone's limit of {limit} tokens", hint=f"{name}={limit} is the most"
+            f"{name}={length} is too long: the backbone reads {limit} tokens at most", hint=f"{name}={limit}"
         )
 
 

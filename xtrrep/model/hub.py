@@ -18,7 +18,7 @@ from typing import Any, Literal
 from xtrrep import config as configs
 from xtrrep.artifacts import digest, write_json
 from xtrrep.artifacts.hashes import hash_file
-from xtrrep.console import DataError, request_reason, say
+from xtrrep.console import DataError, machine_error, request_reason, say
 from xtrrep.model import weights
 from xtrrep.model.released import doubt, resolve
 
@@ -219,6 +219,10 @@ def snapshot(name: str, revision: str | None) -> Path:
         except DataError:
             raise
         except Exception as error:  # whatever the HTTP library under the client raises; its types change with it
+            if full := machine_error(error, "HF_HOME"):
+                if copy := cached_folder(name, revision):
+                    return copy
+                raise full from error
             problem = f"the download failed ({request_reason(error)})"
             status = getattr(getattr(error, "response", None), "status_code", 500)
             if wait is None or (400 <= status < 500 and status not in (408, 429)):

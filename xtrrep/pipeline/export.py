@@ -13,7 +13,7 @@ import pandas as pd
 from xtrrep import artifacts
 from xtrrep import config as configs
 from xtrrep.config import Config, Source
-from xtrrep.console import DataError, UsageError, request_reason
+from xtrrep.console import DataError, UsageError, machine_error, request_reason
 from xtrrep.measure.evaluate import canonical
 from xtrrep.measure.significance import interval
 from xtrrep.pipeline import Plan
@@ -67,7 +67,9 @@ def push(folder: Path, repository: str) -> str:
     except Exception as error:  # whatever the HTTP library under the client raises; its types change with it
         why = request_reason(error)
         hint = f"hf auth login, then `hf upload {repository} {folder}`; the folder is complete"
-        raise DataError(f"could not push to {repository} ({why})", hint=hint) from error
+        raise machine_error(error, "HF_HOME") or DataError(
+            f"could not push to {repository} ({why})", hint=hint
+        ) from error
     return str(info.commit_url)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from xtrrep import config as configs
 from xtrrep.config import Config, Recipe, Source
 from xtrrep.config.yaml_file import check_keys, need_list, need_mapping, need_number, read_yaml
-from xtrrep.console import DataError
+from xtrrep.console import DataError, machine_error
 from xtrrep.data import resolve
 from xtrrep.pipeline import Plan, Step
 from xtrrep.pipeline.identity import lengths_of
@@ -124,7 +124,9 @@ def calibration(path: Path | None = None) -> Calibration | None:
             raise ValueError("a rate that is not positive")
         return Calibration(str(found["hardware"]), str(found["backbone"]), rates, bool(found.get("assumed", False)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise DataError(f"{path} is no calibration ({error})", hint="xtrrep calibrate makes one") from None
+        raise machine_error(error) or DataError(
+            f"{path} is not a calibration ({error})", hint="xtrrep calibrate makes one"
+        ) from None
 
 
 def _words(data_id: str) -> float | None:

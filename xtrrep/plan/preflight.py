@@ -24,6 +24,7 @@ from xtrrep.pipeline import Plan, Step
 from xtrrep.pipeline.identity import needs_model, precision_of, runs_on_gpu, train_data_of
 from xtrrep.pipeline.stages.searching import one_search
 from xtrrep.pipeline.stages.table import STAGES
+from xtrrep.plan import environment
 from xtrrep.retrieval.engines import TokenEngine, engine_of, engines
 
 
@@ -347,9 +348,10 @@ def doctor() -> list[tuple[str, bool | None, str, str]]:
     existing = next(p for p in (home, *home.parents) if p.exists())
     free = shutil.disk_usage(existing).free / 1e9
     rows.append(("disk", free > 2, f"{free:.1f} GB free for {home}", "set XTRREP_HOME to a larger disk"))
-    writable = os.access(existing, os.W_OK)
-    rows.append(("writable", writable, str(home), "set XTRREP_HOME to a folder you may write to"))
-    rows += _environment()
+    fault = environment.why_not_writable(existing)
+    finding = f"{home}: {fault}" if fault else str(home)
+    rows.append(("writable", not fault, finding, "set XTRREP_HOME to a folder you may write to"))
+    rows += environment.rows()
     reach = weights.hub_reachable()
     finding = "reachable" if reach else "offline: scale=demo and local folders only"
     rows.append(("model hub", True if reach else None, finding, "a network, and HF_HUB_OFFLINE unset"))
@@ -357,68 +359,6 @@ def doctor() -> list[tuple[str, bool | None, str, str]]:
     fine = None if not data else Path(data).is_dir()
     rows.append(("XTRREP_DATA", fine, data or "not set", "export XTRREP_DATA=FOLDER of BEIR folders"))
     return rows
-
-
-def _environment() -> list[tuple[str, bool | None, str, str]]:
-    """Rows of `doctor` about the user and the folders that libraries write to by themselves."""
-    import getpass
-    import os
-    import tempfile
-
-    rows: list[tuple[str, bool | None, str, str]] = []
-    try:
-        rows.append(("user", True, getpass.getuser(), ""))
-    except (KeyError, OSError):
-        rows.append(("user", False, f"user id {os.getuid()} has no name", "export LOGNAME=me"))
-    try:
-        home = Path.home()
-        fine = True if os.access(home, os.W_OK) else None
-        finding = str(home) if fine else f"{home} is not there or cannot be written: caches of libraries go nowhere"
-        rows.append(("home folder", fine, finding, "export HOME=FOLDER, one that you may write to"))
-    except (RuntimeError, KeyError):
-        rows.append(
-            (
-                "home folder",
-                None,
-                "there is none: caches of libraries go nowhere",
-                "export HOME=FOLDER, one that you may write to",
-            )
-        )
-    asked = os.environ.get("TMPDIR")
-    try:
-        place = Path(tempfile.gettempdir())
-        free = shutil.disk_usage(place).free / 1e9
-        fits = asked is None or place == Path(asked)
-        finding = f"{free:.1f} GB free in {place}" + ("" if fits else f", since TMPDIR={asked} cannot be written")
-        row = ("temporary files", free > 0.1 and (True if fits else None), finding)
-        rows.append((*row, "export TMPDIR=FOLDER with 0.1 GB free"))
-    except OSError as error:
-        rows.append(("temporary files", False, str(error), "export TMPDIR=FOLDER, one that you may write to"))
-    shared = Path("/dev/shm")
-    if sys.platform == "linux":
-        fine = os.access(shared, os.W_OK)
-        finding = f"{shutil.disk_usage(shared).free / 1e9:.1f} GB free" if fine else f"{shared} is missing or read-only"
-        rows.append(("shared memory", True if fine else None, finding, "mount -t tmpfs tmpfs /dev/shm, as root"))
-    for name, folder in _caches().items():
-        near = next(p for p in (folder, *folder.parents) if p.exists())
-        full = shutil.disk_usage(near).free < 1e8
-        fine = os.access(near, os.W_OK) and not full
-        finding = (
-            str(folder) if fine else f"{folder} is {'full' if full else 'not writable'}: nothing new is kept there"
-        )
-        rows.append(
-            (f"cache {name}", True if fine else None, finding, f"export {name}=FOLDER, one that you may write to")
-        )
-    return rows
-
-
-def _caches() -> dict[str, Path]:
-    """Where libraries keep downloads, by the variable that names it."""
-    import os
-
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME") or "/") / ".cache")
-    places = {"HF_HOME": cache / "huggingface", "IR_DATASETS_HOME": cache.parent / ".ir_datasets"}
-    return {name: Path(os.environ.get(name) or place).expanduser() for name, place in places.items()}
 
 
 def _attempt(what: str, probe: Any) -> tuple[str, bool | None, str, str]:

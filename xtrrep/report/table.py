@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from xtrrep.artifacts import write_atomic, write_json
-from xtrrep.console import DataError, typed
+from xtrrep.console import DataError, machine_error, typed
 
 MISSING = "—"  # a cell that was not run; never 0.0
 WORDS = 40  # characters: a longer text runs over several lines of HTML
@@ -234,8 +234,8 @@ def read_table(path: Path) -> Table:
         told = json.loads(path.read_text(encoding="utf-8"))
         return Table(**{**told, "marks": {(row, column): mark for row, column, mark in told["marks"]}})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is no table of xtrrep ({error!r})", hint=f"make it again, or rm {typed(path)}"
+        raise machine_error(error) or DataError(
+            f"{path} is not a table of xtrrep ({error!r})", hint=f"make it again, or rm {typed(path)}"
         ) from None
 
 

@@ -19,7 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from xtrrep.console import DataError
+from xtrrep.console import DataError, machine_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,7 +116,7 @@ def from_first(work: Callable[[], T]) -> T:
     heard: list[Any] = [False, None]
     torch.distributed.broadcast_object_list(heard, src=0)
     if not heard[0]:
-        raise DataError("the first process of this training stopped", hint="what it said stands above")
+        raise DataError("the first process of this training stopped", hint="its error is printed above")
     return heard[1]  # type: ignore[no-any-return]
 
 
@@ -126,11 +126,11 @@ def lost_explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if size() == 1 or not LOST.search(str(error)):
+        if size() == 1 or machine_error(error) or not LOST.search(str(error)):
             raise
         raise DataError(
             f"another process of this training ended ({str(error).strip().partition(chr(10))[0][:120]})",
-            hint="what it said stands above; the same command continues from the last checkpoint",
+            hint="its error is printed above; the same command continues from the last checkpoint",
         ) from error
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from xtrrep.console import DataError
-from xtrrep.data.triples import Streamed
+from xtrrep.data.streamed import Streamed
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -84,7 +84,7 @@ class Stream:
     def close(self) -> None:
         """Leave the source as it was after the last batch given: the thread has read further."""
         if isinstance(self.source, Streamed):
-            self.source.bad = (self.position or {}).get("bad", 0)
+            self.source.go_to(self.position)
 
     def _fill(self, ready: queue.Queue[tuple[Any, Any]], stop: threading.Event) -> None:
         try:

@@ -210,7 +210,7 @@ def _settings(place: str, name: str, revision: str | None) -> dict[str, Any]:
         except EntryNotFoundError:
             return {}
         except Exception as error:  # the hub's client and its HTTP library each raise their own kinds
-            raise machine_error(error) or _cannot_load(place, error) from None
+            raise machine_error(error, "HF_HOME") or _cannot_load(place, error) from None
     if not path.is_file():
         return {}
     try:
@@ -243,7 +243,7 @@ def _load(place: str, cross: bool, n_doc: int, device: str, revision: str | None
     try:
         model = kind(place, device=device, revision=None if Path(place).is_dir() else revision)
     except Exception as error:  # safetensors, the tokenizer, the hub's client: each raises its own kinds
-        raise machine_error(error) or _cannot_load(place, error) from None
+        raise machine_error(error, "HF_HOME") or _cannot_load(place, error) from None
     if cross and model.num_labels != 1:
         raise DataError(
             f"the teacher {place} has {model.num_labels} outputs, and a score is one",
@@ -319,7 +319,9 @@ def _extract(archive: Path, files: Path, name: str) -> None:
                     raise DataError(f"{name} holds {member.filename!r}, which leads out of its folder", hint=AGAIN)
             total = sum(member.file_size for member in members)
             if total > INFLATED * archive.stat().st_size:
-                raise DataError(f"{name} would unpack to {total / 1e6:.0f} MB, which is no model's size", hint=AGAIN)
+                raise DataError(
+                    f"{name} would unpack to {total / 1e6:.0f} MB, which is too large for a model", hint=AGAIN
+                )
             with progress(total, "unpack", "B") as bar:
                 for member in members:
                     content.extract(member, files)

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from xtrrep.artifacts import write_json
 from xtrrep.config import Distill, Loop, Machine, Precision
-from xtrrep.console import DataError, UsageError, progress, say
-from xtrrep.data.triples import Streamed
+from xtrrep.console import DataError, UsageError, machine_error, progress, say
+from xtrrep.data.streamed import Streamed
 from xtrrep.model.encoder import check_length
 from xtrrep.model.precision import describe, resolve_precision, timing_facts
 from xtrrep.train import distributed, memory, temperature
@@ -220,6 +220,8 @@ def _train(
     if resume and start["step"] >= loop.steps:
         # Killed between the last step and the saved model. The library would train one step more.
         model.load_state_dict(weights_of(resume))
+        if isinstance(dataset, Streamed):
+            dataset.go_to(start["stream"])
         return
     torch.manual_seed(loop.seed)
     # Without this, every save asks the hub about the names of local folders.
@@ -245,7 +247,9 @@ def _train(
         except Exception as error:
             if machine.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 reason = str(error).strip().partition("\n")[0]
-                raise DataError(f"torch.compile failed: {reason}", hint="machine.compile=false") from error
+                raise machine_error(error, "TORCHINDUCTOR_CACHE_DIR") or DataError(
+                    f"torch.compile failed: {reason}", hint="machine.compile=false"
+                ) from error
             raise
 
 

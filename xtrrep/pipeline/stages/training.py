@@ -121,7 +121,8 @@ def train_spec(cfg: Config, specs: Specs) -> Spec:
     config = loop_config(cfg, cfg.train)
     content = dict(weights_identity(cfg.model.backbone, cfg.model.revision))
     if cfg.train.triples is not None:
-        from xtrrep.data.triples import BLOCK, local_files
+        from xtrrep.data.streamed import BLOCK
+        from xtrrep.data.triples import local_files
 
         files = local_files(cfg.train.triples)  # refuses a missing one before anything runs
         content |= _source_content("triples", cfg.train.triples, cfg.train.revision, files)
@@ -150,7 +151,17 @@ def train_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[st
         say(f"  note: {text}")
     model = build(cfg.model, device_named(cfg.machine.device))
     facts = _fit(replace(cfg, stage=TrainStage.contrastive), specs, folders, out, model, triples, contrastive)
-    return {**facts, "odd": odd}
+    return {**facts, "odd": odd + _odd_rows(triples)}
+
+
+def _odd_rows(rows: Any) -> list[str]:
+    """What is odd about the rows of a stream, which is known after the training; said once."""
+    from xtrrep.data.streamed import Streamed
+
+    odd = rows.what_was_odd() if isinstance(rows, Streamed) else []
+    for text in odd:
+        say(f"  note: {text}")
+    return odd
 
 
 def scored_spec(cfg: Config, specs: Specs) -> Spec:
@@ -197,7 +208,7 @@ def distill_spec(cfg: Config, specs: Specs) -> Spec:
         upstream["scored"] = specs["scored"].fingerprint
     else:
         from xtrrep.data.scored import local_files
-        from xtrrep.data.triples import BLOCK
+        from xtrrep.data.streamed import BLOCK
 
         lists = str(cfg.distill.lists)
         files = local_files(lists)
@@ -221,7 +232,7 @@ def distill_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[
         seed=cfg.distill.seed,
         max_bad_rows=cfg.distill.max_bad_rows,
     )
-    odd = [] if "scored" in folders else what_is_odd(source)
+    odd = [] if "scored" in folders else what_is_odd(source, lists)
     for text in odd:
         say(f"  note: {text}")
     model = load(folders["train"] / "model", cfg.model, device_named(cfg.machine.device))
