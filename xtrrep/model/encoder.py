@@ -260,7 +260,8 @@ def check_length(model: MultiVectorEncoder, name: str, length: int) -> None:
     limit = position_limit(model[0])
     if limit is not None and length > limit:
         raise UsageError(
-            f"{name}={length} is too long: the backbone reads {limit} tokens at most", hint=f"{name}={limit}"
+            f"{name}={length} is too long: the backbone reads {limit} tokens at most",
+            hint=f"{name}={limit} is the most that this backbone reads",
         )
 
 
