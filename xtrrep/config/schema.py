@@ -31,9 +31,9 @@ class Projection(Enum):
 
 class Precision(Enum):
     auto = "auto"  # the faster of fp32 and bf16 on this processor, timed once; bf16 on a GPU that has it
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
+    fp32 = "fp32"  # 32-bit floating point
+    bf16 = "bf16"  # 16 bits with the range of fp32
+    fp16 = "fp16"  # 16 bits with a smaller range
 
 
 class Scorer(Enum):
@@ -42,7 +42,7 @@ class Scorer(Enum):
 
 
 class TrainStage(Enum):
-    contrastive = "contrastive"
+    contrastive = "contrastive"  # from triples
     kd = "kd"  # then distilled from a teacher's scores; setup (II) only
 
 
@@ -54,8 +54,8 @@ class Objective(Enum):
 
 
 class Z(Enum):
-    retrieved = "retrieved"
-    positive_clamped = "positive_clamped"
+    retrieved = "retrieved"  # query tokens that retrieved something of the document, at least 1
+    positive_clamped = "positive_clamped"  # query tokens whose maximum is positive, at least 1e-3
 
 
 class Unretrieved(Enum):
@@ -64,18 +64,18 @@ class Unretrieved(Enum):
 
 
 class Mask(Enum):
-    topk = "topk"
+    topk = "topk"  # only the k_train best tokens of the pool count
     none = "none"  # every token counts as retrieved: PrimeQA's defect, a mean of plain maxima
 
 
 class ContrastiveLoss(Enum):
-    contrastive = "contrastive"
+    contrastive = "contrastive"  # cross-entropy over the documents of the batch
     cached = "cached"  # GradCache: the same gradients from forward passes of train.mini_batch texts
 
 
 class DistillLoss(Enum):
-    kl = "kl"
-    margin_mse = "margin_mse"
+    kl = "kl"  # KL divergence from the teacher's distribution over a query's candidates
+    margin_mse = "margin_mse"  # squared error of score differences to the best candidate
 
 
 class KdMulti(Enum):
@@ -85,8 +85,8 @@ class KdMulti(Enum):
 
 class Scoring(Enum):
     model = "model"  # as the model was trained
-    colbert = "colbert"
-    xtr = "xtr"
+    colbert = "colbert"  # MaxSim over the documents of the retrieved tokens
+    xtr = "xtr"  # retrieved tokens, and imputed scores for the rest
     run = "run"  # the scores of retrieve.from_run, as they are
 
 
@@ -97,70 +97,70 @@ class Missing(Enum):
 
 class SelfMatch(Enum):
     collection = "collection"  # drop the query's own document where data.drop_self says so
-    keep = "keep"
+    keep = "keep"  # rank it like any other
 
 
 @dataclass
 class Model:
     """The encoder. Lengths are in tokens, special tokens included."""
 
-    source: Source = Source.trained
-    backbone: str = REQUIRED
-    revision: str | None = None
-    checkpoint: str | None = None
-    vectors: str | None = None  # a folder of documents/ and queries/ (xtrrep/store/imported.py)
+    source: Source = Source.trained  # where the weights come from
+    backbone: str = REQUIRED  # a hub id or folder of a transformer, which training starts from
+    revision: str | None = None  # of the backbone or checkpoint on the hub: a commit or tag; null: the newest
+    checkpoint: str | None = None  # with source=checkpoint: a hub id or folder
+    vectors: str | None = None  # with source=vectors: a folder of documents/ and queries/ (xtrrep/store/imported.py)
     normalize: bool = False  # imported vectors to unit length
-    layers: int | None = None  # keep the first n transformer layers
-    dim: int = 128
-    n_query: int = 32
-    n_doc: int = 300
-    projection: Projection = Projection.random
+    layers: int | None = None  # [layers] keep only the first; null: all
+    dim: int = 128  # [dimensions] length of a token vector
+    n_query: int = 32  # [tokens] queries are cut or filled up to this length
+    n_doc: int = 300  # [tokens] documents are cut at this length
+    projection: Projection = Projection.random  # how the layer above the backbone starts
     query_expansion: bool = True  # pad queries with [MASK] to n_query, scored but not attended
     skip_punctuation: bool = True  # documents only
-    seed: int = 42
+    seed: int = 42  # of the fresh projection
 
 
 @dataclass
 class Loop:
     """What contrastive training and distillation share."""
 
-    n_doc: int = 300  # document length in training
-    batch_size: int = 196
-    steps: int = 50000
-    learning_rate: float = 3e-5
-    warmup_ratio: float = 0.01
-    weight_decay: float = 0.0
-    grad_norm: float = 10.0
-    learn_temperature: bool = False
+    n_doc: int = 300  # [tokens] documents are cut at this length in training
+    batch_size: int = 196  # [queries] of one step, over all processes
+    steps: int = 50000  # [steps] length of the training
+    learning_rate: float = 3e-5  # at its highest; it falls linearly to 0
+    warmup_ratio: float = 0.01  # [share of steps] during which the learning rate rises
+    weight_decay: float = 0.0  # AdamW's
+    grad_norm: float = 10.0  # gradients are clipped at this norm
+    learn_temperature: bool = False  # train the temperature too
     temperature_lr: float | None = None  # null: learning_rate, as in the study
-    precision: Precision = Precision.bf16
-    seed: int = 42
-    checkpoint_every: int = 1000
-    eval_every: int | None = None  # steps; null: no evaluation during training
-    eval_data: str | None = None  # a small collection, searched exactly
-    max_bad_rows: int = 1000  # of the hub's rows, skipped and counted; one more ends the training
+    precision: Precision = Precision.bf16  # of the forward pass
+    seed: int = 42  # of order, dropout and everything random
+    checkpoint_every: int = 1000  # [steps] between checkpoints
+    eval_every: int | None = None  # [steps] between evaluations; null: none
+    eval_data: str | None = None  # a small collection to evaluate on during training, searched exactly
+    max_bad_rows: int = 1000  # [rows] of the hub, skipped and counted; one more ends the training
 
 
 @dataclass
 class Train(Loop):
     """Contrastive training."""
 
-    scorer: Scorer = Scorer.xtr
-    k_train: Any = 128  # one, or a list of several whose losses are averaged; null for ColBERT
-    objective: Objective = Objective.stated
-    z: Z | None = None  # null, here and below: what the objective says
-    missing: Unretrieved | None = None
-    mask: Mask | None = None
-    temperature: float | None = None  # null: by scorer
-    temperature_colbert: float = 1.0
-    temperature_xtr: float = 0.05
-    loss: ContrastiveLoss = ContrastiveLoss.contrastive
-    mini_batch: int = 32
+    scorer: Scorer = Scorer.xtr  # what is trained: MaxSim or the XTR objective
+    k_train: Any = 128  # [tokens] one, or a list of several whose losses are averaged; null for ColBERT
+    objective: Objective = Objective.stated  # which form of the XTR objective
+    z: Z | None = None  # what a score is divided by; null, here and in the next two: what the objective says
+    missing: Unretrieved | None = None  # what a document counts that nothing retrieved
+    mask: Mask | None = None  # which tokens count as retrieved
+    temperature: float | None = None  # scores are divided by it; null: one of the next two, by scorer
+    temperature_colbert: float = 1.0  # the temperature where scorer=colbert
+    temperature_xtr: float = 0.05  # the temperature where scorer=xtr
+    loss: ContrastiveLoss = ContrastiveLoss.contrastive  # how the loss is computed
+    mini_batch: int = 32  # [texts] of one forward pass with loss=cached
     data: str | None = None  # a collection with training qrels; hard negatives are mined with BM25
-    triples: str | None = None  # or a hub id / a local .jsonl or .parquet with query, positive, negative
+    triples: str | None = None  # or triples: a hub id, or a local .jsonl or .parquet with query, positive, negative
     revision: str | None = None  # of the hub's triples
-    max_triples: int | None = None
-    per_query: int | None = None  # of train.data, at most so many positives a query
+    max_triples: int | None = None  # [triples] read at most; null: all
+    per_query: int | None = None  # [positives] of train.data, at most so many for a query; null: all
 
 
 @dataclass
@@ -171,53 +171,56 @@ class Distill(Loop):
     steps: int = 20000
     learning_rate: float = 4e-6
     warmup_ratio: float = 0.0
-    loss: DistillLoss = DistillLoss.kl
-    kd_multi: KdMulti = KdMulti.losses
+    loss: DistillLoss = DistillLoss.kl  # which loss
+    kd_multi: KdMulti = KdMulti.losses  # how several k_train are combined
     min_max: bool | None = None  # both sides' scores to [0, 1] over a query's candidates; null: for kl, not margin_mse
-    temperature: float = 1.0
-    n_ways: int = 16  # candidates a query
+    temperature: float = 1.0  # the student's scores are divided by it
+    n_ways: int = 16  # [documents] candidates of a query
     data: str | None = None  # a collection whose BM25 candidates `teacher` scores
-    teacher: str = "pypi/all-mpnet-base-v2"
+    teacher: str = "pypi/all-mpnet-base-v2"  # pypi/NAME, or a cross-encoder by hub id or folder
     teacher_revision: str | None = None  # of a teacher on the hub
-    lists: str | None = None  # or a hub id / a local .jsonl or .parquet with query, documents, scores
+    lists: str | None = None  # or scored lists: a hub id, or a local .jsonl or .parquet with query, documents, scores
     revision: str | None = None  # of the hub's lists
-    max_queries: int | None = None
+    max_queries: int | None = None  # [queries] used at most; null: all
+
+
+MEASURES = ("nDCG@10", "Recall@100", "MRR@10", "Success@5")
 
 
 @dataclass
 class Data:
     """A collection to search. `loader` names where it comes from; see `xtrrep/data/`."""
 
-    id: str = REQUIRED
-    loader: str = REQUIRED
-    path: str | None = None
-    parts: list[str] | None = None  # collections that a mixture joins
-    split: str | None = None
-    n_query: int | None = None  # overrides model.n_query, e.g. 64 on ArguAna
-    n_doc: int | None = None  # overrides model.n_doc
-    drop_self: bool = False
-    measures: list[str] = field(default_factory=lambda: ["nDCG@10", "Recall@100", "MRR@10", "Success@5"])
-    max_queries: int | None = None  # n judged queries, evenly spread over their file
-    download_mb: int | None = None  # for the plan, like `size`
-    size: list[int] | None = None  # documents and judged queries
+    id: str = REQUIRED  # its name in tables and folders
+    loader: str = REQUIRED  # folder, ir_datasets, pydoc or mixture
+    path: str | None = None  # with loader=folder: a BEIR folder
+    parts: list[str] | None = None  # with loader=mixture: the collections that it joins
+    split: str | None = None  # whose judgements: qrels/SPLIT.tsv
+    n_query: int | None = None  # [tokens] overrides model.n_query, e.g. 64 on ArguAna
+    n_doc: int | None = None  # [tokens] overrides model.n_doc
+    drop_self: bool = False  # leave out the document that is the query itself (ArguAna, Quora)
+    measures: list[str] = field(default_factory=lambda: [*MEASURES])  # names of ir-measures
+    max_queries: int | None = None  # [judged queries] so many, evenly spread over their file; null: all
+    download_mb: int | None = None  # [MB] of its download, for the plan
+    size: list[int] | None = None  # [documents, judged queries] for the plan
 
 
 @dataclass
 class Encode:
-    precision: Precision = Precision.fp16
+    precision: Precision = Precision.fp16  # in which texts are encoded
     pool_factor: float = 1.0  # keep about 1 / pool_factor of a document's tokens, clustered (Clavié et al. 2024)
-    shard_documents: int = 8192
+    shard_documents: int = 8192  # [documents] in one file of vectors
 
 
 @dataclass
 class Retrieve:
-    scoring: Scoring = Scoring.model
-    k_prime: int | None = None  # null: k_prime_xtr or k_prime_colbert, by scoring
-    k_prime_xtr: int = 40000
-    k_prime_colbert: int = 4000
-    imputation: str = "min"
-    top_k: int = 100
-    rerank: int | None = None  # so many of the best once more, by exact MaxSim
+    scoring: Scoring = Scoring.model  # how documents are scored from tokens
+    k_prime: int | None = None  # [tokens] k', retrieved for each query token; null: the next two, by scoring
+    k_prime_xtr: int = 40000  # [tokens] k' under XTR scoring, where k_prime is null
+    k_prime_colbert: int = 4000  # [tokens] k' under ColBERT scoring, where k_prime is null
+    imputation: str = "min"  # stands in for a token that was not retrieved: min, zero, mean, percentile, power_law
+    top_k: int = 100  # [documents] kept of a query
+    rerank: int | None = None  # [documents] so many of the best ranked once more, by exact MaxSim
     from_run: str | None = None  # a TREC run file in place of an index: its documents, re-ranked by MaxSim
 
 
@@ -228,52 +231,52 @@ class Recipe(Enum):
 
 @dataclass
 class Latency:
-    threads: int = 1  # set before anything is imported
-    warmup: int = 10  # queries
-    repeats: int = 3
-    max_queries: int = 200  # the first n
-    recipe: Recipe = Recipe.single
+    threads: int = 1  # [threads] set before anything is imported
+    warmup: int = 10  # [queries] before the first that is timed
+    repeats: int = 3  # [times] every query is timed
+    max_queries: int = 200  # [queries] timed, the first of the file
+    recipe: Recipe = Recipe.single  # whose way of timing
 
 
 @dataclass
 class Protocol:
-    name: str = "stated"
-    missing_slots: Missing = Missing.drop
-    self_match: SelfMatch = SelfMatch.collection
+    name: str = "stated"  # the choice of protocol=
+    missing_slots: Missing = Missing.drop  # what a slot that the engine could not fill counts as
+    self_match: SelfMatch = SelfMatch.collection  # what happens to the document that is the query itself
 
 
 @dataclass
 class Analyze:
-    name: str = "k_prime"
+    name: str = "k_prime"  # which analysis; `xtrrep ls` lists them
     models: list[str] = field(default_factory=list)  # configs to compare; "untrained" is the backbone
-    k_primes: list[int] = field(default_factory=list)
-    nprobes: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])  # for `analyze.name=candidates`
+    k_primes: list[int] = field(default_factory=list)  # [tokens] the values of k' to compare
+    nprobes: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])  # [clusters] for `analyze.name=candidates`
     engines: list[str] = field(default_factory=list)  # choices of index=, for `analyze.name=engines`
-    measure: str = "nDCG@10"
-    resamples: int = 10000
-    bm25: bool = True
+    measure: str = "nDCG@10"  # a name of ir-measures
+    resamples: int = 10000  # [samples] of a bootstrap interval
+    bm25: bool = True  # add a row for BM25
 
 
 @dataclass
 class Machine:
     """Never part of a result's identity."""
 
-    device: str = "auto"
-    threads: int | None = None  # null: torch's and numpy's defaults, and one a core for an engine's search
-    encode_tokens: int | None = None  # a batch's, padding included; null: 2,048 on a CPU, 32,768 on a GPU
-    query_batch: int = 16  # queries a token search
+    device: str = "auto"  # auto, cpu, cuda or cuda:N
+    threads: int | None = None  # [threads] null: torch's and numpy's defaults, and one a core for an engine's search
+    encode_tokens: int | None = None  # [tokens] a batch's, padding included; null: 2,048 on a CPU, 32,768 on a GPU
+    query_batch: int = 16  # [queries] in one token search
     gradient_checkpointing: bool = False  # less memory, one more forward pass
     compile: bool = False  # torch.compile of the encoder in training
-    tensorboard: bool = True
-    wandb: bool = False
+    tensorboard: bool = True  # write its events beside the training log
+    wandb: bool = False  # send the training log to Weights & Biases
 
 
 @dataclass
 class Config:
-    setup: str = REQUIRED
-    config: str = REQUIRED
-    scale: str = REQUIRED
-    stage: TrainStage = TrainStage.contrastive
+    setup: str = REQUIRED  # I or II of the study
+    config: str = REQUIRED  # which model: colbert, xtr_k128 and so on
+    scale: str = REQUIRED  # how large: demo, lab or paper
+    stage: TrainStage = TrainStage.contrastive  # the last stage of training
     model: Model = field(default_factory=Model)
     train: Train = field(default_factory=Train)
     distill: Distill = field(default_factory=Distill)

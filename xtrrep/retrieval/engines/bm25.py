@@ -23,8 +23,8 @@ from xtrrep.retrieval.engines import Place, TextEngine, engines
 class Bm25Engine(TextEngine):
     scoring = "bm25"
 
-    k1: float
-    b: float
+    k1: float  # how soon a repeated word stops counting more
+    b: float  # how much the length of a document counts, from 0 to 1
 
     def __post_init__(self) -> None:
         if self.k1 <= 0 or not 0 <= self.b <= 1:

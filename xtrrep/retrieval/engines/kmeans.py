@@ -68,12 +68,12 @@ class IvfEngine(DocumentEngine):
     bytes_a_vector: ClassVar[int]
     """What an index keeps of a vector beside its residual."""
 
-    nbits: int
-    num_partitions: int | None
-    n_samples_kmeans: int | None
-    kmeans_niters: int
-    max_points_per_centroid: int
-    seed: int
+    nbits: int  # [bits] of a dimension of a residual
+    num_partitions: int | None  # [clusters] null: 2^floor(log2(16 sqrt(tokens)))
+    n_samples_kmeans: int | None  # [documents] that are clustered; null: 1 + 16 sqrt(120 documents)
+    kmeans_niters: int  # [iterations] of k-means
+    max_points_per_centroid: int  # [vectors] that k-means reads at most for each cluster
+    seed: int  # of k-means
 
     def __post_init__(self) -> None:
         positive(self, "num_partitions", "n_samples_kmeans", "kmeans_niters", "max_points_per_centroid")

@@ -107,18 +107,18 @@ class Searcher:
 class Plaid(kmeans.IvfEngine):
     """Of the index: nbits to seed, and `centroids_from`: the first so many documents, which k-means then draws from
     alone (None: all; docs/protocol.md 6.3). Of the search: `nprobe`, `n_full_scores`, and `chunk`, the candidate
-    documents scored at a time (None: the library's choice). gpu_memory: what of the index lies on a GPU."""
+    documents scored at a time (None: the library's choice)."""
 
     scoring = "colbert"
     at_search = frozenset({"nprobe", "n_full_scores"})
     speed_only = frozenset({"chunk", "gpu_memory"})
     bytes_a_vector = 14  # measured on NFCorpus, 45.7 in all at 2 bits (results/recorded/engines/nfcorpus.md)
 
-    nprobe: int
-    n_full_scores: int
-    chunk: int | None
-    gpu_memory: str
-    centroids_from: int | None = None
+    nprobe: int  # [clusters] probed for each query token
+    n_full_scores: int  # [documents] scored by their centroids; a quarter of them is decompressed
+    chunk: int | None  # [documents] scored at a time; null: the library's choice
+    gpu_memory: str  # how much of the index a GPU keeps: auto, low, medium or high
+    centroids_from: int | None = None  # [documents] the first, which alone are clustered; null: all
 
     def __post_init__(self) -> None:
         if self.nbits not in BITS:

@@ -93,15 +93,15 @@ class Scann(TokenEngine):
         "bf16": {"num_leaves": 20, "num_leaves_to_search": 10, "score": "bf16"},
     }
 
-    num_leaves: int
-    num_leaves_to_search: int
-    training_sample_size: int
-    score: str
-    dimensions_per_block: int
-    anisotropic_quantization_threshold: float
-    reorder: int | None
-    spherical: bool
-    repeatable: bool
+    num_leaves: int  # [leaves] partitions of the tree
+    num_leaves_to_search: int  # [leaves] searched for each query token
+    training_sample_size: int  # [vectors] from which the tree and its codes are learned
+    score: str  # ah (quantised), or bf16 or fp32: every vector of the searched leaves
+    dimensions_per_block: int  # [dimensions] that share one code
+    anisotropic_quantization_threshold: float  # how much errors along a vector count
+    reorder: int | None  # [hits] at least so many compared once more in full; null: none
+    spherical: bool  # partitions of unit vectors
+    repeatable: bool  # two builds are the same to the byte, in three times the time
 
     def __post_init__(self) -> None:
         positive(self, "num_leaves", "num_leaves_to_search", "training_sample_size", "dimensions_per_block", "reorder")

@@ -78,10 +78,10 @@ class Voyager(TokenEngine):
     at_search = frozenset({"ef"})
     optional = True
 
-    m: int
-    ef_construction: int
-    seed: int
-    ef: int
+    m: int  # [links] of each token
+    ef_construction: int  # [tokens] that a search keeps while the graph is built
+    seed: int  # of the graph
+    ef: int  # [tokens] that a search keeps, raised to k' where that is more
 
     def __post_init__(self) -> None:
         positive(self, "m", "ef_construction", "ef")

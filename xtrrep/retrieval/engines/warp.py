@@ -87,8 +87,7 @@ def _placement(memory: str, device: str) -> tuple[Any, bool]:
 @dataclass(frozen=True)
 class Warp(kmeans.IvfEngine):
     """Of the index: nbits to seed. Of the search: the rest, None meaning the library's own tuning for a query of
-    `tuned_tokens` tokens at `tuned_top_k`, resolved once and kept. memory: "mmap" or "ram", on a GPU "vram", or
-    "vram+ram" to fill the GPU first."""
+    `tuned_tokens` tokens at `tuned_top_k`, resolved once and kept."""
 
     scoring = "xtr"
     at_search = frozenset({*TUNED, "tuned_top_k", "tuned_tokens"})
@@ -96,14 +95,14 @@ class Warp(kmeans.IvfEngine):
     threads_keep_scores = False
     bytes_a_vector = 51  # measured on NFCorpus, 82.7 in all at 2 bits (results/recorded/engines/nfcorpus.md)
 
-    nprobe: int | None
-    t_prime: int | None
-    bound: int | None
-    max_candidates: int | None
-    centroid_score_threshold: float | None
-    tuned_top_k: int
-    tuned_tokens: int
-    memory: str
+    nprobe: int | None  # [clusters] searched for each query token
+    t_prime: int | None  # [tokens] t': where a walk over clusters has passed so many, its score is imputed
+    bound: int | None  # [clusters] that the walk ranks and looks at for each query token
+    max_candidates: int | None  # [documents] kept for ranking
+    centroid_score_threshold: float | None  # clusters whose centroid scores less are not searched
+    tuned_top_k: int  # [documents] that null values are tuned for
+    tuned_tokens: int  # [tokens] of a query that null values are tuned for
+    memory: str  # mmap or ram; on a GPU vram, or vram+ram to fill the GPU first
 
     def __post_init__(self) -> None:
         if self.nbits not in SEARCHED_BITS:
