@@ -111,6 +111,7 @@ def export(
     scale: Scale = None,
     push: Annotated[str | None, typer.Option("--push", help="upload the folder to the hub as ORG/NAME")] = None,
     json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Copy a trained model to FOLDER with a model card: settings, temperature, every score measured here.
 
@@ -124,7 +125,7 @@ def export(
     check(configs.compose(words), folder)  # before anything is trained
     if push is not None:
         exporting.check_repository(push)
-    result = work(words, "train", json=False, dry_run=False)
+    result = work(words, "train", json, dry_run)
     if result is None:
         return
     told = [word for word in words if not word.startswith("machine.")]
@@ -320,6 +321,7 @@ def search(
     scale: Scale = None,
     top: Annotated[int | None, typer.Option("--top", min=1, help="documents to print (5)")] = None,
     json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Search a collection for a typed query: the best documents with score and text.
 
@@ -335,6 +337,9 @@ def search(
     if top is not None or not any(word.startswith("retrieve.top_k=") for word in words):
         words.append(f"retrieve.top_k={top or 5}")
     plans = plans_of(words, "index")
+    if dry_run:
+        print_plan(plans, json)
+        return
     preflight.require(plans)
     set_threads_of(plans)
     done = pipeline.run(plans)
@@ -362,6 +367,7 @@ def explain(
         Path | None, typer.Option("--out", help="write the page with the heat map here too: FILE.html")
     ] = None,
     json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Show why a document scores what it scores for a typed query: token by token, under XTR and MaxSim.
 
@@ -380,6 +386,9 @@ def explain(
     words = merge(overrides, index=index, data=data, config=config, scale=scale)
     plans = plans_of(words, "index")
     typed.check_explainable(plans[0].cfg)
+    if dry_run:
+        print_plan(plans, json)
+        return
     if out is not None:
         out = writable(out)
     preflight.require(plans)
