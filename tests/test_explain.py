@@ -18,7 +18,7 @@ from xtrrep import pipeline
 from xtrrep.config import compose
 from xtrrep.console import DataError, UsageError
 from xtrrep.pipeline import query as typed
-from xtrrep.retrieval import explain
+from xtrrep.retrieval import explain, explain_page
 from xtrrep.retrieval.engines import Hits
 from xtrrep.retrieval.engines.exact import Searcher
 from xtrrep.retrieval.explain import Contributions, Explanation, Token, contributions
@@ -198,7 +198,7 @@ def made_up() -> Explanation:
 
 def test_the_page_escapes_marks_and_balances() -> None:
     found = made_up()
-    text = explain.as_html(found)
+    text = explain_page.as_html(found)
     page = Page(text)
     assert not page.has("script")
     assert SCRIPT in "".join(page.words)
@@ -226,20 +226,66 @@ def test_the_colour_scale_only_darkens_and_its_ink_is_readable() -> None:
         linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
         return sum(w * v for w, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
-    rules = [line.split("rgb(")[1].split(")") for line in explain.STYLE.split("}") if "rgb(" in line]
+    rules = [line.split("rgb(")[1].split(")") for line in explain_page.STYLE.split("}") if "rgb(" in line]
     grey = [luminance(colour) for colour, _ in rules]
     assert grey == sorted(grey, reverse=True)
-    assert len(set(grey)) == explain.LEVELS
+    assert len(set(grey)) == explain_page.LEVELS
     for value, (_, rest) in zip(grey, rules, strict=True):
         contrast = (value + 0.05) / 0.05 if "#000" in rest else 1.05 / (value + 0.05)
         assert contrast >= 4.5
+
+
+def test_expansion_tokens_are_one_row_and_the_next_document_is_named(home: Path) -> None:
+    scores = searched("retrieve.k_prime=200")
+    first, second = list(scores)[:2]
+    found = explained("retrieve.k_prime=200", document=first)
+    whole, grouped = explain.table(found), explain.table(found, grouped=True)
+    count = len(found.expansion)
+    assert count > 2
+    assert len(grouped.rows) == len(whole.rows) - count + 1
+    assert grouped.rows[-1][0] == f"{count} x [MASK] (expansion)"
+    assert grouped.rows[-1][4] == pytest.approx(sum(float(row[4]) for row in whole.rows[-count:]))  # type: ignore[arg-type]
+    assert sum(float(row[5]) for row in grouped.rows) == pytest.approx(100, abs=0.6)  # type: ignore[arg-type]
+    assert found.rival is not None
+    assert found.rival.document == second
+    assert found.rival.difference.sum() == pytest.approx(scores[first] - scores[second], abs=1e-4)
+    said = "\n".join(explain.in_words(found))
+    assert f"ahead of the next document, {second}" in said
+    text = explain_page.as_html(found)
+    page = Page(text)
+    assert page.has("details")
+    assert f"{count} expansion tokens, {grouped.rows[-1][5]:.1f} % of XTR" in text
+    cells = [attrs for tag, attrs in page.tags if tag == "td" and "cell" in (attrs.get("class") or "")]
+    assert len(cells) == found.similarities.size  # each once, the expansion's behind a line that opens
+
+
+def test_a_smaller_k_prime_is_what_search_would_give(home: Path) -> None:
+    best = next(iter(searched("retrieve.k_prime=100000")))
+    found = explained("retrieve.k_prime=100000", document=best)
+    assert found.evidence.sources.count("imputed") == 0
+    assert found.smaller
+    for other in found.smaller:
+        again = explained(f"retrieve.k_prime={other.k_prime}", document=best)
+        assert again.evidence.sources.count("imputed") == other.imputed > 0
+        assert again.xtr_sum == pytest.approx(other.xtr, abs=1e-4)
+    assert "query tokens would be imputed" in explain.table(found).terminal()
+
+
+def test_maxsim_decides_where_search_ranks_by_it(home: Path) -> None:
+    words = ("retrieve.scoring=colbert", "retrieve.k_prime=100000")
+    scores = searched(*words)
+    first, second = list(scores)[:2]
+    found = explained(*words, document=first)
+    assert found.rival is not None
+    assert found.rival.difference.sum() == pytest.approx(scores[first] - scores[second], abs=1e-4)
+    assert explained(*words, document=list(scores)[-1]).rival is None
 
 
 def test_a_document_without_a_hit_is_no_candidate() -> None:
     found = made_up()
     nothing = replace(found, evidence=Contributions(found.evidence.hits * np.nan, np.ones(2), ["imputed"] * 2, False))
     assert "no search returns it" in explain.table(nothing).terminal()
-    assert "No candidate" in explain.as_html(nothing)
+    assert "No candidate" in explain_page.as_html(nothing)
     assert explain.as_json(nothing)["candidate"] is False
 
 
@@ -290,7 +336,7 @@ def test_a_phone_scrolls_the_figure_not_the_page(home: Path, tmp_path: Path) -> 
     from playwright.sync_api import sync_playwright  # type: ignore[import-not-found,unused-ignore]
 
     path = tmp_path / "why.html"
-    path.write_text(explain.as_html(explained("retrieve.k_prime=60")))
+    path.write_text(explain_page.as_html(explained("retrieve.k_prime=60")))
     with sync_playwright() as tools:
         browser = tools.chromium.launch(executable_path=shutil.which("chromium"), chromium_sandbox=False)
         page = browser.new_page(viewport={"width": 400, "height": 800})

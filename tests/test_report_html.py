@@ -31,7 +31,7 @@ from xtrrep.experiments.run import describe
 from xtrrep.measure.significance import Difference
 from xtrrep.report import html, sections
 from xtrrep.report.table import Table
-from xtrrep.retrieval import explain
+from xtrrep.retrieval import explain_page
 from xtrrep.retrieval.explain import Contributions, Explanation, Token
 from xtrrep.retrieval.retrieve import Setting
 
@@ -248,7 +248,7 @@ def explained(results: Path, query: str = "a <script>alert(1)</script> graph", l
     hits = np.where(similarities > 0.8, similarities, np.float32(np.nan))
     found = Explanation(query, 'd"<1>', "the text", "exact", Setting("xtr", 20), tokens, document, similarities,
                         Contributions(hits, np.array([0.75, 0.5, 0.25]), ["hit", "hit", "imputed"], True))  # fmt: skip
-    return explain.save(found, Spec("index", "mini-exact", 1, {}), results)
+    return explain_page.save(found, Spec("index", "mini-exact", 1, {}), results)
 
 
 def record(recorded: Path) -> None:
@@ -628,7 +628,7 @@ def test_an_explanation_is_a_page_of_the_report(everything: tuple[Path, Path], t
     assert [cell.rstrip("=") for cell in heat[1][3:]] == [f"{100 * float(value):.0f}" for value in rows[1][1:]]
     table = list(csv.DictReader((source / "table.csv").read_text().splitlines()))
     shown = [value for row in page.data for value in row]
-    assert shown == [row[name] for row in table for name in ("similarity", "XTR contribution")]
+    assert shown == [row[name] for row in table for name in ("similarity", "XTR contribution", "share, %")]
 
 
 def test_explanations_give_way_where_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

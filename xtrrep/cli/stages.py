@@ -398,8 +398,9 @@ def explain(
     done = pipeline.run(plans)
     found = typed.explain(plans[0], done.folders[0], query, doc)
     from xtrrep.retrieval import explain as explaining
+    from xtrrep.retrieval import explain_page
 
-    page = explaining.save(found, plans[0].specs["index"], configs.results_root()) / "page.html"
+    page = explain_page.save(found, plans[0].specs["index"], configs.results_root()) / "page.html"
     say(f"wrote {relative(page)}")
     if out is not None:
         from xtrrep.artifacts import write_atomic
@@ -409,5 +410,5 @@ def explain(
     if json:
         print_json(explaining.as_json(found))
         return
-    print(explaining.table(found).terminal())
+    print(explaining.table(found, grouped=True).terminal())
     print(f"\n{' '.join(found.text.split())[:300]}")

@@ -124,7 +124,7 @@ def explain(p: Plan, folders: Folders, query: str, document: str) -> Explanation
 
     Raises UsageError as `check_explainable` and DataError as `document_text`.
     """
-    from xtrrep.retrieval.explain import Explanation, contributions, tokens_of
+    from xtrrep.retrieval.explain import Explanation, at_smaller, contributions, next_document, tokens_of
     from xtrrep.store.encode import Store
 
     cfg, specs = p.cfg, p.specs
@@ -137,6 +137,7 @@ def explain(p: Plan, folders: Folders, query: str, document: str) -> Explanation
     # ColBERT imputes nothing: beside it stands what XTR would make of the same k' hits.
     setting = replace(setting_of(cfg), drop_self=False, imputation=cfg.retrieve.imputation)
     imputations.get(setting.imputation)
+    searcher = open_index(cfg, specs, folders)
     return Explanation(
         query=query,
         document=document,
@@ -149,5 +150,7 @@ def explain(p: Plan, folders: Folders, query: str, document: str) -> Explanation
             documents.vocabulary_ids(np.arange(documents.offsets[number], documents.offsets[number + 1])),
         ),
         similarities=vectors @ documents.vectors(number).astype("float32").T,
-        evidence=contributions(open_index(cfg, specs, folders), documents, vectors, number, setting),
+        evidence=contributions(searcher, documents, vectors, number, setting),
+        smaller=at_smaller(searcher, documents, vectors, number, setting),
+        rival=next_document(searcher, documents, vectors, number, setting),
     )

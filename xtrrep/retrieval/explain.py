@@ -7,21 +7,16 @@ is what XTR sums; the similarities beside it are exact.
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrrep import artifacts
-from xtrrep.artifacts import Spec
-from xtrrep.report.page import page
 from xtrrep.report.table import Table
 from xtrrep.retrieval.engines import TokenSearcher
 from xtrrep.retrieval.rank import imputed_values, with_empty_slots
-from xtrrep.retrieval.retrieve import Setting, host_search
+from xtrrep.retrieval.retrieve import Setting, host_search, rank_query
 from xtrrep.store.encode import Store
 
 WORD, SPECIAL, EXPANSION, POOLED = "word", "special", "expansion", "pooled"
@@ -59,6 +54,23 @@ class Contributions:
 
 
 @dataclass(frozen=True)
+class Smaller:
+    """The same document at a smaller k': how many query tokens are imputed there, and the score."""
+
+    k_prime: int
+    imputed: int
+    xtr: float
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The document ranked next. difference: (T,) what each query token gives the explained document more than it."""
+
+    document: str
+    difference: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Explanation:
     """A query and a document, token by token. `similarities` are (T, S) dot products of unit vectors."""
 
@@ -71,6 +83,14 @@ class Explanation:
     document_tokens: list[Token]
     similarities: NDArray[np.float32]
     evidence: Contributions
+    smaller: tuple[Smaller, ...] = ()
+    rival: Rival | None = None
+
+    @property
+    def expansion(self) -> list[int]:
+        """The query tokens that fill up the query, where there are several: pages show them as one row."""
+        found = [t for t, token in enumerate(self.query_tokens) if token.kind == EXPANSION]
+        return found if len(found) > 1 else []
 
     @property
     def maxsim(self) -> NDArray[np.float64]:
@@ -136,24 +156,103 @@ def contributions(
     return Contributions(hits, xtr, sources, not imputed.all())
 
 
+def at_smaller(
+    searcher: TokenSearcher, documents: Store, vectors: NDArray[np.float32], number: int, setting: Setting
+) -> tuple[Smaller, ...]:
+    """The document's XTR score at each power of ten below k', from 10 on, where something of it is imputed."""
+    found = []
+    for k_prime in (10**power for power in range(5, 0, -1)):
+        if k_prime < setting.k_prime:
+            other = contributions(searcher, documents, vectors, number, replace(setting, k_prime=k_prime))
+            if imputed := other.sources.count(IMPUTED):
+                found.append(Smaller(k_prime, imputed, float(other.xtr.sum())))
+    return tuple(found)
+
+
+def next_document(
+    searcher: TokenSearcher, documents: Store, vectors: NDArray[np.float32], number: int, setting: Setting
+) -> Rival | None:
+    """The document that a search ranks right behind `number`; None where it ranks none there."""
+    ranked = [name for name, _ in rank_query(searcher, documents, vectors, setting)]
+    name = documents.ids[number]
+    if name not in ranked[:-1]:
+        return None
+    other = ranked[ranked.index(name) + 1]
+    given = []
+    for place in (number, documents.ids.index(other)):
+        if setting.scoring == "xtr" and not setting.rerank:
+            given.append(contributions(searcher, documents, vectors, place, setting).xtr)
+        else:
+            given.append((vectors @ documents.vectors(place).astype(np.float32).T).max(axis=1))
+    return Rival(other, np.asarray(given[0] - given[1], np.float64))
+
+
 # --- as text -------------------------------------------------------------------------------------------------------
 
 
-def table(explanation: Explanation) -> Table:
-    """One row a query token: its best document token, whether that was retrieved, and what the token contributes."""
+def table(explanation: Explanation, *, grouped: bool = False) -> Table:
+    """One row a query token: its best document token, whether that was retrieved, and what the token contributes.
+
+    grouped: the tokens that fill up the query are one row.
+    """
     lexical, found = explanation.lexical, explanation.evidence
     best = explanation.similarities.argmax(axis=1)
+    together = explanation.expansion if grouped else []
     rows: list[list[object]] = []
     for t, token in enumerate(explanation.query_tokens):
+        if t in together:
+            continue
         at = int(best[t])
         row: list[object] = [token.name, explanation.document_tokens[at].name, float(explanation.similarities[t, at])]
-        row += ["no" if np.isnan(found.hits[t, at]) else "yes", float(found.xtr[t]), _source(explanation, t)]
-        rows.append([*row, "yes" if lexical[t, at] else "elsewhere" if lexical[t].any() else "no"])
-    columns = ["query token", "best document token", "similarity", "retrieved?", "XTR contribution", "from", "lexical"]
-    return Table(f"{explanation.document} for {explanation.query!r}", columns, rows, notes(explanation))
+        row += ["no" if np.isnan(found.hits[t, at]) else "yes", float(found.xtr[t]), share(explanation, [t])]
+        rows.append(
+            [*row, source(explanation, t), "yes" if lexical[t, at] else "elsewhere" if lexical[t].any() else "no"]
+        )
+    if together:
+        retrieved = sum(not np.isnan(found.hits[t, best[t]]) for t in together)
+        imputed = sum(found.sources[t] == IMPUTED for t in together)
+        name = f"{len(together)} x {explanation.query_tokens[together[0]].name}"
+        row = [name, None, float(explanation.maxsim[together].sum()), f"{retrieved} of {len(together)}"]
+        row += [float(found.xtr[together].sum()), share(explanation, together), f"{imputed} imputed", None]
+        rows.append(row)
+    columns = ["query token", "best document token", "similarity", "retrieved?", "XTR contribution", "share, %", "from"]
+    title = f"{explanation.document} for {explanation.query!r}"
+    return Table(title, [*columns, "lexical"], rows, [*in_words(explanation), *notes(explanation)])
 
 
-def _source(explanation: Explanation, t: int) -> str:
+def share(explanation: Explanation, tokens: list[int]) -> float | None:
+    """What some query tokens contribute, in percent of XTR's score; None where that is not positive."""
+    whole = explanation.xtr_sum
+    return round(100 * float(explanation.evidence.xtr[tokens].sum()) / whole, 1) if whole > 0 else None
+
+
+def in_words(explanation: Explanation) -> list[str]:
+    """Which query tokens carry the difference to the next document, and what a smaller k' would impute."""
+    lines = []
+    if rival := explanation.rival:
+        together = explanation.expansion
+        parts = [
+            (repr(token.name), float(rival.difference[t]))
+            for t, token in enumerate(explanation.query_tokens)
+            if t not in together
+        ]
+        if together:
+            parts.append((f"the {len(together)} expansion tokens", float(rival.difference[together].sum())))
+        largest = sorted(parts, key=lambda part: -abs(part[1]))[:3]
+        given = ", ".join(f"{name} {value:+.4f}" for name, value in largest)
+        whole = float(rival.difference.sum())
+        lines.append(
+            f"It is {whole:.4f} ahead of the next document, {rival.document}. The largest differences: {given}."
+        )
+    count = len(explanation.query_tokens)
+    for other in explanation.smaller:
+        lines.append(
+            f"At k'={other.k_prime:,}, {other.imputed} of {count} query tokens would be imputed: XTR {other.xtr:.4f}."
+        )
+    return lines
+
+
+def source(explanation: Explanation, t: int) -> str:
     source = explanation.evidence.sources[t]
     return f"imputed ({explanation.setting.imputation})" if source == IMPUTED else source
 
@@ -179,6 +278,7 @@ def notes(explanation: Explanation) -> list[str]:
 def as_json(explanation: Explanation) -> dict[str, Any]:
     """Everything as plain values; similarities (T, S), `retrieved` and `lexical` as document token numbers."""
     found, setting, lexical = explanation.evidence, explanation.setting, explanation.lexical
+    rival = explanation.rival
     query_tokens = []
     for t, token in enumerate(explanation.query_tokens):
         query_tokens.append(
@@ -204,142 +304,9 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
         "candidate": found.candidate,
         "xtr": explanation.xtr_sum,
         "maxsim": explanation.maxsim_sum,
+        "smaller": [vars(other) for other in explanation.smaller],
+        "next": None if rival is None else {"document": rival.document, "difference": rival.difference.tolist()},
         "query_tokens": query_tokens,
         "document_tokens": [vars(token) for token in explanation.document_tokens],
         "similarities": explanation.similarities.tolist(),
     }
-
-
-# --- as a page -----------------------------------------------------------------------------------------------------
-
-LEVELS = 16
-LIGHT, DARK = (255, 255, 255), (8, 48, 107)  # one hue that only darkens: the order survives in grey
-
-
-def _levels() -> str:
-    """CSS of the colour scale, each level with the ink that stands out from it."""
-    rules = []
-    for level in range(LEVELS):
-        share = level / (LEVELS - 1)
-        red, green, blue = (round(a + (b - a) * share) for a, b in zip(LIGHT, DARK, strict=True))
-        linear = [((c / 255 + 0.055) / 1.055) ** 2.4 if c > 10 else c / 255 / 12.92 for c in (red, green, blue)]
-        luminance = sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-        ink = "#000" if luminance > 0.18 else "#fff"  # where both have the same contrast
-        rules.append(f".c{level}{{background:rgb({red},{green},{blue});color:{ink}}}")
-    return "".join(rules)
-
-
-STYLE = f"""
-.sums{{display:flex;flex-wrap:wrap;gap:.5rem 2.5rem;margin:1rem 0}}.sums dt{{color:var(--soft)}}
-.sums dd{{margin:0;font-size:1.5rem;font-variant-numeric:tabular-nums}}
-.heat th,.heat td{{padding:.1rem .25rem;border:0}}
-.heat tbody td.cell,.key .cell{{min-width:2.4em;text-align:right;font-size:.75rem}}
-.heat thead th.token{{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;vertical-align:bottom;
- font-size:.75rem}}
-.heat tbody th,.heat thead th:first-child,.heat tfoot th{{position:sticky;left:0;background:#fff;max-width:9rem;
- overflow:hidden;text-overflow:ellipsis;border-right:1px solid var(--line)}}
-.heat .value{{text-align:right}}.heat tfoot th,.heat tfoot td{{border-top:2px solid var(--ink);font-weight:600}}
-.heat tr.imputed td.value,.heat tr.imputed th{{font-style:italic}}
-.retrieved{{box-shadow:inset 0 0 0 2px #000,inset 0 0 0 3px #fff}}
-.cell b{{font-weight:700}}
-.key{{display:flex;flex-wrap:wrap;gap:.5rem 1.5rem;padding:0;list-style:none}}
-.key .cell{{display:inline-block;padding:.1rem .25rem}}
-{_levels()}
-"""
-
-
-def as_html(explanation: Explanation) -> str:
-    """One self-contained page: the two sums, the similarities as a heat map, the table, the document's text.
-
-    All text of query, document and tokenizer is escaped.
-    """
-    found = explanation.evidence
-    facts = "".join(
-        f"<div><dt>{name}</dt><dd>{value:.4f}</dd></div>"
-        for name, value in (("XTR", explanation.xtr_sum), ("MaxSim", explanation.maxsim_sum))
-    )
-    absent = "" if found.candidate else "<p><strong>No candidate:</strong> no token of it was retrieved.</p>"
-    body = [
-        f"<p>Query: <q>{html.escape(explanation.query)}</q></p>",
-        f'<dl class="sums">{facts}</dl>',
-        absent,
-        "<h2>Similarities</h2>",
-        _heat_map(explanation),
-        "<h2>Token by token</h2>",
-        table(explanation).html(),
-        "<h2>The document</h2>",
-        f"<p>{html.escape(explanation.text)}</p>",
-    ]
-    return page(f"Document {explanation.document}", "\n".join(body), STYLE)
-
-
-def save(explanation: Explanation, index: Spec, root: Path) -> Path:
-    """Leave the page in `root`/explain/, with its numbers beside it: page.html, table.csv, similarities.csv.
-
-    `index` is the index that answered. Returns the folder, from which `xtrrep report` takes the page.
-    """
-    text = as_html(explanation)
-    tokens = [f"{number} {token.name}" for number, token in enumerate(explanation.document_tokens)]
-    names = [token.name for token in explanation.query_tokens]
-    grid = [[name, *map(float, row)] for name, row in zip(names, explanation.similarities, strict=True)]
-
-    def write(out: Path) -> dict[str, Any]:
-        artifacts.write_atomic(out / "page.html", lambda file: file.write(text.encode(errors="replace")))
-        table(explanation).save_csv(out / "table.csv")
-        Table("", ["query token", *tokens], grid).save_csv(out / "similarities.csv")
-        return {"query_tokens": len(names), "document_tokens": len(tokens)}
-
-    asked = {"query": explanation.query, "document": explanation.document}
-    spec = Spec("explain", index.label, 1, asked, {"index": index.fingerprint}, {"page": artifacts.digest(text)})
-    return artifacts.make(spec, root, write)
-
-
-def _heat_map(explanation: Explanation) -> str:
-    """(T, S) cells in hundredths, retrieved ones outlined, lexical ones marked with an equals sign."""
-    similarities, found, lexical = explanation.similarities, explanation.evidence, explanation.lexical
-    low, high = float(similarities.min()), float(similarities.max())
-    levels = np.floor((similarities - low) / max(high - low, 1e-9) * (LEVELS - 1) + 0.5).astype(int)
-    tokens = "".join(
-        f'<th scope="col" class="token">{html.escape(token.name)}</th>' for token in explanation.document_tokens
-    )
-    head = '<th scope="col">query token</th><th scope="col">XTR</th><th scope="col">MaxSim</th>'
-    rows = []
-    for t, token in enumerate(explanation.query_tokens):
-        cells = "".join(
-            f'<td class="cell c{level}{"" if np.isnan(hit) else " retrieved"}">{round(100 * float(value))}'
-            f"{'<b>=</b>' if same else ''}</td>"
-            for level, hit, value, same in zip(levels[t], found.hits[t], similarities[t], lexical[t], strict=True)
-        )
-        from_hit = found.sources[t] == HIT
-        label = "" if from_hit else f" {html.escape(_source(explanation, t))}"
-        rows.append(
-            f'<tr{"" if from_hit else " class=imputed"}><th scope="row">{html.escape(token.name)}</th>'
-            f'<td class="value">{found.xtr[t]:.4f}{label}</td><td class="value">{explanation.maxsim[t]:.4f}</td>'
-            f"{cells}</tr>"
-        )
-    count = len(explanation.document_tokens)
-    foot = f'<th scope="row">sum</th><td class="value">{explanation.xtr_sum:.4f}</td>'
-    foot += f'<td class="value">{explanation.maxsim_sum:.4f}</td><td colspan="{count}"></td>'
-    return "\n".join(
-        [
-            "<figure>",
-            _key(low, high),
-            '<div class="scroll" role="region" tabindex="0" aria-label="Similarities of query and document tokens">',
-            '<table class="heat"><caption>Query tokens by document tokens, similarity × 100</caption>',
-            f"<thead><tr>{head}{tokens}</tr></thead>",
-            "<tbody>",
-            *rows,
-            f"</tbody><tfoot><tr>{foot}</tr></tfoot></table></div>",
-            f"<figcaption>{html.escape(notes(explanation)[0])}. The figure scrolls sideways.</figcaption>",
-            "</figure>",
-        ]
-    )
-
-
-def _key(low: float, high: float) -> str:
-    scale = "".join(f'<span class="cell c{level}">&nbsp;</span>' for level in range(LEVELS))
-    return (
-        f'<ul class="key"><li>{low:.2f} {scale} {high:.2f}</li>'
-        '<li><span class="cell c3 retrieved">31</span> among the k\' hits</li>'
-        '<li><span class="cell c3">31<b>=</b></span> same word (vocabulary id)</li></ul>'
-    )
