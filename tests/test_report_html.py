@@ -339,7 +339,8 @@ def test_a_report_from_artifacts_and_records(results: Path, tmp_path: Path) -> N
     assert "scale=44" not in text
     assert "What it says" not in text  # statements whose numbers no CSV holds
     assert "rows, in the CSV" in text  # the raw rounds of bench_train
-    assert text.count("<img ") == 1 + len(list(recorded_root().rglob("*.svg")))
+    below = text[text.index("<nav") :]  # the overview shows some of them first
+    assert below.count("<img ") == 1 + len(list(recorded_root().rglob("*.svg")))
     assert "<strong>" in text
     for name in ("processor", "torch", "python"):
         assert name in text[text.index('id="environment"') :]
@@ -545,6 +546,23 @@ def test_every_claim_stands_under_its_verdict_with_a_sign(everything: tuple[Path
     assert ">runs</th>" not in section
 
 
+def test_the_first_screen_is_what_was_found(everything: tuple[Path, Path], tmp_path: Path) -> None:
+    """Sentences with effect and interval for each collection, three figures at most; agreement comes behind them."""
+    text = html.write(*everything, tmp_path / "report").read_text()
+    overview = text[text.index('id="overview"') : text.index("<nav")]
+    assert 'name="collection" open' in overview
+    assert overview.count('name="collection"') == 2  # own and recorded
+    assert overview.count(" open>") == 1
+    sentences = [unescape(line) for line in re.findall(r"<li>([^<]*\[[^<]*\])</li>", overview)]
+    assert sentences
+    for line in sentences:
+        assert re.fullmatch(
+            r"[✓✗?] (supported|contradicted|inconclusive): .+: -?\d+\.\d{3} \[-?[\d.]+, -?[\d.]+\]", line
+        )
+    assert 1 <= overview.count("<figure>") <= html.FIGURES
+    assert text.index('id="agreement"') > text.index("<nav")
+
+
 def test_signs_are_of_the_verdicts_there_are() -> None:
     claims = {outcome.SUPPORTED, outcome.CONTRADICTED, outcome.INCONCLUSIVE, outcome.NOT_RUN}
     cells = {outcome.AGREES, outcome.HIGHER, outcome.LOWER, outcome.NO_RECORD, outcome.NOT_RUN, outcome.NOT_COMPARED}
@@ -598,7 +616,8 @@ def test_an_older_result_stands_in_for_a_damaged_one(tmp_path: Path, capsys: pyt
 def test_figures_come_with_their_pdf_and_their_numbers(everything: tuple[Path, Path], tmp_path: Path) -> None:
     runs, recorded = everything
     path = html.write(runs, recorded, tmp_path / "report")
-    figures = re.findall(r"<figure><div .*?</figure>", path.read_text())
+    text = path.read_text()
+    figures = re.findall(r"<figure><div .*?</figure>", text[text.index("<nav") :])
     assert len(figures) == 1 + len(list(runs.glob("experiment/*/*.svg"))) + len(list(recorded.rglob("*.svg")))
     for figure in figures:
         data = re.findall(r'href="([^"]*\.csv)"', figure)
@@ -693,8 +712,12 @@ def test_a_browser_finds_no_fault(everything: tuple[Path, Path], tmp_path: Path)
         assert {outline for _, _, outline in seen} == {"3px"}
         page.goto(path.as_uri())
         page.focus("#overview summary")
+        first = "document.querySelector('#overview details').open"
+        assert page.evaluate(first)  # the first collection is open, and the others open in its place
         page.keyboard.press("Enter")
-        assert page.evaluate("document.querySelector('#overview details').open")
+        assert not page.evaluate(first)
+        page.keyboard.press("Enter")
+        assert page.evaluate(first)
         assert not said
         assert all(address.startswith((folder.as_uri(), "data:")) for address in asked)
         browser.close()

@@ -1,6 +1,6 @@
 """The static report: everything finished, and what the project recorded, on one page with files beside it.
 
-    index.html   an overview of the verdicts, then tables, figures, run ids, environment
+    index.html   findings, agreement with earlier values, then tables, figures, run ids, environment
     files/       the CSVs, LaTeX tables, Markdown, figures and explanations it links, named by their content
 
 Files are named by content and `index.html` is replaced last, so a reader sees the old report or the new one, never half
@@ -37,6 +37,7 @@ from xtrrep.retrieval.latency import processor
 LIMIT_BYTES = 5_000_000  # of the whole folder; what does not fit is named and left out
 FRAME_BYTES = 50_000  # kept back for what stands around the sections
 NAMED = 50  # of what is left out
+FIGURES = 3  # in the overview
 PACKAGES = (
     "xtrrep",
     "torch",
@@ -76,7 +77,13 @@ class Shown:
 
     @property
     def bytes(self) -> int:
-        around = self.link() + _claims_line(self) + _reproduction_line(self) + _explanation_line(self)
+        around = (
+            self.link()
+            + "".join(self.section.findings)
+            + _claims_line(self)
+            + _reproduction_line(self)
+            + _explanation_line(self)
+        )
         return len((self.html + around).encode(errors="replace")) + sum(map(len, self.files.values()))
 
     def link(self) -> str:
@@ -186,6 +193,7 @@ def _index(shown: Sequence[Shown], left_out: Sequence[Section]) -> str:
         _overview(groups),
         f'<nav aria-labelledby="contents"><h2 id="contents">Contents</h2><ul>{"".join(contents)}</ul></nav>',
     ]
+    body += _agreement(groups[REPRODUCTIONS])
     for group, parts in groups.items():
         if parts:
             inner = "\n".join(part.html for part in parts)
@@ -204,29 +212,54 @@ def _slug(group: str) -> str:
 
 
 def _overview(groups: Mapping[str, Sequence[Shown]]) -> str:
-    """A line a reproduction, a line a kind of verdict on claims, and the explanations."""
+    """What was found: claims one collection at a time, three figures, and the explanations."""
     lines = ['<section id="overview"><h2>Overview</h2>']
-    rows = [line for part in groups[REPRODUCTIONS] if (line := _reproduction_line(part))]
-    if rows:
-        head = "".join(f'<th scope="col" class="count">{sign} {verdict}</th>' for verdict, sign in CELL_SIGNS.items())
+    for number, part in enumerate(groups[CLAIMS]):
+        found = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in part.section.findings)
         lines += [
-            '<div class="scroll" role="region" tabindex="0" aria-label="Reproductions, cells by verdict">',
-            '<table class="overview"><caption>Reproductions: cells by verdict</caption>',
-            f'<thead><tr><th scope="col">made again</th><th scope="col">in all</th>{head}</tr></thead>',
-            "<tbody>",
-            *rows,
-            "</tbody></table></div>",
-            '<p class="soft">A cell is compared with the paper at scale=paper, anywhere else with what was accepted '
-            "there last, within the tolerance that its table's notes state; no record: nothing was accepted before. In "
-            "all: ≠ differs where a cell is higher or lower, else … incomplete where one did not run.</p>",
+            f'<details name="collection"{"" if number else " open"}>',
+            f"<summary>Claims: {html.escape(part.section.name)}</summary>",
+            f'<ul class="findings">{found}</ul>' if found else "<p>No claim was tested here.</p>",
+            _claims_line(part),
+            "</details>",
         ]
-    lines += [_claims_line(part) for part in groups[CLAIMS]]
+    drawn = [figure for part in groups[REPRODUCTIONS] if (figure := _first_figure(part))]
+    lines += drawn[:FIGURES]
     if groups[EXPLANATIONS]:
         pages = "".join(map(_explanation_line, groups[EXPLANATIONS]))
         lines += ["<h3>Explanations, token by token</h3>", f"<ul>{pages}</ul>"]
     if len(lines) == 1:
-        lines.append("<p>No reproduction, claim or explanation is finished yet.</p>")
+        lines.append("<p>No claim, figure or explanation is finished yet.</p>")
     return "\n".join([*filter(None, lines), "</section>"])
+
+
+def _first_figure(part: Shown) -> str:
+    """The first figure of a section, where the report holds it, under a link to the section."""
+    if not part.section.figures or not part.section.figure_files.keys() <= part.files.keys():
+        return ""
+    figure = part.section.figures.partition("</figure>")[0]
+    return f"<h3>{part.link()}</h3>\n{figure}</figure>"
+
+
+def _agreement(parts: Sequence[Shown]) -> list[str]:
+    """A line a reproduction: how many of its cells agree with the paper or with what was recorded."""
+    rows = [line for part in parts if (line := _reproduction_line(part))]
+    if not rows:
+        return []
+    head = "".join(f'<th scope="col" class="count">{sign} {verdict}</th>' for verdict, sign in CELL_SIGNS.items())
+    return [
+        '<section id="agreement"><h2>Agreement with the paper and with records</h2>',
+        '<div class="scroll" role="region" tabindex="0" aria-label="Reproductions, cells by verdict">',
+        '<table class="overview"><caption>Reproductions: cells by verdict</caption>',
+        f'<thead><tr><th scope="col">made again</th><th scope="col">in all</th>{head}</tr></thead>',
+        "<tbody>",
+        *rows,
+        "</tbody></table></div>",
+        '<p class="soft">A cell is compared with the paper at scale=paper, anywhere else with what was accepted '
+        "there last, within the tolerance that its table's notes state; no record: nothing was accepted before. In "
+        "all: ≠ differs where a cell is higher or lower, else … incomplete where one did not run.</p>",
+        "</section>",
+    ]
 
 
 def _reproduction_line(part: Shown) -> str:
@@ -256,7 +289,7 @@ def _claims_line(part: Shown) -> str:
         if claims:
             each = "".join(f"<li>{sign} {verdict}: {html.escape(claim)}</li>" for claim in claims)
             kinds.append(f"<details><summary>{sign} {verdict}: {len(claims)}</summary><ul>{each}</ul></details>")
-    return f'<h3>Claims: {part.link()}</h3><div class="kinds">{"".join(kinds)}</div>'
+    return f'<p>All claims, by verdict ({part.link()}):</p><div class="kinds">{"".join(kinds)}</div>'
 
 
 def _explanation_line(part: Shown) -> str:

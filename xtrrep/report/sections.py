@@ -17,11 +17,13 @@ from typing import Any
 
 from xtrrep import artifacts
 from xtrrep.console import DataError, say, typed
+from xtrrep.experiments.result import Effect
 from xtrrep.experiments.result import read as read_result
 from xtrrep.experiments.tables import tables
 from xtrrep.report.table import Table, read_table
 
 MAX_ROWS = 400  # a longer table is linked, not shown
+FINDINGS = 5  # sentences on a page's first screen
 FOLDED_ROWS = 30  # a longer one is shown on demand
 
 GROUPS = (REPRODUCTIONS, CLAIMS, GRIDS, ANALYSES, RECORDED, EXPLANATIONS) = (
@@ -46,7 +48,8 @@ UNITS = "units.csv"  # a row for each query or document, for claims to be tested
 class Section:
     """One result: what to say of it and the files it needs, by the name they get.
 
-    verdicts: (verdict, what it is on) of each cell or claim. page: the file that the section is about, where it is a
+    verdicts: (verdict, what it is on) of each cell or claim. findings: a sentence for each of the first claims, with
+    effect and interval, those that are decided first. page: the file that the section is about, where it is a
     page of its own.
     """
 
@@ -59,6 +62,7 @@ class Section:
     figures: str = ""
     figure_files: Mapping[str, bytes] = field(default_factory=dict)
     verdicts: Sequence[tuple[str, str]] = ()
+    findings: Sequence[str] = ()
     page: str | None = None
 
 
@@ -122,7 +126,19 @@ def _experiment(folder: Path, origin: str, ids: Mapping[str, str], suffix: str =
     else:
         verdicts = [(cell.verdict, f"{cell.row} ({cell.column})") for cell in result.expected]
     shown = [(folder / f"{key}.csv", _arranged(table, group)) for key, table in tables(result).items()]
-    return _section(group, name, origin, ids, folder, shown, verdicts=verdicts)
+    section = _section(group, name, origin, ids, folder, shown, verdicts=verdicts)
+    return replace(section, findings=_findings(result.effects)) if group == CLAIMS else section
+
+
+def _findings(effects: Sequence[Effect]) -> list[str]:
+    """The first claims of the file that were tested, a sentence each, whatever their verdict."""
+    tested = [effect for effect in effects if effect.verdict != "not run"]
+    return [
+        f"{CLAIM_SIGNS[e.verdict]} {e.verdict}: {e.says}. {e.of}: {e.effect:.3f}"
+        + (f" [{e.low:.3f}, {e.high:.3f}]" if e.low is not None and e.high is not None else "")
+        for e in tested[:FINDINGS]
+        if e.effect is not None
+    ]
 
 
 def _explanation(folder: Path, manifest: Mapping[str, Any], origin: str, ids: Mapping[str, str]) -> Section:

@@ -144,7 +144,7 @@ def _grid(explanation: Explanation, shown: list[int], caption: str, together: li
             f"{cells}</tr>"
         )
     if together:
-        rows.append(_sums(explanation, f"{len(together)} expansion tokens", together))
+        rows.append(_sums(explanation, f"{len(together)} expansion", together))
     foot = _sums(explanation, "sum", [*shown, *(together or [])])
     return "\n".join(
         [
