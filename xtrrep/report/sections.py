@@ -49,8 +49,7 @@ class Section:
     """One result: what to say of it and the files it needs, by the name they get.
 
     verdicts: (verdict, what it is on) of each cell or claim. findings: a sentence for each of the first claims, with
-    effect and interval, those that are decided first. page: the file that the section is about, where it is a
-    page of its own.
+    effect and interval. page: the file that the section is about, where it is a page of its own.
     """
 
     group: str
