@@ -18,21 +18,22 @@ from xtrrep import artifacts
 from xtrrep.artifacts import Spec
 from xtrrep.config import compose
 from xtrrep.console import DataError, UsageError
+from xtrrep.experiments import planning, tables
+from xtrrep.experiments import run as running
 from xtrrep.experiments.analyses import (
     anisotropy_speed,
     candidates,
-    determinism,
     distribution,
     geometry,
-    imputation,
     models_of,
-    pooling,
-    rerank,
     tokens,
 )
 from xtrrep.experiments.analysis import AnalysisPlan, plan_analysis, run_analysis
 from xtrrep.experiments.cell import parse_overrides
-from xtrrep.experiments.definition import load
+from xtrrep.experiments.definition import load, load_analysis
+from xtrrep.experiments.record import save
+from xtrrep.experiments.result import Effect, Result
+from xtrrep.measure.significance import holm, paired
 from xtrrep.report.figure import (
     anisotropy_and_speed,
     bars,
@@ -420,16 +421,11 @@ def test_analyze_geometry(cli: Cli, home: Path) -> None:
 
 @dataclass
 class Made:
-    """An analysis made in this process: its folder, its table's rows, its plan, and its runs' folders by setting."""
+    """An analysis made in this process: its folder, its table's rows, its plan."""
 
     folder: Path
     rows: list[dict[str, str]]
     plan: AnalysisPlan
-    folders: dict[str, dict[str, Path]]
-
-    def scores(self, setting: str, measure: str) -> np.ndarray:
-        rows = read_curve(self.folders[setting]["evaluate"] / "per_query.csv")
-        return np.array([float(row[measure]) for row in rows])
 
 
 @pytest.fixture
@@ -443,13 +439,9 @@ def make_here(home: Path, collections: Path, monkeypatch: pytest.MonkeyPatch) ->
         plan = plan_analysis(parse_overrides([f"analyze.name={name}", *TINY, *own]))
         folder = run_analysis(plan)
         assert len(plan.spec.upstream) == sum(1 + len(cell.also) for cell in plan.cells)  # none stands for another
-        folders = {
-            cell.setting: {step.stage.name: artifacts.folder_of(step.spec, step.stage.root()) for step in made.steps}
-            for cell, made in zip(plan.cells, plan.plans, strict=True)
-        }
         for suffix in ("csv", "md", "txt"):
             assert (folder / f"table.{suffix}").stat().st_size > 200
-        return Made(folder, read_curve(folder / "table.csv"), plan, folders)
+        return Made(folder, read_curve(folder / "table.csv"), plan)
 
     return make
 
@@ -484,10 +476,6 @@ def ndcg(scores: np.ndarray, queries: Store, documents: Store) -> np.ndarray:
         wanted = f"d{name[1:]}"
         found.append(1 / np.log2(rank.index(wanted) + 2) if wanted in rank else 0.0)
     return np.array(found)
-
-
-def stores(made: Made, setting: str) -> tuple[Store, Store]:
-    return Store.open(made.folders[setting]["queries"]), Store.open(made.folders[setting]["documents"])
 
 
 def test_analyze_candidates(cli: Cli, home: Path) -> None:
@@ -595,37 +583,79 @@ def test_lists_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert candidates.read_lists(index([2, 1, 1, 0, 0])).starts.tolist() == [0, 2, 3, 4]
 
 
-def test_analyze_imputation(make_here: Callable[..., Made]) -> None:
-    made = make_here("imputation", "analyze.k_primes=[50,20]", "retrieve.rerank=5")
+@dataclass
+class Grid:
+    """An analysis of runs made in this process: its table's rows, its differences, and its runs' folders by row."""
+
+    result: Result
+    rows: list[dict[str, str]]
+    differences: dict[tuple[str, str], Effect]
+    folders: dict[str, dict[str, Path]]
+
+    def scores(self, row: str, measure: str) -> np.ndarray:
+        rows = read_curve(self.folders[row]["evaluate"] / "per_query.csv")
+        return np.array([float(line[measure]) for line in rows])
+
+    def stores(self, row: str) -> tuple[Store, Store]:
+        return Store.open(self.folders[row]["queries"]), Store.open(self.folders[row]["documents"])
+
+
+@pytest.fixture
+def grid_here(home: Path, collections: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Grid]:
+    """Run an analysis of runs of xtr_k128 in the module's home, without a process of its own."""
+    monkeypatch.setenv("XTRREP_HOME", str(home))
+    monkeypatch.setenv("XTRREP_DATA", str(collections))
+
+    def make(name: str, *words: str) -> Grid:
+        given = parse_overrides(["analyze.models=[xtr_k128]", "analyze.resamples=200", *TINY, *words])
+        experiment = load_analysis(name, "demo", given)
+        result, pictures = running.run(experiment, given)
+        folder = save(result, pictures)
+        cells = planning.plan(experiment, given).cells
+        folders = {
+            row: {step.stage.name: artifacts.folder_of(step.spec, step.stage.root()) for step in plan.steps}
+            for (row, _, _), plan in cells.items()
+        }
+        differences = {(effect.row, effect.column): effect for effect in result.effects}
+        return Grid(result, read_curve(folder / "grid.csv"), differences, folders)
+
+    return make
+
+
+def test_analyze_imputation(grid_here: Callable[..., Grid]) -> None:
+    made = grid_here("imputation", "analyze.k_primes=[50,20]")
     assert [(row["k'"], row["imputation"]) for row in made.rows] == [
         (k, name) for k in ("50", "20") for name in ("mean", "min", "percentile", "power_law", "zero")
     ]
-    queries, documents = stores(made, "zero")
+    queries, documents = made.stores("xtr_k128, 50, zero")
     rules = {"zero": lambda best: 0.0, "min": lambda best: best[-1], "mean": np.mean}
     for k_prime in (50, 20):
         own = {row["imputation"]: row for row in made.rows if row["k'"] == str(k_prime)}
         for name, rule in rules.items():
-            again = ndcg(xtr_scores(queries, documents, k_prime, rule), queries, documents)
-            assert float(own[name]["nDCG@10"]) == pytest.approx(again.mean(), abs=0.005)
+            again = 100 * ndcg(xtr_scores(queries, documents, k_prime, rule), queries, documents)
+            assert float(own[name]["nDCG@10"]) == pytest.approx(again.mean(), abs=0.5)
             if name != "min":
-                mean = float(own[name]["nDCG@10"]) - float(own["min"]["nDCG@10"])
-                assert float(own[name]["nDCG@10 - min"]) == pytest.approx(mean)
-                low, high = map(float, own[name]["nDCG@10 - min, 95 %"].strip("[]").split(","))
-                assert low - 0.001 <= mean <= high + 0.001
-        assert own["min"]["nDCG@10 - min"] == ""
+                effect = made.differences[f"xtr_k128, {k_prime}, {name}", "nDCG@10"]
+                difference = float(own[name]["nDCG@10"]) - float(own["min"]["nDCG@10"])
+                assert effect.effect == pytest.approx(difference)
+                assert effect.low - 1e-9 <= difference <= effect.high + 1e-9
+                assert effect.baseline == f"xtr_k128, {k_prime}, min"
+        assert (f"xtr_k128, {k_prime}, min", "nDCG@10") not in made.differences
+    ps = [paired(made.scores(e.row, e.column), made.scores(e.baseline, e.column), resamples=200).p
+          for e in made.result.effects]  # fmt: skip
+    assert [effect.p for effect in made.result.effects] == pytest.approx(holm(ps))  # corrected over the whole table
     less, more = (float(row["imputed cells"]) for row in (made.rows[0], made.rows[5]))
     scores = xtr_scores(queries, documents, 20, lambda best: -1000.0)  # how often that was imputed can be read off it
     assert more == pytest.approx(-np.round(scores[scores > -np.inf] / 1000).sum() / len(queries), abs=0.1)
     assert 0 < less < queries.lengths[0] * len(documents)
-    assert {"imputation.png", "imputation.svg"} <= {path.name for path in made.folder.iterdir()}
+    assert "the row with imputation min" in tables.grid(made.result).terminal()
 
 
-def test_analyze_rerank(make_here: Callable[..., Made]) -> None:
-    made = make_here("rerank", "retrieve.k_prime=20")
-    readable("rerank", made.rows)
+def test_analyze_rerank(grid_here: Callable[..., Grid]) -> None:
+    made = grid_here("rerank", "retrieve.k_prime=20")
     own = {row["re-ranked"]: row for row in made.rows}
     assert list(own) == ["none", "10", "100", "all"]
-    queries, documents = stores(made, "none")
+    queries, documents = made.stores("xtr_k128, none")
     plain = xtr_scores(queries, documents, 20, lambda best: best[-1])
     maxsim = np.zeros(plain.shape)
     for row, query in zip(similarities(queries, documents), queries.document_of, strict=True):
@@ -636,61 +666,105 @@ def test_analyze_rerank(make_here: Callable[..., Made]) -> None:
         first = np.argsort(-row, kind="stable")[:10]
         ten[query, first] = whole[query, first]
     for name, scores in (("none", plain), ("10", ten), ("100", whole), ("all", whole)):
-        again = ndcg(scores, queries, documents)
-        assert float(own[name]["nDCG@10"]) == pytest.approx(again.mean(), abs=0.005)
+        again = 100 * ndcg(scores, queries, documents)
+        assert float(own[name]["nDCG@10"]) == pytest.approx(again.mean(), abs=0.5)
     for measure in ("nDCG@10", "Recall@100"):
         for name in ("10", "100", "all"):
-            delta = made.scores(name, measure) - made.scores("none", measure)
-            assert float(own[name][f"{measure} - XTR"]) == pytest.approx(delta.mean())
-    assert float(own["10"]["Recall@100 - XTR"]) == 0
+            delta = 100 * (made.scores(f"xtr_k128, {name}", measure) - made.scores("xtr_k128, none", measure))
+            assert made.differences[f"xtr_k128, {name}", measure].effect == pytest.approx(delta.mean())
+    assert made.differences["xtr_k128, 10", "Recall@100"].effect == 0
     assert own["100"]["nDCG@10"] == own["all"]["nDCG@10"]  # forty documents
     assert float(own["none"]["candidates"]) == pytest.approx((plain > -np.inf).sum(axis=1).mean(), abs=0.1)
 
 
-def test_analyze_pooling(make_here: Callable[..., Made]) -> None:
-    made = make_here("pooling")
+def test_analyze_pooling(grid_here: Callable[..., Grid]) -> None:
+    made = grid_here("pooling")
     assert [row["pool factor"] for row in made.rows] == ["1", "2", "3", "4"]
-    lengths = stores(made, "1")[1].lengths
+    lengths = made.stores("xtr_k128, 1")[1].lengths
     for row in made.rows:
-        factor = int(row["pool factor"])
-        queries, documents = stores(made, row["pool factor"])
+        factor, name = int(row["pool factor"]), f"xtr_k128, {row['pool factor']}"
+        queries, documents = made.stores(name)
         assert int(row["tokens"]) == documents.tokens == sum(len(shard) for shard in documents.shards)
         assert float(row["kept"]) == pytest.approx(documents.tokens / lengths.sum())
         assert documents.tokens / len(documents) == pytest.approx(lengths.mean() / factor, abs=1.5)
         on_disk = sum(path.stat().st_size for path in (documents.folder / "vectors").iterdir())
         assert int(row["store, bytes"]) == on_disk > 2 * documents.tokens * documents.dim
         assert row["index, bytes"] == ""  # exact leaves no files
-        again = ndcg(xtr_scores(queries, documents, documents.tokens, lambda best: 0.0), queries, documents)
-        assert float(row["nDCG@10"]) == pytest.approx(again.mean(), abs=0.005)
+        again = 100 * ndcg(xtr_scores(queries, documents, documents.tokens, lambda best: 0.0), queries, documents)
+        assert float(row["nDCG@10"]) == pytest.approx(again.mean(), abs=0.5)
         if factor > 1:
-            delta = made.scores(row["pool factor"], "nDCG@10") - made.scores("1", "nDCG@10")
-            assert float(row["nDCG@10 - unpooled"]) == pytest.approx(delta.mean())
-    assert made.rows[0]["nDCG@10 - unpooled"] == ""
+            delta = 100 * (made.scores(name, "nDCG@10") - made.scores("xtr_k128, 1", "nDCG@10"))
+            assert made.differences[name, "nDCG@10"].effect == pytest.approx(delta.mean())
+    assert tables.status(made.result) == "ok"  # a number that a run does not have is no failure
 
 
-def test_analyze_determinism(make_here: Callable[..., Made]) -> None:
-    made = make_here("determinism", "index=plaid", "index.num_partitions=64", "index.nprobe=1")
+def test_analyze_determinism(grid_here: Callable[..., Grid]) -> None:
+    made = grid_here("determinism", "index.num_partitions=64", "index.nprobe=1")
     own = {row["seed"]: row for row in made.rows}
-    assert list(own) == ["42", "42 again", "43", "44"]
-    assert made.folders["42"] == made.folders["42 again"]
-    assert len({row["index"] for row in made.rows}) == 3
-    assert {own["42 again"][f"overlap@{k} with seed 42"] for k in (10, 100)} == {"1.0"}
-    ranked = {}
-    for seed in ("42", "43", "44"):
-        lines = (made.folders[seed]["retrieve"] / "run.trec").read_text().splitlines()
+    assert list(own) == ["42", "43", "44"]
+    assert len({str(made.folders[f"xtr_k128, {seed}"]["index"]) for seed in own}) == 3
+    assert {float(own["42"][f"overlap@{k} with seed 42"]) for k in (10, 100)} == {1.0}
+    ranked: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for seed in own:
+        lines = (made.folders[f"xtr_k128, {seed}"]["retrieve"] / "run.trec").read_text().splitlines()
         for query, _, document, rank, *_ in map(str.split, lines):
             ranked.setdefault((seed, query), []).append((int(rank), document))
     first = {key: {document for _, document in sorted(pairs)[:10]} for key, pairs in ranked.items()}
     queries = {query for _, query in first}
-    shares = [len(first["43", q] & first["42", q]) / len(first["42", q]) for q in queries]
-    assert float(own["43"]["overlap@10 with seed 42"]) == pytest.approx(np.mean(shares))
-    values = [made.scores(seed, "nDCG@10").mean() for seed in ("42", "43", "44")]
-    (spread,) = read_curve(made.folder / "spread.csv")
-    assert int(spread["indexes"]) == 3
-    assert float(spread["nDCG@10, sd"]) == pytest.approx(np.std(values, ddof=1))
-    assert float(spread["nDCG@10, range"]) == pytest.approx(max(values) - min(values))
-    assert float(own["44"]["nDCG@10 - seed 42"]) == pytest.approx(values[2] - values[0])
-    assert "nothing was built twice" in (made.folder / "table.md").read_text()
+
+    def share(a: str, b: str) -> float:
+        return float(np.mean([len(first[a, q] & first[b, q]) / len(first[b, q]) for q in queries]))
+
+    assert float(own["43"]["overlap@10 with seed 42"]) == pytest.approx(share("43", "42"))
+    values = [100 * made.scores(f"xtr_k128, {seed}", "nDCG@10").mean() for seed in own]
+    shown = tables.spread(made.result)
+    (line,) = shown.rows
+    spread = dict(zip(shown.columns, line, strict=True))
+    assert spread["nDCG@10, sd"] == pytest.approx(np.std(values, ddof=1))
+    assert spread["nDCG@10, range"] == pytest.approx(max(values) - min(values))
+    pairs = [share("42", "43"), share("42", "44"), share("43", "44")]
+    assert spread["overlap@10, pairs"] == pytest.approx(np.mean(pairs))
+    assert made.differences["xtr_k128, 44", "nDCG@10"].effect == pytest.approx(values[2] - values[0])
+
+
+@pytest.mark.parametrize(
+    ("analysis", "words", "fault"),
+    [
+        ("determinism", ["index=exact"], "determinism varies index.seed, and exact has none"),
+        ("imputation", ["index=plaid"], "ranks documents by itself"),
+        ("rerank", ["index=bm25"], "needs an engine that searches vectors"),
+        ("k_prime", ["index=bm25"], "needs an engine that searches vectors"),
+        ("pooling", ["index=bm25"], "needs an engine that searches vectors"),
+        ("determinism", ["analyze.measure=P@3"], "not among"),
+        ("engines", ["analyze.engines=[]"], "names no engine"),
+        ("engines", ["analyze.engines=[bm25]"], "searches no vectors"),
+        ("engines", ["retrieve.k_prime=200"], "engines sets it for each cell"),
+        ("rerank", ["retrieve.rerank=5"], "rerank sets it for each cell"),
+    ],
+)
+def test_what_an_analysis_of_runs_refuses(
+    analysis: str, words: list[str], fault: str, collections: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XTRREP_DATA", str(collections))
+    given = parse_overrides([*TINY, *words])
+    with pytest.raises(UsageError, match=fault):
+        planning.plan(load_analysis(analysis, "demo", given), given)
+
+
+def test_settings_of_a_row_win_over_those_of_the_command_line(collections: Path) -> None:
+    """`retrieve.imputation` is of XTR's rows alone; ColBERT's rows and PLAID keep what suits them."""
+    given = parse_overrides(["analyze.engines=[exact,plaid,warp]", "retrieve.imputation=zero"])
+    experiment = load_analysis("engines", "demo", given)
+    columns = experiment.columns
+    cells = {row.name: planning.cell_of(experiment, row, columns[0], given).config for row in experiment.rows}
+    told = {name: cfg.retrieve.imputation for name, cfg in cells.items()}
+    assert {name: told[name] for name in told if name.startswith("xtr_k128") or name == "BM25"} == {
+        "xtr_k128, oracle, ColBERT": "min", "xtr_k128, oracle, XTR": "zero", "xtr_k128, exact, ColBERT": "min",
+        "xtr_k128, exact, XTR": "zero", "xtr_k128, plaid, ColBERT": "min", "xtr_k128, warp, XTR": "min", "BM25": "min",
+    }  # fmt: skip
+    until = {row.name: planning.cell_of(experiment, row, columns[0], given).until for row in experiment.rows}
+    assert until["xtr_k128, oracle, XTR"] == until["BM25"] == ("evaluate",)
+    assert until["xtr_k128, exact, XTR"] == ("evaluate", "latency")
 
 
 @pytest.mark.parametrize(
@@ -698,13 +772,6 @@ def test_analyze_determinism(make_here: Callable[..., Made]) -> None:
     [
         (candidates, ["index=scann"], "of PLAID alone"),
         (anisotropy_speed, ["index=scann"], "is neither"),
-        (determinism, ["index=warp"], "of PLAID alone"),
-        (imputation, ["index=plaid"], "ranks documents by itself"),
-        (rerank, ["index=bm25"], "ranks documents by itself"),
-        (rerank, ["data.measures=[nDCG@10]"], "judged by"),
-        (pooling, ["index=bm25"], "searches vectors"),
-        (pooling, ["model.source=vectors", "model.vectors=./x"], "not encoded"),
-        (determinism, ["analyze.measure=P@3"], "not among"),
     ],
 )
 def test_what_an_analysis_refuses(analysis: ModuleType, words: list[str], fault: str) -> None:

@@ -131,17 +131,17 @@ def test_search(cli: Cli, home: Path) -> None:
 def test_analyze_leaves_table_and_figure(cli: Cli, home: Path) -> None:
     words = ("analyze.models=[colbert,xtr_k128]", "analyze.k_primes=[5,200]", "analyze.resamples=200")
     done = cli("analyze", *TINY, *words, home=home)
-    folder = home / "results" / "runs" / "analyze"
-    folder = next(path for path in folder.iterdir() if not path.name.startswith("."))
-    rows = (folder / "table.csv").read_text().splitlines()
+    (folder,) = (home / "results" / "runs" / "experiment").glob("k_prime-*")
+    rows = (folder / "grid.csv").read_text().splitlines()
     assert len(rows) == 1 + 3 * 2 * 2 + 1  # untrained, colbert, xtr_k128; two scorings; two k'; BM25
     assert "untrained" in done.stdout
     assert "BM25" in done.stdout
-    assert (folder / "figure1.png").stat().st_size > 10000
-    assert "</svg>" in (folder / "figure1.svg").read_text()
+    assert (folder / "k_prime-beir-mini-test.png").stat().st_size > 10000
+    assert "</svg>" in (folder / "k_prime-beir-mini-test.svg").read_text()
     again = cli("analyze", *TINY, *words, home=home)
-    assert "0 stages run" in again.stderr
+    assert "\nrun " not in again.stderr
     assert again.stdout == done.stdout
+    json.loads(cli("analyze", "k_prime", *TINY, *words, "--only", "MRR@10", "--json", home=home).stdout)
     plan = json.loads(cli("analyze", *TINY, *words, "--dry-run", "--json", home=home).stdout)
     assert plan["run"] == 0
     assert all(step["action"] == "reuse" for step in plan["steps"])
@@ -234,7 +234,7 @@ def test_paper_scale_stops_at_once_with_the_demo_command(cli: Cli) -> None:
         (["eval", "machine.device=foo"], 2, "foo"),
         (["eval", "data.measures=[]"], 2, "no measure"),
         (["eval", "--index", "scann", "index.num_leaves_to_search=0"], 2, "num_leaves_to_search"),
-        (["analyze", "index=bm25"], 2, "token engine"),
+        (["analyze", "index=bm25"], 2, "searches vectors"),
         (["analyze", "analyze.measure=P@7"], 2, "P@7"),
         (["eval", "train.triples=./none.jsonl", "train.data=null"], 3, "none.jsonl"),
         (["search", "  "], 2, "no words"),
@@ -242,7 +242,9 @@ def test_paper_scale_stops_at_once_with_the_demo_command(cli: Cli) -> None:
         (["eval", "--index", "bm25", "retrieve.scoring=xtr"], 2, "bm25 scores words"),
         (["reproduce", "table9"], 2, "no reproduction named 'table9'"),
         (["analyze", "nowhere.yaml"], 2, "nowhere.yaml cannot be read"),
-        (["analyze", "--only", "pydoc"], 2, "--only is for grids"),
+        (["analyze", "--only", "pydoc"], 2, "k_prime has no column 'pydoc'"),
+        (["analyze", "geometry", "--only", "pydoc"], 2, "geometry reads vectors"),
+        (["analyze", "k_prim"], 3, "did you mean k_prime"),
     ],
 )
 def test_bad_input_is_one_line_and_a_hint(cli: Cli, tmp_path: Path, words: list[str], code: int, says: str) -> None:

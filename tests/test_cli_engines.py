@@ -212,19 +212,24 @@ def test_latency(cli: Cli, home: Path) -> None:
 def test_analyze_engines(cli: Cli, home: Path) -> None:
     words = ("engines", *TINY, "analyze.engines=[exact,plaid,warp,warp/library]", "latency.max_queries=4")
     words += ("analyze.models=[xtr_k128]",)
-    done = cli("analyze", *words, "analyze.resamples=100", "retrieve.k_prime=200", "--json", home=home)
+    words += ("analyze.resamples=100", "retrieve.k_prime_xtr=200", "retrieve.k_prime_colbert=200")
+    done = cli("analyze", *words, "--json", home=home)
     folder = Path(json.loads(done.stdout)["folder"])
-    with (folder / "table.csv").open() as file:
+    with (folder / "grid.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["engine"] for row in rows] == [
-        "exact MaxSim", "exact XTR", "exact", "exact", "plaid", "warp", "warp/library", "bm25",
+    assert [(row["engine"], row["scoring"]) for row in rows[:-1]] == [
+        ("oracle", "ColBERT"), ("oracle", "XTR"), ("exact", "ColBERT"), ("exact", "XTR"), ("plaid", "ColBERT"),
+        ("warp", "XTR"), ("warp/library", "XTR"),
     ]  # fmt: skip
-    assert float(rows[0]["overlap@10 exact MaxSim"]) == 1
-    assert float(rows[2]["overlap@100 exact XTR"]) == 1
-    assert 0.3 < float(rows[4]["overlap@10 exact MaxSim"]) <= 1
+    assert rows[-1]["model"] == "BM25"
+    assert float(rows[0]["overlap@10 MaxSim"]) == 1
+    assert float(rows[3]["overlap@100 XTR"]) == 1
+    assert 0.3 < float(rows[4]["overlap@10 MaxSim"]) <= 1
+    assert "threads, a process a row" in (folder / "grid.md").read_text()
     assert all(float(row["queries/s"]) > 0 and float(row["bytes/token"]) > 0 for row in rows[2:-1])
     assert rows[-1]["queries/s"] == ""
-    assert {path.name for path in folder.iterdir()} >= {"table.md", "table.txt", "qps.png", "qps.svg", "qps.pdf"}
+    drawn = {f"engines-beir-mini-test.{suffix}" for suffix in ("png", "svg", "pdf")}
+    assert {path.name for path in folder.iterdir()} >= {"grid.md", "grid.txt", *drawn}
     assert "searches no vectors" in cli("analyze", "engines", *TINY, "analyze.engines=[bm25]", home=home, code=2).stderr
 
 

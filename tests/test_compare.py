@@ -16,8 +16,19 @@ from xtrrep import artifacts
 from xtrrep.console import DataError
 from xtrrep.experiments import run as running
 from xtrrep.experiments import tables, values
+from xtrrep.experiments.cell import parse_overrides
 from xtrrep.experiments.compare import best_of, effect_of, judge_effects, judge_expected
-from xtrrep.experiments.definition import Best, Column, Comparison, Experiment, Reading, Row, narrowed
+from xtrrep.experiments.definition import (
+    Baseline,
+    Best,
+    Column,
+    Comparison,
+    Experiment,
+    Reading,
+    Row,
+    load_analysis,
+    narrowed,
+)
 from xtrrep.experiments.planning import Plans
 from xtrrep.experiments.result import CONTRADICTED, INCONCLUSIVE, NOT_RUN, SUPPORTED, Effect, Expected, Result, Value
 from xtrrep.measure.significance import Difference, holm, paired, paired_over_seeds, ratio_over_seeds
@@ -246,7 +257,12 @@ def test_nothing_is_found_in_shuffled_labels() -> None:
 
 def table_of(columns: tuple[str, ...], **fields: Any) -> Experiment:
     """Two rows tested against `base`, and one that is only quoted."""
-    rows = (Row("base", {}), Row("better", {}, baseline="base"), Row("alike", {}, baseline="base"), Row("old", None))
+    rows = (
+        Row("base", {}),
+        Row("better", {}, baselines=(Baseline("base"),)),
+        Row("alike", {}, baselines=(Baseline("base"),)),
+        Row("old", None),
+    )
     shown = [Column(name, f"beir/{name}/test", "nDCG@10") for name in columns]
     usual: dict[str, Any] = {"name": "made", "title": "Made", "scale": "demo", "tolerance": 0.5, "overrides": {}}
     experiment = Experiment(**{**usual, **fields}, rows=rows)
@@ -320,6 +336,45 @@ def test_a_grid_of_several_trainings_is_tested_over_them_too(bench: Bench) -> No
     assert better.by_seed == pytest.approx((60, 61, 60))
     alone = bench.result(table_of(("x",)), {key: numbers for key, numbers in cells.items() if key[2] == 0})
     assert tables.grid(alone).marks == {(1, 1): "†", (2, 1): "†"}
+
+
+def test_the_k_prime_sweep_says_what_its_scores_say(bench: Bench) -> None:
+    """Made-up scores in which colbert beats xtr_k128 and loses with fewer tokens, as xtr_k128 does not; then the two
+    models exchanged, and every comparison between them turns round."""
+    given = parse_overrides(["analyze.models=[colbert,xtr_k128]", "analyze.k_primes=[10,1000]"])
+    experiment = load_analysis("k_prime", "demo", given)
+    assert len(experiment.rows) == 3 * 2 * 2 + 1
+    rng = np.random.default_rng(0)
+    base = rng.random(80) * 0.3
+
+    def verdicts(better: str, other: str) -> tuple[Result, dict[str, str]]:
+        cells: dict[Any, Any] = {}
+        for row in experiment.rows:
+            level = {"untrained": 0.0, better: 0.5, other: 0.4}.get(row.place.get("model", ""), 0.2)
+            loss = 0.2 if row.name == f"{better}, XTR, 10" else 0.0
+            cells[row.name, "nDCG@10", 0] = base + level - loss + rng.normal(0, 0.01, 80)
+        result = bench.result(experiment, cells, given)
+        tested = [effect for effect in result.effects if effect.effect is not None]
+        signs = {e.id: e.verdict if e.verdict != "differs" else "above" if e.effect > 0 else "below" for e in tested}
+        return result, signs
+
+    result, signs = verdicts("colbert", "xtr_k128")
+    shown = tables.grid(result)
+    assert shown.columns[:4] == ["model", "scoring", "k'", "nDCG@10"]
+    assert shown.rows[-1][:3] == ["BM25", None, None]
+    assert shown.rows[-1][3] == pytest.approx(100 * (base.mean() + 0.2), abs=1)
+    assert not shown.marks, "with two baselines a mark would not say which"
+    at = "xtr_k128, XTR, 1000, nDCG@10, against"
+    assert signs[f"{at} untrained, XTR, 1000"] == "above"
+    assert signs[f"{at} colbert, ColBERT, 1000"] == "below"
+    since = "xtr_k128, XTR, 10, nDCG@10, against colbert, XTR, 10 since colbert, XTR, 1000"
+    assert signs[since] == "above"
+    assert signs[since.replace("XTR", "ColBERT")] == "no clear difference"
+    assert {effect.id: effect for effect in result.effects}[since].effect == pytest.approx(20, abs=1)
+    assert len(signs) == 10 + 8 + 4  # colbert as ColBERT; untrained; the change since the largest k'
+    _, turned = verdicts("xtr_k128", "colbert")
+    assert turned[f"{at} colbert, ColBERT, 1000"] == "above"
+    assert turned[since] == "below"
 
 
 # --- claims ---------------------------------------------------------------------------------------------------------

@@ -128,6 +128,12 @@ def test_a_distilled_models_name_can_be_typed() -> None:
         (["retrieve.k_prime=many"], UsageError, "retrieve.k_prime", "retrieve.k_prime=null"),  # None would be a text
         (["qqqq.zz=1"], UsageError, "qqqq.zz", "xtrrep show"),
         (["analyze.models=colbert"], UsageError, "'analyze.models=colbert' is not a list", "analyze.models=[colbert]"),
+        (
+            ["model.source=vectors", "model.vectors=x", "encode.pool_factor=2"],
+            UsageError,
+            "not pooled",
+            "pool_factor=1",
+        ),
         (["analyze.resamples=5"], UsageError, "too few", "at least 100"),
         (["claims.resamples=200"], UsageError, "claims.resamples", "analyze.resamples"),
         (["model.checkpoint=here"], UsageError, "checkpoint", None),

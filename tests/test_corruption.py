@@ -21,10 +21,8 @@ from xtrrep.pipeline import identity
 SECRET = "hf_aTokenThatMustNotBeKept"
 ANALYSIS = (
     *TINY,
-    "analyze.name=k_prime",
+    "analyze.name=geometry",
     "analyze.models=[xtr_k128]",
-    "analyze.resamples=100",
-    "analyze.k_primes=[20]",
 )
 
 

@@ -22,8 +22,6 @@ from xtrrep.experiments.cell import as_texts, compose_cell, parse_overrides, par
 from xtrrep.experiments.definition import (
     Experiment,
     Row,
-    cell_overrides,
-    check_overrides,
     load,
     load_all,
     load_claims,
@@ -32,7 +30,7 @@ from xtrrep.experiments.definition import (
     parse,
     select,
 )
-from xtrrep.experiments.planning import cell_of, columns_of
+from xtrrep.experiments.planning import cell_of, cell_overrides, check_overrides, columns_of
 from xtrrep.experiments.result import Result
 
 ROOT = Path(__file__).parents[1]
@@ -190,7 +188,7 @@ def test_sound_files_are_read(tmp_path: Path) -> None:
         assert [row.overrides for row in family.rows] == [{"retrieve.k_prime": depth}, {}]
         assert family.members("g") == ("a", "b")
     grid = parse(written(tmp_path, GRID), "demo")
-    assert {row.name: row.baseline for row in grid.rows} == {
+    assert {row.name: next((b.row for b in row.baselines), None) for row in grid.rows} == {
         "colbert, 100": None, "colbert, 1000": "colbert, 100", "xtr, 100": "colbert, 100", "xtr, 1000": "colbert, 100",
     }  # fmt: skip
     assert grid.rows[3].overrides == {"config": "xtr_k128", "retrieve.k_prime": "1000"}
@@ -210,8 +208,15 @@ def test_sound_files_are_read(tmp_path: Path) -> None:
 FAULTS: dict[tuple[str, str, str], tuple[int, str]] = {
     # what pydantic finds
     (GRID, "overrides:", "overides:"): (2, "overides: unknown key 'overides'. did you mean overrides"),
-    (GRID, "data: pydoc/test, ", ""): (4, "columns.pydoc.data: 'data' is missing"),
-    (GRID, "measure:", "mesure:"): (4, "columns.pydoc.mesure: unknown key 'mesure'. did you mean measure?"),
+    (TABLE, "data: pydoc/test, ", ""): (4, "columns.a: 'data' is missing"),
+    (GRID, "columns:", "columns:\n  own: {measure: nDCG@10}"): (4, "columns.own: 'data' is missing"),
+    (GRID, "[config=colbert]", "models"): (6, "axes.model.colbert: `each` and a source go together"),
+    (GRID, "colbert: [config=colbert]", "each: model"): (6, "no source of choices is called 'model'. did you mean mod"),
+    (GRID, "nDCG@10", "overlap@10"): (4, "columns.pydoc: an overlap is with another row: against: {axis: choice}"),
+    (GRID, "nDCG@10", "nDCG@10, without: {dept: 100}"): (4, "columns.pydoc: 'dept' is no axis. did you mean depth?"),
+    (GRID, "baseline: colbert, 100", "baselines: [{at: {modle: colbert}}]"): (8, "'modle' is no axis"),
+    (GRID, "baseline:", "spread: seed\nbaseline:"): (8, "spread: 'seed' is no axis. one of: depth, model"),
+    (GRID, "measure:", "mesure:"): (4, "columns.pydoc.mesure: unknown key 'mesure'. did you mean measure"),
     (GRID, "nDCG@10", "nDCGG@10"): (4, "columns.pydoc.measure: no measure is called 'nDCGG@10' ("),
     (GRID, "nDCG@10", "seconds"): (4, "no measure is called 'seconds'"),
     (GRID, "[config=colbert]", "[config]"): (6, "'config' is not a KEY=VALUE override (for example"),
@@ -246,7 +251,8 @@ FAULTS: dict[tuple[str, str, str], tuple[int, str]] = {
     (CLAIMS, "above", "above, needs: {scal: paper}, why: x"): (6, "comparisons.0.needs.scal"),
     (CLAIMS, "above", "above, analysis: candidates"): (6, "no analysis 'candidates' with values by unit. one of:"),
     # what one part says of another
-    (GRID, "axes:", "rows: [{name: r}]\naxes:"): (1, "it needs one of rows, axes, cells or readings, and has rows"),
+    (GRID, "axes:", "rows: [{name: r}]\naxes:"): (5, "rows.0: a row beside `axes` needs overrides"),
+    (GRID, "axes:", "cells: {r: []}\naxes:"): (1, "it needs one of rows, axes, cells or readings, and has axes and ce"),
     (GRID, "  model: {colbert: [config=colbert], xtr: [config=xtr_k128]}\n"
            "  depth: {100: [retrieve.k_prime=100], 1000: [retrieve.k_prime=1000]}", "  {}"): (1, "and has none"),
     (GRID, "columns:\n  pydoc: {data: pydoc/test, measure: nDCG@10}\n", ""): (3, "axes: rows need columns: NAME: {"),
@@ -255,7 +261,7 @@ FAULTS: dict[tuple[str, str, str], tuple[int, str]] = {
     (TABLE, "baseline: r", "baseline: q"): (7, "rows.1.baseline: 'q' is no row. one of: r, s"),
     (TABLE, "{a: 1}", "{b: 1}"): (6, "rows.0.paper.b: 'b' is no column. one of: a, all"),
     (TABLE, "[a]", "[z]"): (8, "means.all: 'z' is no column. one of: a"),
-    (TABLE, "means:", "quality: table3\nmeans:"): (1, "`figure: speed_and_quality` and `quality` go together"),
+    (TABLE, "means:", "quality: table3\nmeans:"): (1, "`figure: speed_and_quality` and `quality` go together, except"),
     (TABLE, "means:", "figure: k_prime_sweep\nmeans:"): (4, "columns.a: figure k_prime_sweep needs overrides: ["),
     (TABLE, "means:", "figure: k_prime_sweep\nlab:\n  columns: {b: {data: d, measure: qps}}\nmeans:"):
         (10, "lab.columns.b: figure k_prime_sweep needs overrides: ["),
@@ -506,7 +512,7 @@ def test_lists_plans_and_refusals(verb: Verb, tmp_path: Path) -> None:
         (("claims", "--accept", "--dry-run"), "nothing is"),
         (("claims", "--accept", "--only=self_match"), "whose tests are corrected together"),
         (("claims", "--seeds", "1,1"), "names a seed twice"),
-        (("analyze", "geometry", "--accept"), "an analysis is one table"),
+        (("analyze", "geometry", "--accept"), "geometry reads vectors"),
         (("analyze", grid, "retrieve.k_prime=3"), "grid sets it for each cell"),
         (("analyze", grid, "--only", "nowhere"), "grid has no column 'nowhere'"),
         (("analyze", str(written(tmp_path, TABLE, "rows", "row"))), "made.yaml:5: row: unknown key 'row'"),
@@ -521,7 +527,7 @@ def test_lists_plans_and_refusals(verb: Verb, tmp_path: Path) -> None:
 def test_the_example_is_a_plan(verb: Verb) -> None:
     path = ROOT / "examples" / "grid.yaml"
     experiment = load_own(path, "demo")
-    assert all(row.baseline for row in experiment.rows[1:])
+    assert all(row.baselines for row in experiment.rows[1:])
     plan = json.loads(verb("analyze", str(path), "--dry-run", "--json")[0])
     assert plan["run"] > 0
     trained = {step["folder"] for step in plan["steps"] if "/train/" in step["folder"]}

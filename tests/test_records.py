@@ -22,7 +22,18 @@ from xtrrep.experiments import figures, record, tables
 from xtrrep.experiments import result as results
 from xtrrep.experiments import run as running
 from xtrrep.experiments.cell import parse_overrides
-from xtrrep.experiments.definition import Column, Comparison, Experiment, Reading, Row, load, narrowed, parse, select
+from xtrrep.experiments.definition import (
+    Baseline,
+    Column,
+    Comparison,
+    Experiment,
+    Reading,
+    Row,
+    load,
+    narrowed,
+    parse,
+    select,
+)
 from xtrrep.experiments.planning import Plans, plan
 from xtrrep.experiments.result import Result, Value
 
@@ -227,7 +238,7 @@ def test_a_partial_accept_keeps_the_values_marks_means_and_pictures_of_the_rest(
 
 
 def test_a_grid_of_ones_own_is_accepted_too(bench: Bench, recorded_root: Path) -> None:
-    rows = (Row("base", {}), Row("better", {}, baseline="base"))
+    rows = (Row("base", {}), Row("better", {}, baselines=(Baseline("base"),)))
     columns = [Column("x", "beir/x/test", "nDCG@10")]
     grid = narrowed(Experiment("mine", "Mine", "demo", None, {}, rows=rows, figure="bars"), columns)
     folder = record.accept(grid, bench.result(grid, both("x")), {})

@@ -7,15 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.text import Text
 
-from xtrrep.config import compose
-from xtrrep.experiments.analyses import engines, k_prime
+from xtrrep.experiments.definition import load_analysis
 from xtrrep.report import figure
 from xtrrep.report.figure import Timed, k_prime_sweep, loss_curve, speed_and_quality
 from xtrrep.report.table import Table
@@ -67,7 +64,9 @@ def test_bands_and_bars_show_one_standard_deviation(tmp_path: Path, monkeypatch:
 def test_no_two_engines_of_the_comparison_share_a_marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Any] = []
     monkeypatch.setattr(figure, "_save", lambda drawn, stem: kept.append(drawn) or [])
-    compared = list(dict.fromkeys(cell.engine for cell in engines.cells(compose([]))))
+    compared = list(
+        dict.fromkeys(row.place.get("engine", row.name) for row in load_analysis("engines", "demo", {}).rows)
+    )
     assert len(compared) > 7
     speed_and_quality([Timed(10.0 + i, 0.5, name) for i, name in enumerate(compared)], "nDCG@10", "", tmp_path / "one")
     assert len({line.get_marker() for line in kept[0].axes[0].lines}) == len(compared)
@@ -115,55 +114,6 @@ def test_labels_keep_their_order_and_distance(wanted: dict[str, float]) -> None:
     placed = [heights[name] for name in names]
     assert all(b - a >= 0.08 - 1e-9 for a, b in pairwise(placed))
     assert all(-1e-9 <= height <= 1 + 1e-9 for height in placed)
-
-
-@pytest.fixture(scope="module")
-def sweep() -> tuple:
-    """Made-up scores in which colbert beats xtr_k128, loses with k', and xtr_k128 does not."""
-    cfg = compose(["analyze.models=[colbert,xtr_k128]", "analyze.k_primes=[10,1000]", "analyze.resamples=500"])
-    rng = np.random.default_rng(0)
-    base = rng.random(80) * 0.3
-    scores = {}
-    for cell in k_prime.cells(cfg):
-        level = {"untrained": 0.0, "colbert": 0.5, "xtr_k128": 0.4, "bm25": 0.2}[cell.model]
-        loss = 0.2 if (cell.model, cell.scoring, cell.k_prime) == ("colbert", "xtr", 10) else 0.0
-        values = base + level - loss + rng.normal(0, 0.01, 80)
-        index = pandas.Index([f"q{i}" for i in range(80)], name="query")
-        scores[cell] = pandas.DataFrame(dict.fromkeys(cfg.data.measures, values), index=index)
-    return cfg, scores
-
-
-def test_the_sweeps_table_and_statements(sweep: tuple, tmp_path: Path) -> None:
-    cfg, scores = sweep
-    runs = {cell: f"run{i}" for i, cell in enumerate(scores)}
-    k_prime.make(cfg, scores, tmp_path, runs, {})
-    rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
-    assert len(rows) == 3 * 2 * 2 + 1
-    for cell, row in zip(scores, rows, strict=True):
-        assert float(row["nDCG@10"]) == pytest.approx(scores[cell]["nDCG@10"].mean())
-    text = (tmp_path / "table.txt").read_text()
-    statements = text[text.index("What it says") :]
-    lines = [line for line in statements.splitlines() if line.startswith(("colbert", "xtr_k128", "loss"))]
-    assert [line.split()[-1] for line in lines] == ["higher", "higher", "lower", "higher"]
-    assert "run0" in text
-
-
-def test_statements_follow_the_data(sweep: tuple, tmp_path: Path) -> None:
-    """Swap the two models and every comparison between them turns round: nothing is written in advance."""
-    cfg, scores = sweep
-    swap = {"colbert": "xtr_k128", "xtr_k128": "colbert"}
-    swapped = {}
-    for cell in scores:
-        twin = next(
-            c
-            for c in scores
-            if (c.model, c.scoring, c.k_prime) == (swap.get(cell.model, cell.model), cell.scoring, cell.k_prime)
-        )
-        swapped[cell] = scores[twin]
-    k_prime.make(cfg, swapped, tmp_path, dict.fromkeys(scores, "r"), {})
-    text = (tmp_path / "table.txt").read_text()
-    lines = [line for line in text.splitlines() if "against colbert as ColBERT" in line or line.startswith("loss")]
-    assert [line.split()[-1] for line in lines] == ["higher", "lower"]
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")

@@ -62,8 +62,7 @@ def cases(backbone: Path) -> list[Case]:
         chosen = (*words, *settings)
         for stage, after in (("index", "encode"), ("retrieve", f"index {engine}"), ("evaluate", f"retrieve {engine}")):
             made.append(Case(stage, engine, (stage, *chosen), after))
-    sweep = ("analyze.models=[untrained]", "analyze.k_primes=[5,50]", "analyze.resamples=100")
-    made.append(Case("analyze", "exact", ("analyze", *words, *sweep), "encode"))
+    made.append(Case("analyze", "exact", ("analyze", "geometry", *words, "analyze.models=[untrained]"), "encode"))
     table = ("reproduce", "table2", "--only", "nfcorpus", *words[1:], *engines["scann"][1:])
     made.append(Case("reproduce", "scann", table))
     made += [

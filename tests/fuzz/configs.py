@@ -323,7 +323,7 @@ def _check_types(found: Experiment) -> None:
         assert row.overrides is None or _overrides(row.overrides)
         assert all(map(_finite, row.paper.values()))
     for column in found.columns:
-        assert isinstance(column.data, str)
+        assert column.data is None or isinstance(column.data, str)
         assert isinstance(column.measure, str)
         assert _overrides(column.overrides)
         assert column.k_prime is None or column.k_prime >= 0
@@ -338,7 +338,7 @@ def _check_types(found: Experiment) -> None:
 
 def _check_names(found: Experiment) -> None:
     rows = {row.name for row in found.rows}
-    assert {row.baseline for row in found.rows} <= {None, *rows}
+    assert {baseline.row for row in found.rows for baseline in row.baselines} <= rows
     assert {column for group in found.means.values() for column in group} <= {column.name for column in found.columns}
     for comparison in found.comparisons:
         for name in (*comparison.plus, *comparison.minus) if comparison.analysis is None else ():

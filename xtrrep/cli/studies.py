@@ -27,7 +27,7 @@ from xtrrep.cli.options import (
     merge,
 )
 from xtrrep.cli.output import print_json, print_plan, relative
-from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError, fail, say
+from xtrrep.console import DIFFER, MISSING, OK, DataError, UsageError, fail, say, suggest
 
 if TYPE_CHECKING:
     from xtrrep.experiments.definition import Experiment
@@ -141,33 +141,44 @@ def analyze(
     Examples: xtrrep analyze | xtrrep analyze engines | xtrrep analyze my_grid.yaml --jobs 2 | xtrrep analyze
     'analyze.models=[colbert,xtr_k64]'
     """
+    from xtrrep.config import Analyze
     from xtrrep.experiments import definition
+    from xtrrep.experiments.analyses import analyses
 
     given = overrides or []
     name = given[0] if given and "=" not in given[0] else None
     texts = merge(given[1:] if name else given, index=index, data=data, scale=scale)
     how = _how(texts, seeds, (jobs, on, memory), dry_run, accept, json)
     if name is not None and name.endswith((".yaml", ".yml")):
-        _carry_out([definition.load_own(Path(name).expanduser(), how.scale, only or ())], how)
+        _carry_out([definition.load_own(Path(name).expanduser(), how.scale, only or (), how.overrides)], how)
         return
+    chosen = name or how.overrides.get("analyze.name") or Analyze().name
+    of_runs = definition.analyses_by_name()
+    if chosen in of_runs:
+        rest = {key: value for key, value in how.overrides.items() if key != "analyze.name"}
+        _carry_out([definition.load_analysis(chosen, how.scale, rest, only or ())], replace(how, overrides=rest))
+        return
+    if chosen not in analyses.entries():
+        hint = suggest(chosen, [*of_runs, *analyses.entries()])
+        raise DataError(f"no analysis named {chosen!r} in this version", hint=hint)
     for option, value in (("--only", only), ("--accept", accept)):
         if value:
             raise UsageError(
-                f"{option} is for grids, tables and claims, and an analysis is one table",
-                hint="xtrrep analyze FILE.yaml, or leave it out",
+                f"{option} is for analyses of runs ({', '.join(of_runs)}) and grids, and {chosen} reads vectors",
+                hint="leave it out",
             )
-    _analyze(name, how)
+    _analyze(chosen, how)
 
 
-def _analyze(name: str | None, how: _How) -> None:
-    """A registered analysis, under each training seed."""
+def _analyze(name: str, how: _How) -> None:
+    """An analysis that reads vectors, under each training seed."""
     from xtrrep.api import set_threads
     from xtrrep.experiments.analysis import plan_analysis, run_analysis
     from xtrrep.experiments.cell import check_seeds
     from xtrrep.experiments.execute import run_plans
     from xtrrep.plan import preflight
 
-    own = {"scale": how.scale, **how.overrides, **({"analyze.name": name} if name else {})}
+    own = {"scale": how.scale, **how.overrides, "analyze.name": name}
     check_seeds(how.seeds, own)
     made = [plan_analysis(own, seed) for seed in how.seeds or (None,)]
     plans = [plan for one in made for plan in one.plans]

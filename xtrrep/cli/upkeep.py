@@ -17,6 +17,7 @@ def ls(json: Json = False) -> None:
     """List configs, collections, engines, analyses and artifacts."""
     from xtrrep import artifacts, config
     from xtrrep.experiments.analyses import analyses
+    from xtrrep.experiments.definition import analyses_by_name
     from xtrrep.retrieval.engines import engines
     from xtrrep.retrieval.imputation import imputations
 
@@ -25,7 +26,8 @@ def ls(json: Json = False) -> None:
     }
     listing["engine"] = [{"name": n, "summary": e.summary, "paper": e.paper} for n, e in engines.entries().items()]
     listing["imputation"] = [{"name": n, "summary": e.summary} for n, e in imputations.entries().items()]
-    listing["analysis"] = [{"name": n, "summary": e.summary} for n, e in analyses.entries().items()]
+    summaries = analyses_by_name() | {name: entry.summary for name, entry in analyses.entries().items()}
+    listing["analysis"] = [{"name": n, "summary": summary} for n, summary in sorted(summaries.items())]
     listing["artifact"] = []
     for root in (config.artifacts_root(), config.results_root()):
         for folder, manifest in artifacts.complete(root):

@@ -166,6 +166,8 @@ def check_meaning(cfg: Config) -> None:
         raise UsageError("model.source=checkpoint and model.checkpoint=NAME go together", hint="give both, or neither")
     if (cfg.model.source is Source.vectors) != (cfg.model.vectors is not None):
         raise UsageError("model.source=vectors and model.vectors=FOLDER go together", hint="give both, or neither")
+    if cfg.model.source is Source.vectors and cfg.encode.pool_factor > 1:
+        raise UsageError("imported vectors are not encoded, and so not pooled", hint="encode.pool_factor=1")
     if cfg.model.normalize and cfg.model.source is not Source.vectors:
         raise UsageError(
             "model.normalize=true is for imported vectors: a model's are of unit length already",

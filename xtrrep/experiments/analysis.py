@@ -48,7 +48,7 @@ def plan_analysis(overrides: Mapping[str, str], seed: int | None = None) -> Anal
         made = Cell("", configs.compose(as_texts(own)), ("evaluate", *cell.also)).with_seed(seed)
         plans.append(made.plan())
     upstream = {
-        "/".join(filter(None, [cell.model, cell.engine, cell.scoring, str(cell.k_prime), cell.setting, stage])): (
+        "/".join(filter(None, [cell.model, cell.engine, cell.scoring, str(cell.k_prime), stage])): (
             plan.specs[stage].fingerprint
         )
         for cell, plan in zip(cells, plans, strict=True)

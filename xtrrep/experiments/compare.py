@@ -131,7 +131,7 @@ def judge_effects(
             family=comparison.family,
             row=comparison.plus[0] if comparison.column else "",
             column=comparison.column,
-            baseline=comparison.minus[0] if comparison.column else "",
+            baseline=comparison.against,
         )
         effect = effects.get(comparison.id)
         if effect is None:
@@ -187,7 +187,10 @@ def judge_expected(experiment: Experiment, result: Result, record: Result | None
         ]  # fmt: skip
     cells = []
     for row in experiment.rows:
-        for column in (*(c.name for c in experiment.columns), *experiment.means):
+        for column in (
+            *(c.name for c in experiment.columns if row.overrides is None or row.holds(c)),
+            *experiment.means,
+        ):
             value, paper = result.value(row.name, column), row.paper.get(column)
             members = experiment.means.get(column, (column,))
             cell = judged(row.name, column, value, result.now(row.name, column), paper, experiment.tolerance, members)

@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from xtrrep import config as configs
+from xtrrep.config import Config, flat
 from xtrrep.console import DataError, UsageError, XtrrepError, say, suggest
-from xtrrep.experiments.cell import SEED_KEYS, Overrides, check_seeds, parse_overrides
-from xtrrep.experiments.schema import QPS, STAGE_OF, File, ReadingPart, StandIn, crossed, filled, read_file
+from xtrrep.experiments.axes import EACH, Place, crossed, measures_of, moved
+from xtrrep.experiments.cell import Overrides, as_texts, parse_overrides
+from xtrrep.experiments.numbers import BY_UNIT, is_measure
+from xtrrep.experiments.schema import File, ReadingPart, StandIn, filled, read_file
 
 ALL, CLAIMS = "all", "claims"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A collection with what is measured on it. `data` is None for the collection that the command line names."""
+    """A collection with what is measured on it. `data` is None for the collection that the command line names.
+
+    measure: a measure, a number of the run, or overlap@K with the row at `against`. tested: against the baselines.
+    gain: the difference from the row's baseline. without: where rows have no value.
+    """
 
     name: str
     data: str | None
     measure: str
     overrides: Overrides = field(default_factory=dict)
+    tested: bool = True
+    gain: bool = False
+    against: Place = field(default_factory=dict)
+    without: Place = field(default_factory=dict)
+
+    @property
+    def is_measure(self) -> bool:
+        """Whether its values are means of a measure over queries, in points."""
+        return is_measure(self.measure)
 
     @property
     def k_prime(self) -> int | None:
@@ -31,13 +48,38 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """What a row is tested against. since: of the row and of the baseline, the rows whose values are taken off first,
+    so that two changes are compared."""
+
+    row: str
+    since: tuple[str, str] | None = None
+
+    @property
+    def label(self) -> str:
+        return self.row if self.since is None else f"{self.row} since {self.since[1]}"
+
+
+@dataclass(frozen=True)
 class Row:
-    """One line of an experiment: what chooses its model and engine (None: only quoted), and the paper's values."""
+    """One line of an experiment: what chooses its model and engine (None: only quoted), and the paper's values.
+
+    place: its choice on each axis; empty for a row of its own.
+    """
 
     name: str
     overrides: Overrides | None
     paper: Mapping[str, float] = field(default_factory=dict)
-    baseline: str | None = None
+    baselines: tuple[Baseline, ...] = ()
+    place: Place = field(default_factory=dict)
+
+    def holds(self, column: Column) -> bool:
+        """Whether the row has a value in a column. A row beside the axes has measures alone."""
+        if self.overrides is None:
+            return False
+        if (column.gain and not self.baselines) or (not self.place and (column.against or column.without)):
+            return False
+        return not column.without or any(self.place[axis] != choice for axis, choice in column.without.items())
 
 
 @dataclass(frozen=True)
@@ -64,7 +106,8 @@ class Best:
 class Comparison:
     """One statement: a difference with a direction, a margin, or (neither) a two-sided difference from a baseline.
 
-    column: of the table's columns, "" where cells have none. Other fields as in the file.
+    column: of the table's columns, "" where cells have none. against: the baseline as tables name it. Other fields as
+    in the file.
     """
 
     id: str
@@ -73,6 +116,7 @@ class Comparison:
     plus: tuple[str, ...]
     minus: tuple[str, ...]
     column: str = ""
+    against: str = ""
     where: str = ""
     analysis: str | None = None
     statistic: str = "difference"
@@ -121,6 +165,9 @@ class Experiment:
     comparisons: tuple[Comparison, ...] = ()
     figure: str | None = None
     quality: str | None = None
+    axes: tuple[str, ...] = ()
+    spread: str | None = None
+    remarks: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
@@ -131,9 +178,29 @@ class Experiment:
         """The collection that an analysis is made on."""
         return self.overrides.get("data") or configs.compose().data.id
 
+    @property
+    def kind(self) -> str:
+        """reproduction, claims, analysis (of the collection that the command line names) or grid."""
+        if self.name == CLAIMS:
+            return CLAIMS
+        if self.readings or any(row.paper for row in self.rows) or self.tolerance is not None:
+            return "reproduction"
+        return "analysis" if self.columns and all(column.data is None for column in self.columns) else "grid"
+
     def members(self, name: str) -> tuple[str, ...]:
         """The cells that a name of `plus` or `minus` stands for."""
         return self.best[name].of if name in self.best else (name,)
+
+    def runs(self, row: Row, column: Column) -> bool:
+        """Whether a cell is run: for its own value, or because a gain in its column is over it."""
+        over = column.gain and any(b.row == row.name for other in self.rows for b in other.baselines)
+        return row.holds(column) or (over and row.overrides is not None)
+
+    def other_row(self, row: Row, column: Column) -> str:
+        """The row that a value of a column is set against, whether there is such a row or not."""
+        if column.gain:
+            return row.baselines[0].row
+        return ", ".join(moved(row.place, column.against, [r.place for r in self.rows if r.place]).values())
 
 
 # --- reading it -------------------------------------------------------------------------------------------------------
@@ -162,14 +229,26 @@ def load_claims(scale: str, only: Sequence[str] = ()) -> Experiment:
     return select(parse(configs.config_dir() / f"{CLAIMS}.yaml", scale), only)
 
 
-def load_own(path: Path, scale: str, only: Sequence[str] = ()) -> Experiment:
+def analyses_by_name() -> dict[str, str]:
+    """The analyses of runs that there is a file of, with their titles."""
+    paths = sorted((configs.config_dir() / "analyses").glob("*.yaml"))
+    return {path.stem: read_file(path, "demo").title for path in paths}
+
+
+def load_analysis(name: str, scale: str, overrides: Overrides, only: Sequence[str] = ()) -> Experiment:
+    """An analysis of runs by name. Raises UsageError as `parse` and `select`."""
+    return select(parse(configs.config_dir() / "analyses" / f"{name}.yaml", scale, overrides), only)
+
+
+def load_own(path: Path, scale: str, only: Sequence[str] = (), overrides: Overrides | None = None) -> Experiment:
     """A file of your own. Raises UsageError where it has the name of one of the study's, or as `parse` and `select`."""
-    if path.stem in (*names(), CLAIMS):
-        verb = CLAIMS if path.stem == CLAIMS else f"reproduce {path.stem}"
+    analyses = analyses_by_name()
+    if path.stem in (*names(), CLAIMS, *analyses):
+        verb = CLAIMS if path.stem == CLAIMS else f"{'analyze' if path.stem in analyses else 'reproduce'} {path.stem}"
         raise UsageError(
             f"{path} has a name of the study's, and would be recorded as that", hint=f"another name, or xtrrep {verb}"
         )
-    return select(parse(path, scale), only)
+    return select(parse(path, scale, overrides), only)
 
 
 def load_all(name: str, scale: str, only: Sequence[str] = ()) -> list[Experiment]:
@@ -192,35 +271,39 @@ def load_all(name: str, scale: str, only: Sequence[str] = ()) -> list[Experiment
     return found
 
 
-def parse(path: Path, scale: str) -> Experiment:
-    """Read and check a file of the grammar. Raises UsageError that names every fault with its line."""
-    return replace(_experiment(path.stem, read_file(path, scale), scale), path=path)
+def parse(path: Path, scale: str, overrides: Overrides | None = None) -> Experiment:
+    """Read and check a file of the grammar. `overrides` are the command line's: what a file draws from the
+    configuration depends on them. Raises UsageError that names every fault with its line."""
+    return replace(_experiment(path.stem, read_file(path, scale), scale, overrides or {}), path=path)
 
 
-def _experiment(name: str, file: File, scale: str) -> Experiment:
+def _experiment(name: str, file: File, scale: str, given: Overrides) -> Experiment:
     """The file at one scale."""
     paper = scale == "paper"
     here = StandIn() if paper else file.here
     added = file.lab if scale == "lab" else StandIn()
     shown = {**(here.columns or file.columns), **added.columns}
-    columns = tuple(Column(key, c.data, c.measure, parse_overrides(c.overrides)) for key, c in shown.items())
-    rows = [
-        Row(row.name, None if row.overrides is None else parse_overrides(row.overrides), row.paper, row.baseline)
-        for row in file.rows
-        if paper or not row.paper_only
-    ]
-    rows += [Row(key, overrides, baseline=file.baseline if key != file.baseline else None)
-             for key, overrides in crossed(file.axes).items()]  # fmt: skip
+    shared = parse_overrides((*file.overrides, *here.overrides, *added.overrides))
+
+    @cache
+    def config() -> Config:
+        return configs.compose(as_texts({**shared, "scale": scale, **given}))
+
+    columns: dict[str, Column] = {}
+    for key, c in shown.items():
+        for own, measure in measures_of(c.measure, key, config).items():
+            made = Column(own, c.data, measure, parse_overrides(c.overrides), c.tested, c.gain, c.against, c.without)
+            columns.setdefault(own, made)
+    rows = _crossed_rows(file, config)
+    for row in file.rows:
+        if (paper or not row.paper_only) and (row.when is None or flat(config())[row.when]):
+            own_overrides = None if row.overrides is None else parse_overrides(row.overrides)
+            against = (Baseline(row.baseline),) if row.baseline is not None else ()
+            rows.append(Row(row.name, own_overrides, row.paper, against))
     rows += [Row(key, filled(texts, file.numbers.get(scale, {}))) for key, texts in file.cells.items()]
     comparisons = [
-        Comparison(
-            **{
-                **comparison.model_dump(),
-                "overrides": parse_overrides(comparison.overrides),
-                "needs": dict(comparison.needs),
-            }
-        )
-        for comparison in file.comparisons
+        Comparison(**{**c.model_dump(), "overrides": parse_overrides(c.overrides), "needs": dict(c.needs)})
+        for c in file.comparisons
     ]
     read = [comparison.value for comparison in comparisons if comparison.analysis is None]
     experiment = Experiment(
@@ -228,8 +311,8 @@ def _experiment(name: str, file: File, scale: str) -> Experiment:
         title=file.title,
         scale=scale,
         tolerance=file.tolerance,
-        overrides=parse_overrides((*file.overrides, *here.overrides, *added.overrides)),
-        columns=columns,
+        overrides=shared,
+        columns=tuple(columns.values()),
         means=file.means,
         rows=tuple(rows),
         best={key: Best(best.of, best.chosen) for key, best in file.best.items()},
@@ -238,9 +321,35 @@ def _experiment(name: str, file: File, scale: str) -> Experiment:
         comparisons=tuple(comparisons),
         figure=file.figure or ("bars" if file.axes else None),
         quality=file.quality,
-        measures=tuple(dict.fromkeys(value for value in read if value not in STAGE_OF)),
+        axes=tuple(file.axes),
+        spread=file.spread,
+        remarks=file.notes,
+        measures=tuple(dict.fromkeys(value for value in read if value not in BY_UNIT)),
     )
-    return narrowed(experiment, columns)
+    return narrowed(experiment, experiment.columns)
+
+
+def _crossed_rows(file: File, config: Callable[[], Config]) -> list[Row]:
+    """A row for each combination of the axes, with what it is tested against."""
+    if not file.axes:
+        return []
+    cells = crossed(file.axes, config() if any(EACH in axis for axis in file.axes.values()) else None)
+    places = [place for place, _ in cells.values()]
+
+    def at(place: Place, to: Mapping[str, str]) -> str:
+        return ", ".join(moved(place, to, places).values())
+
+    rows = []
+    for key, (place, overrides) in cells.items():
+        tested = [Baseline(file.baseline)] if file.baseline is not None else []
+        for baseline in file.baselines:
+            since = (at(place, baseline.since), at(place, {**baseline.at, **baseline.since}))
+            tested.append(Baseline(at(place, baseline.at), since if baseline.since else None))
+        known = [
+            b for b in tested if {b.row, *(b.since or ())} <= cells.keys() and key not in (b.row, *(b.since or ()))
+        ]
+        rows.append(Row(key, overrides, baselines=tuple(known), place=place))
+    return rows
 
 
 def _reading(reading: ReadingPart, tolerance: float | None) -> Reading:
@@ -255,16 +364,18 @@ def narrowed(experiment: Experiment, columns: Sequence[Column]) -> Experiment:
     run = {row.name for row in experiment.rows if row.overrides is not None}
     from_baselines = [
         Comparison(
-            f"{row.name}, {column.name}",
-            f"{row.name} differs from {row.baseline} on {column.name}",
+            f"{row.name}, {column.name}" + (f", against {baseline.label}" if len(row.baselines) > 1 else ""),
+            f"{row.name} differs from {baseline.label} on {column.name}",
             column.measure,
-            (row.name,),
-            (row.baseline,),
+            (row.name,) if baseline.since is None else (row.name, baseline.since[1]),
+            (baseline.row,) if baseline.since is None else (baseline.row, baseline.since[0]),
             column.name,
+            baseline.label,
         )
         for row in experiment.rows
         for column in columns
-        if row.baseline in run and row.name in run and row.baseline is not None and column.measure != QPS
+        for baseline in row.baselines
+        if baseline.row in run and row.name in run and column.is_measure and column.tested
     ]
     stated = [comparison for comparison in experiment.comparisons if not comparison.column]
     return replace(experiment, columns=tuple(columns), means=means, comparisons=(*stated, *from_baselines))
@@ -299,7 +410,7 @@ def select(experiment: Experiment, only: Sequence[str] = ()) -> Experiment:
         return replace(experiment, comparisons=kept, only=tuple(only))
     columns = experiment.columns
     if only:
-        known = {c.name: {c.name, str(c.data), c.name.split()[0]} for c in columns}
+        known = {c.name: {c.name, str(c.data or c.name), c.name.split()[0]} for c in columns}
         _check_names(experiment.name, "column", only, known.values(), known)
         columns = tuple(column for column in columns if known[column.name] & set(only))
     if experiment.scale != "paper":
@@ -336,40 +447,3 @@ def _check_names(
     for name in only:
         if name not in every:
             raise UsageError(f"{experiment} has no {kind} {name!r}", hint=suggest(name, set(listed)))
-
-
-def check_overrides(experiment: Experiment, overrides: Mapping[str, str]) -> None:
-    """Refuse an override of what the experiment sets for each cell: its table would say one thing and hold another."""
-    parts = [*(row.overrides or {} for row in experiment.rows), *(c.overrides for c in experiment.columns)]
-    parts += [comparison.overrides for comparison in experiment.comparisons]
-    check_seeds(experiment.seeds, overrides)
-    for part in parts:
-        check_seeds(experiment.seeds, {key: value for key, value in part.items() if key in SEED_KEYS})
-    fixed = {"scale"}
-    if experiment.analysis is not None:
-        fixed |= {"analyze.name", "analyze.models", "data"}
-    else:
-        fixed |= {"data.measures"}
-        fixed |= {key for part in parts for key in part}
-        fixed |= {"data"} if any(column.data is not None for column in experiment.columns) else set()
-        fixed |= configs.keys_of("config") if "config" in fixed else set()
-        fixed -= {"model.source"}  # applies to the rows that do not set it
-        if not experiment.columns:
-            fixed |= {"index", "latency.recipe", "analyze.name", "analyze.models"}
-    for key, value in overrides.items():
-        within = not experiment.columns and experiment.analysis is None and key.startswith("index.")
-        if key in fixed or within:
-            raise UsageError(
-                f"'{key}={value}' cannot be given: {experiment.name} sets it for each cell",
-                hint="leave it out, or write a grid of your own: examples/grid.yaml",
-            )
-
-
-def cell_overrides(experiment: Experiment, row: Row, column: Column | None, overrides: Mapping[str, str]) -> Overrides:
-    """All overrides of one cell; what stands later wins."""
-    extra = dict(overrides)
-    if row.overrides and "model.source" in row.overrides:  # a model of its own, wherever the others come from
-        extra.pop("model.source", None)
-    placed = {} if column is None or column.data is None else {"data": column.data}
-    own = {**(row.overrides or {}), **placed, **({} if column is None else column.overrides)}
-    return {**experiment.overrides, **own, "scale": experiment.scale, **extra}

@@ -17,8 +17,12 @@ def draw(result: Result, out: Path) -> None:
         table.save(out / name, json=False)
         write_text(out / f"{name}.tex", table.latex())
         write_text(out / f"{name}.html", table.html())
-    if result.figure == "k_prime_sweep":
+    if result.figure == "k_prime_sweep" and result.axes:
+        draw_own_sweep(result, out)
+    elif result.figure == "k_prime_sweep":
         draw_sweep(result, out)
+    elif result.figure == "speed_and_quality" and result.axes:
+        draw_own_speed(result, out)
     elif result.figure == "speed_and_quality":
         draw_speed(result, out)
     elif result.figure == "bars":
@@ -26,13 +30,63 @@ def draw(result: Result, out: Path) -> None:
 
 
 def _stem(result: Result, column: ShownColumn, out: Path) -> Path:
-    return out / f"{result.name}-{str(column.data).replace('/', '-')}"
+    return out / f"{result.name}-{(column.data or result.data).replace('/', '-')}"
 
 
 def _title(result: Result, data: str | None) -> str:
     """Of a figure; under it what its points are means of, where they are."""
     seeds = f"\nmeans over training seeds {listed(result.seeds)}, with their standard deviation"
-    return f"{result.title}: {data}, scale={result.scale}" + (seeds if result.seeds else "")
+    title, _, on = result.title.rpartition(" (") if result.kind == "analysis" else (result.title, "", "")
+    of = f"{title}\n{on[:-1]}" if on else f"{title}: {data}" if data else title
+    return f"{of}, scale={result.scale}" + (seeds if result.seeds else "")
+
+
+K_PRIME = "k'"  # the axis of an analysis
+
+
+def _at(result: Result, row: str) -> dict[str, str]:
+    """A row's choices by axis; none for a row beside the axes."""
+    return dict(zip(result.axes, result.places.get(row, ()), strict=False))
+
+
+def _shown(result: Result) -> list[ShownColumn]:
+    """The columns of measures that a figure of an analysis has room for."""
+    measures = [column for column in result.columns if column.is_measure]
+    usual = [column for column in measures if column.name in ("nDCG@10", "Recall@100", "MRR@10", "Success@5")]
+    return (usual or measures)[:2]
+
+
+def draw_own_sweep(result: Result, out: Path) -> None:
+    """Quality against the axis k', a line a combination of the others, a level for each row beside the axes."""
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    levels: dict[str, dict[str, float]] = {}
+    for column in _shown(result):
+        for row in result.rows:
+            value, place = result.now(row, column.name), _at(result, row)
+            if value is None:
+                continue
+            if not place:
+                levels.setdefault(column.name, {})[row] = value
+                continue
+            name = " as ".join(choice for axis, choice in place.items() if axis != K_PRIME)
+            panels.setdefault(column.name, {}).setdefault(name, []).append((float(place[K_PRIME]), value))
+    sorted_panels = {key: {name: sorted(line) for name, line in lines.items()} for key, lines in panels.items()}
+    if panels:
+        k_prime_sweep(sorted_panels, levels, _title(result, None), _stem(result, result.columns[0], out))
+
+
+def draw_own_speed(result: Result, out: Path) -> None:
+    """The column of queries a second against the first measure of the same table."""
+    speed = next((column.name for column in result.columns if column.measure == "qps"), None)
+    points = []
+    for row in result.rows if speed is not None else ():
+        value, quality, place = result.now(row, str(speed)), result.now(row, _shown(result)[0].name), _at(result, row)
+        if value is not None and quality is not None:
+            engine, scoring, model = (place.get(axis, "") for axis in ("engine", "scoring", "model"))
+            points.append(Timed(value, quality, engine, scoring, model))
+    if points:
+        stem = _stem(result, result.columns[0], out)
+        speed_and_quality(points, _shown(result)[0].name, _title(result, None), stem, base="colbert")
 
 
 def draw_sweep(result: Result, out: Path) -> None:
@@ -79,12 +133,14 @@ def draw_speed(result: Result, out: Path) -> None:
 
 
 def draw_bars(result: Result, out: Path) -> None:
-    """A grid of your own: a panel a column, a bar a row."""
+    """A panel a column of a measure, a bar a row; over several k' those at the smallest, where most is imputed."""
     panels = {}
-    for column in result.columns:
-        values = {row: result.now(row, column.name) for row in result.rows}
+    depths = [float(at[K_PRIME]) for row in result.rows if K_PRIME in (at := _at(result, row))]
+    rows = [row for row in result.rows if float(_at(result, row).get(K_PRIME, 0.0)) <= min(depths, default=0.0)]
+    for column in result.columns if result.kind != "analysis" else _shown(result):
+        values = {row: result.now(row, column.name) for row in rows}
         if known := {row: value for row, value in values.items() if value is not None}:
             panels[column.name] = known
-    measures = " / ".join(dict.fromkeys(column.measure for column in result.columns))
+    measures = " / ".join(dict.fromkeys(column.measure for column in result.columns if column.name in panels))
     if panels:
-        bars(panels, measures, f"{result.title}, scale={result.scale}", out / result.name, digits=1)
+        bars(panels, measures, _title(result, None), out / result.name, digits=1)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 from xtrrep import config as configs
 from xtrrep import pipeline
 from xtrrep.config import Config
-from xtrrep.console import XtrrepError, progress
+from xtrrep.console import DataError, UsageError, XtrrepError, progress
 from xtrrep.experiments.analysis import AnalysisPlan, plan_analysis
-from xtrrep.experiments.cell import Cell, Overrides, as_texts, compose_cell
-from xtrrep.experiments.definition import (
-    Column,
-    Comparison,
-    Experiment,
-    Row,
-    cell_overrides,
-    check_overrides,
-)
-from xtrrep.experiments.schema import QPS, STAGE_OF
+from xtrrep.experiments.cell import SEED_KEYS, Cell, Overrides, as_texts, check_seeds, compose_cell
+from xtrrep.experiments.definition import Column, Comparison, Experiment, Row
+from xtrrep.experiments.numbers import stage_of
+from xtrrep.measure.evaluate import canonical
 from xtrrep.plan import preflight
+from xtrrep.retrieval.engines import TextEngine, engine_of
 
 SHOWN = 50  # cells from which on planning them is shown
 
@@ -54,12 +49,20 @@ def columns_of(experiment: Experiment) -> tuple[Column, ...]:
     return experiment.columns or (Column("", None, ""),)
 
 
+def _siblings(experiment: Experiment, row: Row, column: Column) -> list[Column]:
+    """The columns that a row's cell is read in: one, or all on the collection that the command line names."""
+    if column.data is not None or not column.name:
+        return [column]
+    return [
+        c for c in experiment.columns if (c.data, c.overrides) == (None, column.overrides) and experiment.runs(row, c)
+    ]
+
+
 def _needed(experiment: Experiment, row: Row, column: Column) -> tuple[str, ...]:
     """The stages that a cell must reach, by what is read of it; none where nothing is."""
-    if column.name:
-        return ("latency",) if column.measure == QPS else ("evaluate",)
-    read = reads_of(experiment, row)
-    return tuple(sorted({"latency" if STAGE_OF.get(value) == "latency" else "evaluate" for value in read}))
+    columns = _siblings(experiment, row, column)
+    read = [c.measure for c in columns] if column.name else reads_of(experiment, row)
+    return tuple(sorted({"latency" if stage_of(value) == "latency" else "evaluate" for value in read}))
 
 
 def reads_of(experiment: Experiment, row: Row) -> list[str]:
@@ -83,14 +86,68 @@ def base_config(experiment: Experiment, overrides: Overrides) -> Config:
     return configs.compose(as_texts({**experiment.overrides, "scale": experiment.scale, **overrides}))
 
 
+def check_overrides(experiment: Experiment, overrides: Mapping[str, str]) -> None:
+    """Refuse an override of what the experiment sets for each cell: its table would say one thing and hold another."""
+    parts = [*(row.overrides or {} for row in experiment.rows), *(c.overrides for c in experiment.columns)]
+    parts += [comparison.overrides for comparison in experiment.comparisons]
+    check_seeds(experiment.seeds, overrides)
+    for part in parts:
+        check_seeds(experiment.seeds, {key: value for key, value in part.items() if key in SEED_KEYS})
+    fixed = {"scale"}
+    if experiment.analysis is not None:
+        fixed |= {"analyze.name", "analyze.models", "data"}
+    elif experiment.axes:  # a row that sets it keeps its own, and the others take what is given
+        fixed |= set.intersection(*(set(row.overrides or {}) for row in experiment.rows if row.place))
+        fixed |= {key for column in experiment.columns for key in column.overrides}
+    else:
+        fixed |= {key for part in parts for key in part}
+        fixed -= {"model.source"}  # applies to the rows that do not set it
+        if not experiment.columns:
+            fixed |= {"index", "latency.recipe", "analyze.name", "analyze.models"}
+    if any(column.data is not None for column in experiment.columns):
+        fixed |= {"data"}
+    if experiment.analysis is None:
+        fixed |= {"data.measures"} if experiment.kind != "analysis" else set()
+        fixed |= configs.keys_of("config") - {"model.source"} if "config" in fixed else set()
+    for key, value in overrides.items():
+        within = not experiment.columns and experiment.analysis is None and key.startswith("index.")
+        if key in fixed or within:
+            raise UsageError(
+                f"'{key}={value}' cannot be given: {experiment.name} sets it for each cell",
+                hint="leave it out, or write a grid of your own: examples/grid.yaml",
+            )
+
+
+def cell_overrides(experiment: Experiment, row: Row, column: Column | None, overrides: Mapping[str, str]) -> Overrides:
+    """All overrides of one cell; what stands later wins."""
+    extra = dict(overrides)
+    for key in row.overrides or {}:
+        if row.place or key == "model.source":  # a model of its own, wherever the others come from
+            extra.pop(key, None)
+    placed = {} if column is None or column.data is None else {"data": column.data}
+    own = {**(row.overrides or {}), **placed, **({} if column is None else column.overrides)}
+    return {**experiment.overrides, **own, "scale": experiment.scale, **extra}
+
+
 def cell_of(experiment: Experiment, row: Row, column: Column, overrides: Overrides) -> Cell:
     """The cell of a row on a column. Raises UsageError and DataError as `config.compose`."""
     own = cell_overrides(experiment, row, column, overrides)
     until = _needed(experiment, row, column)
     cell = compose_cell(", ".join(filter(None, (row.name, column.name))), own, until)
-    measures = list(experiment.measures) if not column.name else [] if column.measure == QPS else [column.measure]
+    measures = list(experiment.measures)
+    if column.name:
+        measures = [c.measure for c in _siblings(experiment, row, column) if c.is_measure]
+    known = cell.config.data.measures
+    if column.name and column.data is None:  # as every other run on this collection is evaluated
+        measures = [*known, *(name for name in measures if canonical(name) not in map(canonical, known))]
     if measures:
         cell = replace(cell, config=replace(cell.config, data=replace(cell.config.data, measures=measures)))
+    index, own_keys = cell.config.index, row.overrides or {}
+    if row.place and "index" not in own_keys:
+        if isinstance(engine_of(index), TextEngine):
+            raise UsageError(f"{experiment.name} needs an engine that searches vectors", hint="--index exact")
+        for key in (key for key in own_keys if key.startswith("index.") and key.partition(".")[2] not in index):
+            raise UsageError(f"{experiment.name} varies {key}, and {index['engine']} has none", hint="--index plaid")
     return cell
 
 
@@ -107,24 +164,35 @@ def plan(experiment: Experiment, overrides: Overrides, *, require: bool = False)
     asked = [
         (row, column)
         for row in running.rows
-        for column in (columns_of(running) if row.overrides is not None else ())
-        if _needed(running, row, column)
+        for column in columns_of(running)
+        if running.runs(row, column) and _needed(running, row, column)
     ]
     seeds: Sequence[int | None] = experiment.seeds or (None,)
+    refused: list[XtrrepError] = []
     # Composing a config takes a tenth of a second: over a few dozen cells a person wants to see it.
     with progress(len(asked), f"plan {experiment.name}", "cell") if len(asked) >= SHOWN else nullcontext() as bar:
         for row, column in asked:
             for number, seed in enumerate(seeds):
                 key = (row.name, column.name, number)
+                same = (row.name, _siblings(running, row, column)[0].name, number)  # one cell is planned once
+                if same in plans.missing:
+                    plans.missing[key] = plans.missing[same]
+                    continue
                 try:
-                    made = cell_of(running, row, column, overrides).with_seed(seed).plan()
-                    if require:
+                    made = plans.cells.get(same) or cell_of(running, row, column, overrides).with_seed(seed).plan()
+                    if require and same not in plans.cells:
                         preflight.require([made])
+                    if stage_of(column.measure) not in made.specs and column.name:
+                        raise DataError(f"this run has no {stage_of(column.measure)}", hint="--index exact")
                     plans.cells[key] = made
                 except XtrrepError as error:
                     plans.missing[key] = str(error)
+                    refused.append(error)
             if bar is not None:
                 bar.update(1)
+    placed = {row.name for row in running.rows if row.place}
+    if experiment.kind == "analysis" and refused and not placed & {key[0] for key in plans.cells}:
+        raise refused[0]
     _plan_analyses(running, overrides, seeds, plans, require=require)
     return plans
 

@@ -16,7 +16,7 @@ from xtrrep.artifacts import Spec
 from xtrrep.console import DataError
 from xtrrep.experiments import compare
 from xtrrep.experiments import result as results
-from xtrrep.experiments.cell import Overrides
+from xtrrep.experiments.cell import Overrides, parse_overrides
 from xtrrep.experiments.definition import Experiment, narrowed, parse
 from xtrrep.experiments.figures import draw
 from xtrrep.experiments.result import Result
@@ -38,7 +38,9 @@ def save(made: Result, pictures: Mapping[str, Path]) -> Path:
     described = made.as_json()
     described.pop("provenance")
     kept = [*made.only, *([f"seeds-{'-'.join(map(str, made.seeds))}"] if made.seeds else []), *made.overrides]
-    label = slug("-".join([made.name, *([made.data] if made.kind == "claims" else []), *kept, made.scale]))
+    label = slug(
+        "-".join([made.name, *([made.data] if made.kind in ("claims", "analysis") else []), *kept, made.scale])
+    )
     if len(label) > LONGEST_LABEL:
         label = f"{label[:LONGEST_LABEL]}-{artifacts.digest(label)[:6]}"
     spec = Spec("experiment", label, SCHEMA, described, upstream)
@@ -77,10 +79,11 @@ def accept(experiment: Experiment, made: Result, pictures: Mapping[str, Path]) -
         whole = merged(before, made)
         kept = any(value not in made.values for value in whole.values)
     if made.columns or made.kind == "reproduction":
-        file = parse(experiment.path, made.scale) if experiment.path is not None else experiment
+        given = parse_overrides(made.overrides)
+        file = parse(experiment.path, made.scale, given) if experiment.path is not None else experiment
         names = {column.name for column in whole.columns}
         shown = narrowed(file, [column for column in file.columns if column.name in names])
-        described = describe(shown, {})
+        described = describe(shown, given)
         whole = replace(whole, columns=described.columns, means=described.means)
         if made.kind == "reproduction":
             whole = replace(whole, expected=tuple(compare.judge_expected(shown, whole, whole_record(whole))))

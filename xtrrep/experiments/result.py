@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from xtrrep import artifacts
 from xtrrep import config as configs
 from xtrrep.console import DataError, machine_error, typed
+from xtrrep.experiments.numbers import is_measure
 from xtrrep.retrieval.latency import hardware
 
 if TYPE_CHECKING:
@@ -130,11 +131,18 @@ class ShownColumn:
     measure: str
     k_prime: int | None = None
 
+    @property
+    def is_measure(self) -> bool:
+        """Whether its values are in points."""
+        return is_measure(self.measure)
+
 
 @dataclass(frozen=True)
 class Result:
-    """kind: reproduction, claims or grid. rule: in words, what verdicts on expected values rest on. quality: by row and
-    column (measure, value, sd) of another experiment, for its figure. pictures: files that an analysis drew, by name.
+    """kind: reproduction, claims, analysis or grid. places: a row's choices on the axes, for rows that have any.
+    spread: the axis over whose choices a table shows the spread. remarks: lines under the table of an analysis. rule:
+    in words, what verdicts on expected values rest on. quality: by row and column (measure, value, sd) of another
+    experiment, for its figure. pictures: files that an analysis drew, by name.
     """
 
     kind: str
@@ -149,6 +157,10 @@ class Result:
     rows: tuple[str, ...] = ()
     columns: tuple[ShownColumn, ...] = ()
     means: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    axes: tuple[str, ...] = ()
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    spread: str | None = None
+    remarks: tuple[str, ...] = ()
     expected: tuple[Expected, ...] = ()
     effects: tuple[Effect, ...] = ()
     rule: str = ""
@@ -210,7 +222,8 @@ def read(folder: Path) -> Result:
         parts = {"values": Value, "expected": Expected, "effects": Effect, "columns": ShownColumn}
         for key, kind in parts.items():
             told[key] = tuple(kind(**{k: _tuple(v) for k, v in item.items()}) for item in told[key])
-        told["means"] = {key: tuple(group) for key, group in told["means"].items()}
+        for key in ("means", "places"):
+            told[key] = {name: tuple(group) for name, group in told.get(key, {}).items()}
         return Result(**{key: _tuple(value) for key, value in told.items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise machine_error(error) or DataError(
@@ -227,14 +240,15 @@ def _tuple(value: Any) -> Any:
 
 def label(kind: str, name: str, scale: str, data: str, seeds: Sequence[int]) -> str:
     """The name of a record: under several training seeds it is another result than under one."""
-    parts = [data.replace("/", "-"), scale] if kind == "claims" else [name, scale]
+    of = {"claims": [], "analysis": [name]}.get(kind)
+    parts = [name, scale] if of is None else [*of, data.replace("/", "-"), scale]
     return "-".join([*parts, *([f"seeds-{'-'.join(map(str, seeds))}"] if seeds else [])])
 
 
 def recorded_folder(result: Result) -> Path:
     """Where a result is recorded: below `results/recorded/` of the source tree, or here where there is none."""
     root = configs.recorded_root() or Path.cwd() / "results" / "recorded"
-    kind = {"reproduction": "reproductions", "claims": "claims", "grid": "grids"}[result.kind]
+    kind = {"reproduction": "reproductions", "claims": "claims", "analysis": "analyses", "grid": "grids"}[result.kind]
     return root / kind / label(result.kind, result.name, result.scale, result.data, result.seeds)
 
 

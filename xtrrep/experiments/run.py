@@ -10,7 +10,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
+
+import numpy as np
 
 from xtrrep import config as configs
 from xtrrep.api import notes_of, set_threads
@@ -20,8 +23,9 @@ from xtrrep.experiments import compare, values
 from xtrrep.experiments import result as results
 from xtrrep.experiments.analysis import run_analysis
 from xtrrep.experiments.cell import Overrides, as_texts
-from xtrrep.experiments.definition import CLAIMS, Comparison, Experiment, load
+from xtrrep.experiments.definition import Comparison, Experiment, Row, load
 from xtrrep.experiments.execute import HERE, Where, run_plans
+from xtrrep.experiments.numbers import overlap_depth, relative, stage_of, timing_note
 from xtrrep.experiments.planning import (
     AnalysisKey,
     CellKey,
@@ -34,7 +38,6 @@ from xtrrep.experiments.planning import (
     reads_of,
 )
 from xtrrep.experiments.result import Key, PerUnit, Result, ShownColumn, Value
-from xtrrep.experiments.schema import QPS
 from xtrrep.measure.significance import Difference
 
 
@@ -50,13 +53,14 @@ def run(experiment: Experiment, overrides: Overrides, *, where: Where = HERE) ->
     plans.missing |= outcome.failures
     folders = _run_analyses(plans, where)
     read, per_unit = _read_cells(experiment, plans, outcome.folders)
+    read += _spread(experiment, read, outcome.folders)
     read += _read_readings(experiment, plans, folders)
     shown = describe(experiment, overrides)
     shown = replace(
         shown,
         values=tuple(read),
         per_unit=per_unit,
-        notes=(*_counted(plans, outcome.folders), *_notes(experiment, read, overrides)),
+        notes=(*_counted(experiment, plans, outcome.folders), *_notes(experiment, read, overrides)),
         quality=_quality(experiment, overrides),
         provenance=results.provenance(values.seconds_of(plans.all())),
         effects=tuple(_effects(experiment, plans, outcome.folders, folders, shown.resamples)),
@@ -73,16 +77,18 @@ def run(experiment: Experiment, overrides: Overrides, *, where: Where = HERE) ->
 
 def describe(experiment: Experiment, overrides: Overrides) -> Result:
     """The result of an experiment before anything ran: what it is, and no value."""
-    kind = CLAIMS if experiment.name == CLAIMS else "reproduction" if _is_reproduction(experiment) else "grid"
-    data = ""
+    data, title = "", experiment.title
     if experiment.readings:
         data = experiment.data
-    elif not experiment.columns:
-        data = base_config(experiment, overrides).data.id
+    elif not experiment.columns or experiment.kind == "analysis":
+        cfg = base_config(experiment, overrides)
+        data = cfg.data.id
+        if experiment.columns:
+            title = f"{title} ({data}, setup {cfg.setup}, index={cfg.index['engine']})"
     return Result(
-        kind=kind,
+        kind=experiment.kind,
         name=experiment.name,
-        title=experiment.title,
+        title=title,
         scale=experiment.scale,
         values=(),
         data=data,
@@ -92,6 +98,10 @@ def describe(experiment: Experiment, overrides: Overrides) -> Result:
         rows=tuple(row.name for row in experiment.rows if row.overrides is not None),
         columns=tuple(ShownColumn(c.name, c.data, c.measure, c.k_prime) for c in experiment.columns),
         means=experiment.means,
+        axes=experiment.axes,
+        places={row.name: tuple(row.place.values()) for row in experiment.rows if row.place},
+        spread=experiment.spread,
+        remarks=experiment.remarks,
         rule=compare.rule_of(experiment),
         figure=experiment.figure,
         resamples=_resamples({**experiment.overrides, **overrides}),
@@ -118,10 +128,6 @@ def _resamples(overrides: Overrides) -> int:
     """Resamples of every test: `analyze.resamples` where it is given, else the schema's, whatever the scale says."""
     given = {key: value for key, value in overrides.items() if key == "analyze.resamples"}
     return configs.compose(as_texts(given)).analyze.resamples if given else Analyze().resamples
-
-
-def _is_reproduction(experiment: Experiment) -> bool:
-    return bool(experiment.readings) or any(row.paper for row in experiment.rows) or experiment.tolerance is not None
 
 
 def _run_analyses(plans: Plans, where: Where) -> dict[AnalysisKey, Path]:
@@ -153,6 +159,8 @@ def _read_cells(
     per_unit: dict[Key, PerUnit] = {}
     for row in experiment.rows:
         for column in columns_of(experiment) if row.overrides is not None else ():
+            if not row.holds(column):
+                continue
             keys = [(row.name, column.name, seed) for seed in seeds]
             if not any(key in plans.cells or key in plans.missing for key in keys):
                 continue
@@ -164,17 +172,59 @@ def _read_cells(
                 folders = [made[key] for key in keys]
                 own = [plans.cells[key] for key in keys]
                 value = Value(row.name, column.name, reads)
+                made_from = [plan.specs[stage_of(reads)].fingerprint for plan in own]
                 try:
-                    if reads != QPS:
-                        series = [values.by_unit(reads, folder) for folder in folders]
-                        per_unit[value.key] = values.over_seeds(series, list(series[0].index))
-                    numbers = [values.number(reads, folder) for folder in folders]
+                    if column.against or column.gain:
+                        other = experiment.other_row(row, column)
+                        others = [made.get((other, column.name, seed)) for seed in seeds]
+                        pairs = zip(folders, others, strict=True)
+                        difference = values.gain if column.gain else relative
+                        numbers = [difference(reads, one, two) if two else None for one, two in pairs]
+                    else:
+                        if values.has_units(reads):
+                            series = [values.by_unit(reads, folder) for folder in folders]
+                            per_unit[value.key] = values.over_seeds(series, list(series[0].index))
+                        numbers = [values.number(reads, folder) for folder in folders]
                 except DataError as error:
                     read.append(replace(value, reason=str(error)))
                     continue
-                made_from = [plan.specs[values.stage_of(reads)].fingerprint for plan in own]
-                read.append(value.over(numbers, made_from, values.weights_of(own)))
+                known = [number for number in numbers if number is not None]
+                if len(known) == len(numbers):
+                    value = value.over(known, made_from, values.weights_of(own))
+                read.append(value)
     return read, per_unit
+
+
+def _spread(experiment: Experiment, read: Sequence[Value], made: Mapping[CellKey, Mapping[str, Path]]) -> list[Value]:
+    """Over the choices of the axis `spread`, for the rows that are otherwise alike: how many differ; mean, standard
+    deviation and range of measures; mean overlap of each pair of rankings. Of the first training seed."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in experiment.rows if experiment.spread else ():
+        if row.place:
+            others = tuple(choice for axis, choice in row.place.items() if axis != experiment.spread)
+            groups.setdefault(others, []).append(row)
+    found = []
+    known = {(value.row, value.column): value for value in read if value.mean is not None}
+    for others, rows in groups.items():
+        for column in experiment.columns:
+            name = ", ".join(others) or "all"
+            own = [known[row.name, column.name] for row in rows if (row.name, column.name) in known]
+            numbers = {value.runs: value.by_seed[0] for value in own}
+            if len(numbers) > 1 and column.is_measure:
+                series = np.array(list(numbers.values()))
+                found += [
+                    Value(name, column.name, reads).over([float(number)], (), None)
+                    for reads, number in (
+                        ("mean", series.mean()),
+                        ("sd", series.std(ddof=1)),
+                        ("range", np.ptp(series)),
+                    )
+                ]
+            elif len(numbers) > 1 and (depth := overlap_depth(column.measure)):
+                cells = list({value.runs: made[value.row, column.name, 0] for value in own}.values())
+                pairs = [relative(column.measure, *pair) or 0.0 for pair in combinations(cells, 2)]
+                found.append(Value(name, f"overlap@{depth}", "pairs").over([float(np.mean(pairs))], (), None))
+    return found
 
 
 def _read_readings(experiment: Experiment, plans: Plans, folders: Mapping[AnalysisKey, Path]) -> list[Value]:
@@ -225,7 +275,7 @@ def _effects(
                     reasons[comparison.id] = f"{lost[0]}: {plans.missing.get(lost, 'it did not run')}"
                     continue
                 grids = _grids(experiment, comparison, made)
-                stage = values.stage_of(comparison.value)
+                stage = stage_of(comparison.value)
                 runs[comparison.id] = tuple(plans.cells[key].specs[stage].fingerprint for key in keys)
                 if stage == "latency":
                     doubts[comparison.id] = values.doubt_of_times([made[key]["latency"] for key in keys])
@@ -263,10 +313,12 @@ def _grids(
     return grids
 
 
-def _counted(plans: Plans, made: Mapping[CellKey, Mapping[str, Path]]) -> list[str]:
+def _counted(experiment: Experiment, plans: Plans, made: Mapping[CellKey, Mapping[str, Path]]) -> list[str]:
     """What was counted beside the scores, such as cut texts and judgements of absent documents, once a column."""
-    counted = [
-        f"{key[1]}: {text}" if key[1] else text
+    speeds = [column.name for column in experiment.columns if stage_of(column.measure) == "latency"]
+    timed = [made[key] for key in made if key[1] in speeds] if experiment.kind == "analysis" else []
+    counted = [timing_note(folders) for folders in timed[:1]] + [
+        f"{key[1]}: {text}" if key[1] and experiment.kind != "analysis" else text
         for key, folders in made.items()
         for texts in notes_of(plans.cells[key], folders).values()
         for text in texts
@@ -303,7 +355,7 @@ def _quality(experiment: Experiment, overrides: Overrides) -> tuple[tuple[str, s
             except XtrrepError:
                 continue  # what cannot be planned has not been evaluated
             if all(step.reuse for step in steps):
-                numbers = [values.number(same.measure, {"evaluate": step.folder}) for step in steps]
+                numbers = [values.points(same.measure, step.folder) for step in steps]
                 sd = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
                 found.append((row.name, column.name, same.measure, statistics.fmean(numbers), sd))
     return tuple(found)

@@ -7,13 +7,25 @@
 The cells, in one of these forms (each cell is a row's settings on a column's collection):
 
     rows          a list of {name, overrides, paper: {column: value}, paper_only, baseline}. A row without overrides is
-                  only quoted. `baseline` names the row that it is tested against.
+                  only quoted. `baseline` names the row that it is tested against. `when` names a key of the
+                  configuration without which there is no such row.
     axes          NAME: {choice: overrides}. Every choice of one axis is crossed with every choice of the others, and
-                  each combination is a row. `baseline`, beside `axes`, names the row that all others are
-                  tested against.
+                  each combination is a row; one that its engine cannot score is left out. The choice `each` stands for
+                  all of `models`, `k_primes` or `engines` (of `analyze.`), or `imputations`. Beside `axes`, `rows` are
+                  single rows, such as BM25, and each row may be tested against others:
+    baseline        the name of one row, for all others
+    baselines       a list of {at: {axis: choice}, since: {axis: choice}}: the row that differs only in these choices;
+                    with `since`, what changed since the rows at those other choices. `smallest` and `largest` are the
+                    ends of an axis of numbers.
     cells         NAME: overrides. Rows without columns, on the collection that the command line names.
-    columns       NAME: {data, measure, overrides}. `measure` is an ir-measures name or `qps`.
+    columns       NAME: {data, measure, overrides, tested, gain, against, without}. Without `data`, the collection that
+                  the command line names. `measure` is an ir-measures name; `analyze.measure` or `data.measures`, which
+                  name the column too; a number of the run (numbers.py: qps, index_bytes, documents.tokens, ...); or
+                  overlap@K with the row at `against` {axis: choice}. A number with `against` is divided by that
+                  row's. `gain: true`: a measure's difference from that of the row's baseline. Rows at `without` have no
+                  value. `tested: false`: not tested against baselines.
     means         NAME: [columns], shown where every column has a value
+    spread        an axis: a table of mean, standard deviation and range over its choices
 
 or the numbers of one analysis:
 
@@ -42,14 +54,15 @@ What differs by scale:
     here, lab     {columns, overrides}: what stands in for the study's at every scale but `paper`, and what `lab` adds
 
     figure        k_prime_sweep, speed_and_quality or bars
-    quality       for speed_and_quality: the experiment whose measures are drawn against the speeds
+    quality       for speed_and_quality: the experiment whose measures are drawn against the speeds, where they are not
+                  in columns of its own
+    notes         lines under the table
 
 A file is checked as a whole: all faults of a file are reported at once, each with its line.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -60,12 +73,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from xtrrep.console import UsageError, XtrrepError, machine_error, suggest
 from xtrrep.experiments.analyses import analyses
+from xtrrep.experiments.axes import EACH, MEASURES, SOURCES, crossed
 from xtrrep.experiments.cell import Overrides, parse_overrides
+from xtrrep.experiments.numbers import BY_UNIT, NUMBERS, QPS, is_number, overlap_depth
 from xtrrep.measure.evaluate import parse as parse_measures
 
-QPS = "qps"
 MOST = 20  # faults of a file that are listed
-STAGE_OF = {QPS: "latency", "seconds": "latency", "candidates": "retrieve"}  # whose output holds a value
 FIGURES = ("k_prime_sweep", "speed_and_quality", "bars")
 
 
@@ -82,14 +95,31 @@ def _an_override(text: str) -> str:
     return _refused(parse_overrides, text)
 
 
+def _a_choice(text: str) -> str:
+    return text if text in SOURCES else _refused(parse_overrides, text)
+
+
 def _a_measure(name: str) -> str:
-    return name if name == QPS else _refused(parse_measures, name)
+    if name in MEASURES or is_number(name) or overlap_depth(name):
+        return name
+    try:
+        return _refused(parse_measures, name)
+    except ValueError as error:
+        raise ValueError(f"{error}, or a number of the run: {', '.join(NUMBERS)} or STAGE.FACT") from None
 
 
 def _a_value(name: str) -> str:
     if name == QPS:
         raise ValueError("qps is one number a run, and a test needs one a query: value: seconds")
-    return name if name in STAGE_OF else _refused(parse_measures, name)
+    return name if name in BY_UNIT else _refused(parse_measures, name)
+
+
+def _source(value: object) -> object:
+    if isinstance(value, str) and "=" not in value:
+        if value not in SOURCES:
+            raise ValueError(f"no source of choices is called {value!r}. {suggest(value, SOURCES)}")
+        return [value]
+    return value
 
 
 def _no_boolean(value: object) -> object:
@@ -107,6 +137,7 @@ def _bounds(value: tuple[float | None, float | None]) -> tuple[float, float]:
 
 Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_no_boolean)]
 OverrideTexts = tuple[Annotated[str, AfterValidator(_an_override)], ...]
+Choices = dict[str, Annotated[tuple[Annotated[str, AfterValidator(_a_choice)], ...], BeforeValidator(_source)]]
 Measure = Annotated[str, AfterValidator(_a_measure)]
 Margin = Annotated[tuple[Number | None, Number | None], AfterValidator(_bounds)]
 
@@ -116,9 +147,18 @@ class _Part(BaseModel):
 
 
 class _Column(_Part):
-    data: str
     measure: Measure
+    data: str | None = None
     overrides: OverrideTexts = ()
+    tested: bool = True
+    gain: bool = False
+    against: dict[str, str] = {}
+    without: dict[str, str] = {}
+
+
+class _Baseline(_Part):
+    at: dict[str, str] = Field(min_length=1)
+    since: dict[str, str] = {}
 
 
 class _Row(_Part):
@@ -127,6 +167,7 @@ class _Row(_Part):
     paper: dict[str, Number] = {}
     paper_only: bool = False
     baseline: str | None = None
+    when: str | None = None
 
 
 class ReadingPart(_Part):
@@ -191,8 +232,10 @@ class File(_Part):
     columns: dict[str, _Column] = {}
     means: dict[str, tuple[str, ...]] = {}
     rows: tuple[_Row, ...] = ()
-    axes: dict[str, dict[str, OverrideTexts]] = {}
+    axes: dict[str, Choices] = {}
     baseline: str | None = None
+    baselines: tuple[_Baseline, ...] = ()
+    spread: str | None = None
     cells: dict[str, OverrideTexts] = {}
     best: dict[str, _Best] = {}
     numbers: dict[str, dict[str, str]] = {}
@@ -203,6 +246,7 @@ class File(_Part):
     lab: StandIn = StandIn()
     figure: Literal["k_prime_sweep", "speed_and_quality", "bars"] | None = None
     quality: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 # --- reading and checking it ------------------------------------------------------------------------------------------
@@ -284,6 +328,7 @@ def _keys_at(where: Sequence[str | int]) -> list[str]:
         "readings": ReadingPart,
         "comparisons": _Comparison,
         "best": _Best,
+        "baselines": _Baseline,
     }
     parts |= {"here": StandIn, "lab": StandIn}
     named = [parts[str(part)] for part in where if str(part) in parts]
@@ -293,7 +338,7 @@ def _keys_at(where: Sequence[str | int]) -> list[str]:
 def _cross_check(file: File, scale: str) -> Iterable[tuple[tuple[str | int, ...], str]]:
     """What one part of a file says of another. Yields (place, fault)."""
     forms = [name for name in ("rows", "axes", "cells", "readings") if getattr(file, name)]
-    if len(forms) != 1:
+    if len(forms) != 1 and forms != ["rows", "axes"]:
         listed = " and ".join(forms) or "none"
         yield (), f"it needs one of rows, axes, cells or readings, and has {listed}"
         return
@@ -303,15 +348,20 @@ def _cross_check(file: File, scale: str) -> Iterable[tuple[tuple[str | int, ...]
         yield ("analysis",), f"no analysis named {file.analysis!r}. {suggest(file.analysis, analyses.entries())}"
     if (file.rows or file.axes) and not file.columns:
         yield (forms[0],), "rows need columns: NAME: {data: ID, measure: nDCG@10}"
-    if (file.figure == "speed_and_quality") != (file.quality is not None):
-        yield ("figure",), "`figure: speed_and_quality` and `quality` go together"
+    if (file.figure == "speed_and_quality" and not file.axes) != (file.quality is not None):
+        yield ("figure",), "`figure: speed_and_quality` and `quality` go together, except beside `axes`"
+    yield from _cross_check_axes(file)
+    placed = {key for key, column in file.columns.items() if column.data is not None}
+    expected = file.tolerance is not None or any(row.paper for row in file.rows)
+    for key in set(file.columns) - placed if placed or expected else ():
+        yield ("columns", key), "'data' is missing"
     if file.numbers and scale not in file.numbers:
         yield ("numbers",), f"it has no numbers for scale={scale}"
     if file.cells and not file.comparisons:
         yield ("cells",), "nothing reads the cells: they need comparisons"
     parts = ((("columns",), file.columns), (("here", "columns"), file.here.columns),
              (("lab", "columns"), file.lab.columns))  # fmt: skip
-    for place, columns in parts if file.figure == "k_prime_sweep" else ():
+    for place, columns in parts if file.figure == "k_prime_sweep" and not file.axes else ():
         for name, column in columns.items():
             if not parse_overrides(column.overrides).get("retrieve.k_prime", "").isdigit():
                 yield (*place, name), "figure k_prime_sweep needs overrides: [retrieve.k_prime=N]"
@@ -329,8 +379,6 @@ def _cross_check(file: File, scale: str) -> Iterable[tuple[tuple[str | int, ...]
         for member in group:
             if member not in file.columns:
                 yield ("means", name), f"{member!r} is no column. {suggest(member, file.columns)}"
-    if file.baseline is not None and file.baseline not in (rows_of_axes := list(crossed(file.axes))):
-        yield ("baseline",), f"{file.baseline!r} is no row. {suggest(file.baseline, rows_of_axes)}"
     keys = [f"{reading.name}, {reading.column}" for reading in file.readings]
     for number, key in enumerate(keys):
         if keys.count(key) > 1:
@@ -354,15 +402,33 @@ def _cross_check(file: File, scale: str) -> Iterable[tuple[tuple[str | int, ...]
             yield ("cells", name), f"it uses {error}, which `numbers` does not give (it gives: {known})"
 
 
+def _cross_check_axes(file: File) -> Iterable[tuple[tuple[str | int, ...], str]]:
+    """Axes, and what names them."""
+    drawn = False
+    for number, row in enumerate(file.rows if file.axes else ()):
+        if row.overrides is None:
+            yield ("rows", number), "a row beside `axes` needs overrides"
+    for name, choices in file.axes.items():
+        for choice, texts in choices.items():
+            named = [text for text in texts if text in SOURCES]
+            drawn |= choice == EACH
+            if (choice == EACH) != bool(named) or len(named) > 1 or (named and len(texts) > 1):
+                yield ("axes", name, choice), f"`each` and a source go together: each: {' or '.join(SOURCES)}"
+                return
+    if file.baseline is not None and not drawn and file.baseline not in (names := list(crossed(file.axes))):
+        yield ("baseline",), f"{file.baseline!r} is no row. {suggest(file.baseline, names)}"
+    named_axes: list[tuple[tuple[str | int, ...], str]] = []
+    for number, baseline in enumerate(file.baselines):
+        named_axes += [(("baselines", number), axis) for axis in (*baseline.at, *baseline.since)]
+    for key, column in file.columns.items():
+        named_axes += [(("columns", key), axis) for axis in (*column.against, *column.without)]
+        if overlap_depth(column.measure) and not column.against:
+            yield ("columns", key), "an overlap is with another row: against: {axis: choice}"
+    named_axes += [(("spread",), file.spread)] if file.spread is not None else []
+    for place, axis in named_axes:
+        if axis not in file.axes:
+            yield place, f"{axis!r} is no axis. {suggest(axis, file.axes)}"
+
+
 def filled(texts: Iterable[str], numbers: Mapping[str, str]) -> Overrides:
     return parse_overrides(text.format(**numbers) if "{" in text else text for text in texts)
-
-
-def crossed(axes: Mapping[str, Mapping[str, OverrideTexts]]) -> dict[str, Overrides]:
-    """Every combination of the axes' choices by name, such as "xtr_k128, 1000"."""
-    if not axes:
-        return {}
-    return {
-        ", ".join(choice for choice, _ in chosen): parse_overrides(itertools.chain(*(texts for _, texts in chosen)))
-        for chosen in itertools.product(*(axis.items() for axis in axes.values()))
-    }

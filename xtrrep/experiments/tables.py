@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from xtrrep.experiments.result import DIFFERS, NO_DIFFERENCE, NOT_RUN, Effect, Result
 from xtrrep.report.table import Table
@@ -22,8 +23,10 @@ def tables(result: Result) -> dict[str, Table]:
         shown["table"] = claims(result)
     elif result.expected:
         shown["table"] = expected(result)
-    if result.kind == "grid" and any(effect.column for effect in result.effects):
+    if result.kind in ("grid", "analysis") and any(effect.column for effect in result.effects):
         shown["differences"] = differences(result)
+    if result.spread is not None:
+        shown["spread"] = spread(result)
     if result.kind != "claims" and not all(effect.column for effect in result.effects):
         shown["comparisons"] = claims(result)
     return shown
@@ -64,41 +67,85 @@ def grid(result: Result) -> Table:
     measures = {column.name: column.measure for column in result.columns}
     against = [effect for effect in result.effects if effect.column]
     places = {(row, column): (r, c) for r, row in enumerate(result.rows) for c, column in enumerate(columns, start=1)}
+    several = len({(effect.row, effect.column) for effect in against}) < len(against)  # a mark is of one baseline
     marked = [(effect.row, effect.column) for effect in against if effect.verdict == DIFFERS]
+    scored = [column.name for column in result.columns if column.is_measure or column.measure == QPS]
     unit = "queries a second" if set(measures.values()) == {QPS} else "in points"
-    notes = ["; ".join([*_measures(measures), unit]) + "."]
+    notes = ["; ".join([*_measures({name: measures[name] for name in scored}), unit]) + "."]
     if result.seeds:
         notes.append(f"Means over training seeds {listed(result.seeds)}.")
     tested = [effect for effect in against if effect.verdict != NOT_RUN]
     if tested:
-        notes.append(
-            f"{MARK}: differs from {_baselines(against)}, p < {ALPHA} ({_test(result)}, Holm over {len(tested)} "
-            f"pairs). {len(marked)} of them do."
-        )
+        mark = "Differs from its baselines" if several else f"{MARK}: differs from {_baselines(result, against)}"
+        notes.append(f"{mark}, p < {ALPHA} ({_test(result)}, Holm over {len(tested)} pairs). {len(marked)} of them do.")
     notes.append(f"scale={result.scale}. Bold, where there is any: the best of its column.")
+    body = [[*_named(result, row), *(result.now(row, column) for column in columns)] for row in result.rows]
+    for at, column in enumerate(columns, start=len(_head(result))):
+        known = [line[at] for line in body if isinstance(line[at], float)]
+        if column not in [*scored, *result.means] and all(value.is_integer() for value in known):
+            for line in body:
+                line[at] = None if line[at] is None else int(line[at])
+    wide = len(_head(result)) - 1
     return Table(
         result.title,
-        ["", *columns],
-        [[row, *(result.now(row, column) for column in columns)] for row in result.rows],
-        notes,
-        digits=1,
-        higher=columns,
-        marks={places[key]: MARK for key in marked if key in places},
+        [*_head(result), *columns],
+        body,
+        [*notes, *result.remarks, *(result.notes if result.kind == "analysis" else ())],
+        digits=2 if result.kind == "analysis" else 1,
+        higher=[*scored, *result.means],
+        marks={(places[key][0], places[key][1] + wide): MARK for key in marked if key in places and not several},
     )
+
+
+def _head(result: Result) -> list[str]:
+    """What rows are told apart by: of an analysis its axes, else a name."""
+    return list(result.axes) if result.kind == "analysis" else [""]
+
+
+def _named(result: Result, row: str) -> list[Any]:
+    """A row's texts under `_head`; a row beside the axes has its name alone."""
+    if result.kind != "analysis":
+        return [row]
+    return list(result.places.get(row, (row, *[None] * (len(result.axes) - 1))))
 
 
 def differences(result: Result) -> Table:
     """One line a row and column: the difference from the baseline, its interval and its p."""
     rows: list[list[object]] = [
-        [e.row, e.column, e.baseline, result.now(e.row, e.column), e.effect, e.low, e.high, e.p,
+        [*_named(result, e.row), e.column, e.baseline, result.now(e.row, e.column), e.effect, e.low, e.high, e.p,
          "" if e.verdict == NO_DIFFERENCE else e.verdict, e.note]
         for e in result.effects
         if e.column
     ]  # fmt: skip
-    columns = ["row", "column", "baseline", "now", "difference", "95 % low", "95 % high", "p (Holm)", "verdict", "note"]
+    columns = [
+        *(_head(result) if result.kind == "analysis" else ["row"]),
+        "column",
+        "baseline",
+        "now",
+        "difference",
+        "95 % low",
+        "95 % high",
+        "p (Holm)",
+        "verdict",
+        "note",
+    ]
     tests = sum(e.p is not None for e in result.effects if e.column)
     notes = [f"In points. {_test(result)}; p by Holm's method over {tests} tests."]
     return Table(f"{result.title}: differences, scale={result.scale}", columns, rows, [*notes, *result.notes], digits=3)
+
+
+def spread(result: Result) -> Table:
+    """How much a choice that should not matter does: over the choices of one axis, a line for the rest of each row."""
+    reads = list(
+        dict.fromkeys((value.column, value.reads) for value in result.values if not value.runs and value.by_seed)
+    )
+    known = {value.key: value.mean for value in result.values}
+    groups = list(dict.fromkeys(value.row for value in result.values if not value.runs and value.by_seed))
+    columns = [f"{column}, {how}" for column, how in reads]
+    body: list[list[object]] = [[name, *(known.get((name, *key)) for key in reads)] for name in groups]
+    notes = [f"Over different artifacts of the axis {result.spread}. sd: of a sample. pairs: mean over their pairs."]
+    title = f"{result.title}: spread over {result.spread}, scale={result.scale}"
+    return Table(title, ["", *columns], body, [*notes, *result.remarks], digits=3)
 
 
 CLAIMS = ("claim", "statement", "effect of", "expected", "effect", "95 % low", "95 % high", "p (Holm)", "verdict")
@@ -174,9 +221,13 @@ def _measures(measures: dict[str, str]) -> list[str]:
     return [f"{measure} of {', '.join(columns)}" for measure, columns in said.items()]
 
 
-def _baselines(effects: Sequence[Effect]) -> str:
+def _baselines(result: Result, effects: Sequence[Effect]) -> str:
     """In words, what the rows are tested against."""
     names = list(dict.fromkeys(effect.baseline for effect in effects))
+    if result.kind == "analysis":
+        pairs = [(result.places[effect.row], result.places[effect.baseline]) for effect in effects]
+        moves = {at: base for one, two in pairs for at, base in enumerate(two) if base != one[at]}
+        return "the row with " + ", ".join(f"{result.axes[at]} {moves[at]}" for at in sorted(moves))
     return names[0] if len(names) == 1 else "the row of its kind that is one of " + "; ".join(names)
 
 

@@ -15,8 +15,8 @@ from xtrrep import artifacts, pipeline
 from xtrrep.console import DataError, suggest, typed
 from xtrrep.experiments.analyses import UNITS
 from xtrrep.experiments.definition import Reading
+from xtrrep.experiments.numbers import BY_UNIT, is_number, read_number, stage_of
 from xtrrep.experiments.result import PerUnit
-from xtrrep.experiments.schema import QPS, STAGE_OF
 from xtrrep.measure.evaluate import canonical, read_by_query
 from xtrrep.pipeline.stages.searching import one_search
 
@@ -27,19 +27,23 @@ HOURS_APART = 1.0  # times measured further apart are not compared
 OWN_TIME = 0.8  # of the time of its processors that a measuring process should have had
 
 
-def stage_of(reads: str) -> str:
-    """The stage whose output holds a value: a measure is of `evaluate`."""
-    return STAGE_OF.get(reads, "evaluate")
-
-
-def number(reads: str, folders: Mapping[str, Path]) -> float:
-    """A cell's number: a measure in points (100 x its mean), queries a second, or a mean over queries."""
-    facts = artifacts.read_manifest(folders[stage_of(reads)])["facts"]
-    if reads == QPS:
-        return float(facts["qps"])
-    if reads in STAGE_OF:
+def number(reads: str, folders: Mapping[str, Path]) -> float | None:
+    """A cell's number: a measure in points, a mean over queries, or a number of the run, which some runs lack."""
+    if is_number(reads):
+        return read_number(reads, folders)
+    if reads in BY_UNIT:
         return float(by_unit(reads, folders).mean())
-    return 100 * float(facts["measures"][canonical(reads)])
+    return points(reads, folders["evaluate"])
+
+
+def points(measure: str, folder: Path) -> float:
+    """A measure of an evaluation in points: 100 x its mean."""
+    return 100 * float(artifacts.read_manifest(folder)["facts"]["measures"][canonical(measure)])
+
+
+def has_units(reads: str) -> bool:
+    """Whether a value is a mean over queries."""
+    return not is_number(reads)
 
 
 def by_unit(reads: str, folders: Mapping[str, Path]) -> pandas.Series[float]:
@@ -56,6 +60,13 @@ def by_unit(reads: str, folders: Mapping[str, Path]) -> pandas.Series[float]:
             hint=f"is {reads} among data.measures? If so, rm -r {typed(folders[stage])} and run again",
         )
     return frame[column].astype(float)
+
+
+def gain(reads: str, folders: Mapping[str, Path], other: Mapping[str, Path]) -> float:
+    """A measure's mean difference over queries from another run's, in points."""
+    one, two = by_unit(reads, folders), by_unit(reads, other)
+    over_seeds([two], list(one.index))
+    return float(100 * (one.to_numpy() - two.reindex(one.index).to_numpy()).mean())
 
 
 def over_seeds(series: Sequence[pandas.Series[float]], ids: Sequence[str]) -> PerUnit:

@@ -34,7 +34,12 @@ GROUPS = (REPRODUCTIONS, CLAIMS, GRIDS, ANALYSES, RECORDED, EXPLANATIONS) = (
     "Recorded results",
     "Explanations",
 )
-GROUP_OF = {"reproduction": REPRODUCTIONS, "claims": CLAIMS, "grid": GRIDS}  # by kind of experiment
+GROUP_OF = {
+    "reproduction": REPRODUCTIONS,
+    "claims": CLAIMS,
+    "grid": GRIDS,
+    "analysis": ANALYSES,
+}  # by kind of experiment
 
 # Verdicts, each with a sign that does not depend on colour.
 CELL_SIGNS = {"agrees": "=", "higher": "↑", "lower": "↓", "no record": "?", "not run": "–", "not compared": "·"}
@@ -117,7 +122,7 @@ def _experiment(folder: Path, origin: str, ids: Mapping[str, str], suffix: str =
     result = read_result(folder)
     group = GROUP_OF[result.kind]
     seeds = f"seeds {', '.join(map(str, result.seeds))}" if result.seeds else ""
-    named = result.data if result.kind == "claims" else result.name
+    named = {"claims": result.data, "analysis": f"{result.name}, {result.data}"}.get(result.kind, result.name)
     name = ", ".join(filter(None, [named, f"scale={result.scale}", seeds])) + suffix
     if result.kind == "claims":
         verdicts = [(effect.verdict, f"{effect.says} ({effect.id})") for effect in result.effects]

@@ -1,4 +1,5 @@
-"""Analyses: one module each. An analysis names the runs it needs; the pipeline makes them; the analysis reads them.
+"""Analyses that read vectors and indexes: one module each. An analysis names the runs it needs; the pipeline makes
+them; the analysis reads them. What compares runs by their numbers alone is a file of `configs/analyses/`.
 
 A file of your own in a folder that `$XTRREP_PLUGINS` names is found as well: it ends with
 `analyses.register(NAME, SUMMARY)(Analysis(cells, make))`, and runs as `xtrrep analyze NAME`.
@@ -14,9 +15,6 @@ from typing import TYPE_CHECKING, Any
 from xtrrep.config import Config, Source
 from xtrrep.config.registry import Registry
 from xtrrep.console import UsageError
-from xtrrep.measure.evaluate import canonical
-from xtrrep.measure.significance import paired
-from xtrrep.retrieval.engines import TokenEngine, engine_of
 
 if TYPE_CHECKING:
     import pandas
@@ -31,8 +29,7 @@ NOTHING_AFTER = ("retrieve.rerank=null", "retrieve.from_run=null")  # a ranking 
 @dataclass(frozen=True)
 class Cell:
     """One run an analysis needs: a model under a scoring at a k'. `overrides` compose it; k' 0 means none applies;
-    `also` names stages it needs beside the evaluation, `engine` the choice of `index=` where cells differ in it,
-    `setting` what else they differ in."""
+    `also` names stages it needs beside the evaluation, `engine` the choice of `index=` where cells differ in it."""
 
     model: str
     scoring: str
@@ -40,7 +37,6 @@ class Cell:
     overrides: tuple[str, ...]
     also: tuple[str, ...] = ()
     engine: str = ""
-    setting: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,48 +94,6 @@ def plaid_words(cfg: Config) -> tuple[str, ...]:
     chosen = () if name == PLAID else (f"index={PLAID}",)
     own = ("retrieve.scoring=colbert", "retrieve.k_prime=null", "retrieve.imputation=min")
     return (*chosen, *own, *NOTHING_AFTER)
-
-
-def require_token_engine(cfg: Config) -> None:
-    """Raise UsageError for an engine that leaves no scoring to us."""
-    if not isinstance(engine_of(cfg.index), TokenEngine):
-        raise UsageError(
-            f"{cfg.index['engine']} ranks documents by itself: there is nothing to score or impute",
-            hint="--index exact, or --index scann",
-        )
-
-
-def require_measure(cfg: Config) -> None:
-    """Raise UsageError where `analyze.measure` is none of the collection's measures."""
-    if canonical(cfg.analyze.measure) not in map(canonical, cfg.data.measures):
-        raise UsageError(
-            f"analyze.measure={cfg.analyze.measure} is not among data.measures={cfg.data.measures}",
-            hint=f"analyze.measure={cfg.data.measures[0]}",
-        )
-
-
-def column_of(frame: pandas.DataFrame, measure: str) -> str:
-    """The column of per-query scores that holds a measure, however it was spelt: `R@100` is `Recall@100`."""
-    return next(name for name in frame.columns if canonical(name) == canonical(measure))
-
-
-def difference_columns(measure: str, base: str) -> list[str]:
-    """Headings of what `difference` gives."""
-    return [f"{measure} - {base}", f"{measure} - {base}, 95 %", f"{measure} - {base}, p"]
-
-
-def difference(cfg: Config, values: Any, base: Any) -> list[object]:
-    """Three cells of a table: the mean paired difference over queries, its bootstrap 95 % interval, sign-flip p."""
-    found = paired(values, base, resamples=cfg.analyze.resamples)
-    return [found.mean, f"[{found.low:+.3f}, {found.high:+.3f}]", found.p]
-
-
-def difference_note(cfg: Config) -> str:
-    """The footer under such columns."""
-    return (
-        "Differences are paired over queries: bootstrap 95 % interval, two-sided sign-flip p "
-        f"({cfg.analyze.resamples} resamples, not corrected for the number of rows)."
-    )
 
 
 def last_note(cfg: Config, runs: Mapping[Cell, str]) -> str:

@@ -16,6 +16,7 @@ from xtrrep.config import Config
 from xtrrep.console import DataError, UsageError
 from xtrrep.experiments.analyses import NOTHING_AFTER, PLAID, Analysis, Cell, analyses, last_note, models_of
 from xtrrep.experiments.analyses.geometry import DIRECTIONS, TOKENS, effective_dimension, mean_cosine, sampled
+from xtrrep.experiments.numbers import timing_note
 from xtrrep.report.figure import anisotropy_and_speed
 from xtrrep.report.table import Table
 from xtrrep.retrieval.engines import engines
@@ -81,7 +82,6 @@ def make(
         for name, value in zip(GEOMETRY, geometry[cell.model], strict=True):
             panels[name].setdefault(cell.engine, {})[cell.model] = (value, speed)
     title = f"Anisotropy and speed on {cfg.data.id}, setup {cfg.setup}, scale={cfg.scale}"
-    timed = next(iter(timings.values()))
     table = Table(
         title,
         ["model", "engine", *GEOMETRY, "queries/s", f"queries/s, {first} = 1"],
@@ -89,8 +89,7 @@ def make(
         [
             f"mean cosine: of all pairs of {TOKENS:,} random document tokens. effective dimension: (sum s^2)^2 / "
             f"sum s^4 of the singular values s of {DIRECTIONS:,} of them, their mean taken off.",
-            f"queries/s: recipe={timed['recipe']}, {timed['queries']} queries, {timed['threads']} threads, a process a "
-            f"row; {timed['processor']}. They compare with each other only.",
+            timing_note(folders[next(iter(timings))]),
             last_note(cfg, runs),
         ],
     )

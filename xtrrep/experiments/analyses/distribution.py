@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 
 from xtrrep.config import Config
 from xtrrep.console import DataError, UsageError, progress
-from xtrrep.experiments.analyses import UNITS, VECTOR_K_PRIME, Analysis, Cell, analyses, models_of, vector_cell
+from xtrrep.experiments.analyses import (
+    UNITS,
+    VECTOR_K_PRIME,
+    Analysis,
+    Cell,
+    analyses,
+    last_note,
+    models_of,
+    vector_cell,
+)
 from xtrrep.model.encoder import device_of
 from xtrrep.report.figure import score_density
 from xtrrep.report.table import Table
@@ -179,7 +188,7 @@ def make(
             f"mean and sd over all scores; percentiles and density over at most {SAMPLE:,} of them (seed {SEED}). "
             "empty slots: the share that the search could not fill; they are left out.",
             "Density: Gaussian kernel, Scott's width.",
-            f"One training seed ({cfg.train.seed}). Runs: {', '.join(sorted(set(runs.values())))}",
+            last_note(cfg, runs),
         ],
     )
     table.save(out / "table")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xtrrep.config import Config
-from xtrrep.experiments.analyses import UNITS, Analysis, Cell, analyses, models_of, vector_cell
+from xtrrep.experiments.analyses import UNITS, Analysis, Cell, analyses, last_note, models_of, vector_cell
 from xtrrep.report.table import Table
 from xtrrep.store.encode import Store
 
@@ -119,7 +119,7 @@ def make(
             f"mean cosine: of all pairs of {TOKENS:,} random document tokens (seed {SEED}; all where there are fewer).",
             f"effective dimension: (sum s^2)^2 / sum s^4 of the singular values s of {DIRECTIONS:,} of them, as they "
             "are and with their mean taken off.",
-            f"One training seed ({cfg.train.seed}). Runs: {', '.join(sorted(set(runs.values())))}",
+            last_note(cfg, runs),
         ],
     )
     table.save(out / "table")

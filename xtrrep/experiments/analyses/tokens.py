@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 from xtrrep.config import Config, Source
 from xtrrep.console import DataError, UsageError, progress
 from xtrrep.data import open_collection
-from xtrrep.experiments.analyses import UNITS, VECTOR_K_PRIME, Analysis, Cell, analyses, models_of, vector_cell
+from xtrrep.experiments.analyses import (
+    UNITS,
+    VECTOR_K_PRIME,
+    Analysis,
+    Cell,
+    analyses,
+    last_note,
+    models_of,
+    vector_cell,
+)
 from xtrrep.report.figure import token_rates
 from xtrrep.report.table import Table
 from xtrrep.retrieval.engines import Place, TokenSearcher
@@ -200,7 +209,7 @@ def make(
             "gold: the token's document is relevant. lexical: the token has the query token's vocabulary id. Means "
             f"over (query, token), not smoothed; mean: over ranks 1 to {RANKS}.",
             f"The figure's curves are exponential moving averages, {PAST} on the past.",
-            f"One training seed ({cfg.train.seed}). Runs: {', '.join(sorted(set(runs.values())))}",
+            last_note(cfg, runs),
         ],
     )
     table.save(out / "table")
