@@ -6,7 +6,7 @@ import pytest
 
 from xtrrep.config import compose
 from xtrrep.console import DataError, UsageError
-from xtrrep.plan import calibrate, cost
+from xtrrep.plan import calibrate, cost, operations
 
 
 def test_a_calibration_measures_and_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +25,9 @@ def test_a_calibration_measures_and_is_read(tmp_path: Path, monkeypatch: pytest.
     assert list(path.parent.iterdir()) == [path]
     # The rate is the counted work over the time said.
     milliseconds = float(found["measured"]["train"].split(" ms")[0].replace(",", ""))
-    work = cost.training_operations(compose(["train.batch_size=2", "train.n_doc=24", "model.n_query=8"]), distil=False)
+    work = operations.training_operations(
+        compose(["train.batch_size=2", "train.n_doc=24", "model.n_query=8"]), distil=False
+    )
     assert work is not None
     assert found["rates"]["train"] == pytest.approx(work / (milliseconds / 1000), rel=0.05)
 

@@ -12,7 +12,7 @@ from xtrrep import pipeline
 from xtrrep.config import Config, compose
 from xtrrep.console import DataError, UsageError
 from xtrrep.experiments.definition import load
-from xtrrep.plan import cost, preflight
+from xtrrep.plan import cost, operations, preflight
 from xtrrep.plan.cost import Calibration, Estimate
 from xtrrep.plan.cost import cost as cost_of
 from xtrrep.retrieval.engines import engine_of
@@ -40,22 +40,22 @@ def by_stage(plans: list[pipeline.Plan], rates: Calibration | None) -> dict[str,
 
 def test_lengths_are_words_in_pieces_cut_and_without_punctuation() -> None:
     quora, touche = paper("data=beir/quora/test"), paper("data=beir/webis-touche2020/v2")
-    assert cost.pieces(quora) == pytest.approx(11.44 * 1.3)
-    assert cost.vectors(quora) == pytest.approx(11.44 * 1.3 * 0.87)
-    assert cost.pieces(touche) == pytest.approx(0.92 * 300)  # 292 words are 380 pieces: cut
-    assert cost.pieces(paper("data=lotte/pooled/test/search")) == pytest.approx(120 * 1.3)
-    assert cost.pieces(paper()) is None  # pydoc: nothing is written of it
+    assert operations.pieces(quora) == pytest.approx(11.44 * 1.3)
+    assert operations.vectors(quora) == pytest.approx(11.44 * 1.3 * 0.87)
+    assert operations.pieces(touche) == pytest.approx(0.92 * 300)  # 292 words are 380 pieces: cut
+    assert operations.pieces(paper("data=lotte/pooled/test/search")) == pytest.approx(120 * 1.3)
+    assert operations.pieces(paper()) is None  # pydoc: nothing is written of it
 
 
 def test_operations_are_two_a_weight_and_attention() -> None:
     one = 2 * 21_294_000 + 4 * 12 * 384 * 100
-    assert cost.forward_operations(BGE, 700, 100) == 700 * one
-    assert cost.forward_operations("unheard/of", 700, 100) is None
+    assert operations.forward_operations(BGE, 700, 100) == 700 * one
+    assert operations.forward_operations("unheard/of", 700, 100) is None
     cfg = paper()
     queries = 196 * 32 * (2 * 21_294_000 + 4 * 12 * 384 * 32)
     documents = 196 * 2 * 190 * (2 * 21_294_000 + 4 * 12 * 384 * 190)
-    assert cost.training_operations(cfg, distil=False) == 3 * (queries + documents)
-    assert cost.training_operations(cfg, distil=False, padded=1000) == cost.training_operations(
+    assert operations.training_operations(cfg, distil=False) == 3 * (queries + documents)
+    assert operations.training_operations(cfg, distil=False, padded=1000) == operations.training_operations(
         cfg, distil=False, padded=300
     )  # cut at train.n_doc
 
@@ -66,7 +66,7 @@ def test_a_plan_by_hand(home: Path) -> None:
     steps = by_stage([pipeline.plan(cfg, "evaluate")], RATES)
     each = 0.92 * 300  # pieces: 232.26 words are 302, cut
     kept = each * 0.87
-    train = 50_000 * cost.training_operations(cfg, distil=False)
+    train = 50_000 * operations.training_operations(cfg, distil=False)
     assert steps["train"].work == train
     assert steps["train"].seconds == train / 1e14
     assert steps["train"].source == "calibrated"
@@ -186,11 +186,11 @@ def test_a_calibration_of_here_or_of_elsewhere(home: Path) -> None:
     ],
 )
 def test_a_fault_in_the_figures_is_named(tmp_path: Path, old: str, new: str) -> None:
-    text = (Path(__file__).parents[1] / "configs" / cost.FILE).read_text()
+    text = (Path(__file__).parents[1] / "configs" / operations.FILE).read_text()
     assert old in text
     (tmp_path / "costs.yaml").write_text(text.replace(old, new))
     with pytest.raises(UsageError, match=r"costs\.yaml"):
-        cost.figures(tmp_path / "costs.yaml")
+        operations.figures(tmp_path / "costs.yaml")
 
 
 def test_every_collection_of_the_study_has_its_figures() -> None:
@@ -198,8 +198,8 @@ def test_every_collection_of_the_study_has_its_figures() -> None:
         for column in load(name, "paper").columns:
             assert column.data is not None
             cfg = paper(f"data={column.data}")
-            assert cost.vectors(cfg)
-            assert any(column.data.startswith(a["serves"]) for a in cost.figures()["archives"])
+            assert operations.vectors(cfg)
+            assert any(column.data.startswith(a["serves"]) for a in operations.figures()["archives"])
             if name == "table3":
                 assert cost.printed_qps()["plaid", column.data] < cost.printed_qps()["warp", column.data]
 

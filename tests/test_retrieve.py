@@ -9,7 +9,6 @@ from conftest import unit_vectors, write_store
 
 from xtrrep.console import DataError
 from xtrrep.measure.run_file import separate
-from xtrrep.retrieval import retrieve as retrieving
 from xtrrep.retrieval.engines import Hits, Place, engine_of
 from xtrrep.retrieval.engines import exact as exact_engine
 from xtrrep.retrieval.engines.exact import Searcher
@@ -130,7 +129,7 @@ def test_gathering_in_blocks_changes_nothing(world: World, monkeypatch: pytest.M
     setting = Setting("colbert", 20)
     engine = HitsOnly(Searcher(world.documents))
     whole = retrieve(engine, world.documents, world.queries, [setting], 4)[setting].run
-    monkeypatch.setattr(retrieving, "BLOCK_VALUES", 100)
+    monkeypatch.setattr("xtrrep.retrieval.maxsim.BLOCK_VALUES", 100)
     monkeypatch.setattr("xtrrep.store.encode.RESIDENT_BYTES", 0)
     store = Store.open(world.documents.folder)
     parts = retrieve(HitsOnly(Searcher(store)), store, world.queries, [setting], 4)[setting].run

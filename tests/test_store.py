@@ -12,7 +12,7 @@ from conftest import unit_vectors, write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtrrep.retrieval import retrieve
+from xtrrep.retrieval import maxsim, retrieve
 from xtrrep.retrieval.engines import check_store, exact
 from xtrrep.retrieval.retrieve import Setting
 from xtrrep.store import encode
@@ -77,7 +77,7 @@ LENGTH = 64  # tokens each: a shard has 64 x 64 x 128 x 2 bytes, 1 MiB
 def streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Store]:
     """A store of so many shards of 1 MiB that is not held in memory, whatever its size."""
     monkeypatch.setattr(encode, "RESIDENT_BYTES", 0)
-    for module in (exact, retrieve):
+    for module in (exact, maxsim):
         monkeypatch.setattr(module, "BLOCK_VALUES", 1 << 15)
     shard = np.random.default_rng(0).normal(size=(SHARD, LENGTH, 128)).astype(np.float16)
 

@@ -16,7 +16,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ import numpy as np
 from xtrrep import artifacts, pipeline
 from xtrrep import config as configs
 from xtrrep.artifacts import Spec, digest
-from xtrrep.config import Encode, Model, Precision, Source
+from xtrrep.config import Encode, Precision, Source
 from xtrrep.console import DataError, UsageError, say
 from xtrrep.data import text_id
 from xtrrep.measure.run_file import Run
@@ -205,15 +205,9 @@ def load_model(name: str | Path, *, revision: str | None = None, device: str = "
         raise UsageError(f"revision is {revision!r}, not a text", hint="a branch, a tag or a commit of the hub")
     if not isinstance(device, str):
         raise UsageError(f"device is {device!r}, not a text", hint='"auto", "cpu", "cuda" or "cuda:1"')
-    defaults = configs.compose().model
-    wanted: dict[str, Any] = {
-        **vars(defaults),
-        "source": Source.checkpoint,
-        "checkpoint": str(name),
-        "revision": revision,
-    }
+    wanted = replace(configs.compose().model, source=Source.checkpoint, checkpoint=str(name), revision=revision)
     with quietly():
-        return get(Model(**wanted), None, device_of(device))
+        return get(wanted, None, device_of(device))
 
 
 def encode_texts(

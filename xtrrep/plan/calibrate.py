@@ -24,7 +24,8 @@ from xtrrep.artifacts import write_json
 from xtrrep.config import Config
 from xtrrep.console import DataError, UsageError, say
 from xtrrep.pipeline.identity import device_named, lengths_of, place_of
-from xtrrep.plan.cost import CALIBRATION, FILE, figures, forward_operations, training_operations
+from xtrrep.plan.cost import CALIBRATION
+from xtrrep.plan.operations import FILE, figures, forward_operations, training_operations
 from xtrrep.retrieval.engines.exact import Exact
 from xtrrep.retrieval.latency import hardware
 from xtrrep.retrieval.retrieve import Setting, retrieve

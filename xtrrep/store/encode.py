@@ -14,25 +14,22 @@ from __future__ import annotations
 
 import json
 import mmap
-import shutil
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrrep.artifacts import TEMPORARY, check, write_atomic, write_json
-from xtrrep.artifacts.locks import alone
+from xtrrep.artifacts import check, write_json
 from xtrrep.config import Encode, Precision
 from xtrrep.console import DataError, progress, say, typed
-from xtrrep.data import text_fault
 from xtrrep.model.precision import describe, resolve_precision, timing_facts
+from xtrrep.store.shards import Rows, begin_shards, check_texts, cut_facts, read_shards, write_shard
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
@@ -42,12 +39,10 @@ if TYPE_CHECKING:
 
 # A store no larger than this in float32 is widened once and kept in memory.
 RESIDENT_BYTES = 1 << 30
-SHARDS = "shards.json"
 # Rows of a store looked at in one piece (32 MiB of float16 at dimension 128).
 PIECE = 1 << 17
 
 Item = TypeVar("Item")
-Rows = list[tuple[NDArray[np.float16], NDArray[np.int32]]]  # (tokens, dim) vectors and (tokens,) ids of each text
 
 
 def encode(
@@ -73,7 +68,7 @@ def encode(
     together: other processes do the same at `out`. Each takes the shards that are neither whole nor another's, and
     none finishes the store: a call without it does, and encodes what one that was killed has left.
     """
-    _begin_shards(out, cfg.shard_documents, together)
+    begin_shards(out, cfg.shard_documents, together)
     precision = resolve_precision(cfg.precision, device)
     if cfg.precision is Precision.auto and device == "cpu":
         say(f"  precision: {describe('encode')}")
@@ -87,7 +82,7 @@ def encode(
         ThreadPoolExecutor(1, "write") as writer,
         closing(
             _ahead(
-                _read_shards(
+                read_shards(
                     model, iter(texts), range(shards), out, cfg.shard_documents, task, claims if together else None
                 )
             )
@@ -105,7 +100,7 @@ def encode(
             )
             if writing is not None:
                 writing.result()  # one shard at most waits to be written
-            writing = writer.submit(_write_shard, out, cfg.shard_documents, shard, rows)
+            writing = writer.submit(write_shard, out, cfg.shard_documents, shard, rows)
         if writing is not None:
             writing.result()
     if len(ids) != count:
@@ -117,7 +112,7 @@ def encode(
         write_json(out / "ids.json", ids)
     return {
         "units": {"texts": count},
-        **_cut_facts(out),
+        **cut_facts(out),
         "tokens": sum(int(np.load(path).sum()) for path in (out / "vectors").glob("*.doclens.npy")),
         "dim": int(model.get_embedding_dimension() or 0),
         "precision": precision.value,
@@ -125,80 +120,6 @@ def encode(
         "device": device,
         "shards_kept": kept,
     }
-
-
-def _begin_shards(out: Path, size: int, together: bool) -> None:
-    """The folders of shards of `size` texts. Shards of another size hold other texts under the same numbers: they are
-    removed. Raises DataError where another process may be at work on them."""
-    said = out / SHARDS
-    begun = any((out / "vectors").glob("*.npy"))
-    if begun and not (said.exists() and _texts_a_shard(out) == size):
-        if together:
-            raise _other_size(out, size)
-        said.unlink(missing_ok=True)  # first: a kill from here on leaves shards of no known size
-        for name in ("tokens", "vectors"):  # the vectors last: while one of them is there, this is done again
-            if (out / name).exists():
-                shutil.rmtree(out / name)
-    for name in ("vectors", "tokens"):
-        (out / name).mkdir(exist_ok=True)
-
-
-def _mark_shards(out: Path, size: int) -> None:
-    """Say how many texts a shard holds, before the first one is there. Raises DataError as `_begin_shards`."""
-    if not (out / SHARDS).exists():
-        write_json(out / SHARDS, {"texts": size})
-    elif _texts_a_shard(out) != size:
-        raise _other_size(out, size)
-
-
-def _texts_a_shard(out: Path) -> int:
-    return int(json.loads((out / SHARDS).read_bytes())["texts"])
-
-
-def _other_size(out: Path, size: int) -> DataError:
-    return DataError(
-        f"{out} is being encoded in shards of another size than {size} texts",
-        hint="the same encode.shard_documents everywhere; `xtrrep encode` alone starts over",
-    )
-
-
-class _Shard(NamedTuple):
-    """Texts of one shard; `tokens` is None where an interrupted run has encoded them, or another process does.
-    claim: what keeps other processes from it, until it is written."""
-
-    number: int
-    ids: list[str]
-    tokens: Tokens | None
-    claim: ExitStack
-
-
-def _read_shards(
-    model: MultiVectorEncoder,
-    texts: Iterator[tuple[str, str]],
-    numbers: Iterable[int],
-    out: Path,
-    size: int,
-    task: str,
-    claims: ExitStack | None,
-) -> Iterator[_Shard]:
-    """The shards in order; with `claims`, each that is encoded is claimed there first."""
-    from xtrrep.model.forward import tokenise
-
-    for number in numbers:
-        chunk = list(islice(texts, size))
-        if not chunk:
-            return  # fewer came than were announced
-        ids = [name for name, _ in chunk]
-        lengths = out / "vectors" / f"{number:05d}.doclens.npy"
-        claim = ExitStack() if claims is None else claims.enter_context(ExitStack())
-        # A name that `artifacts.make` removes: when it holds the folder alone, nobody claims a shard any more.
-        ours = claims is None or claim.enter_context(alone(out / TEMPORARY.format(f"{number:05d}")))
-        if not ours or (lengths.exists() and len(np.load(lengths)) == len(chunk)):
-            claim.close()
-            yield _Shard(number, ids, None, claim)
-        else:
-            _check_texts(chunk, task)
-            yield _Shard(number, ids, tokenise(model, [text for _, text in chunk], task), claim)
 
 
 def _ahead(items: Iterator[Item]) -> Generator[Item]:
@@ -218,12 +139,6 @@ def _behind(items: Iterable[Item]) -> Iterator[Item]:
         yield from last
         last = [item]
     yield from last
-
-
-def _check_texts(texts: Sequence[tuple[str, str]], task: str) -> None:
-    for name, text in texts:
-        if fault := text_fault(name) or text_fault(text):
-            raise DataError(f"{task} {name!r} {fault}", hint="write its id and text again as UTF-8")
 
 
 def _vectors(
@@ -262,32 +177,6 @@ def _vectors(
     return found
 
 
-def _write_shard(out: Path, size: int, shard: _Shard, rows: Rows) -> None:
-    name = f"{shard.number:05d}"
-    with shard.claim:
-        _mark_shards(out, size)
-        write_atomic(out / "vectors" / f"{name}.npy", lambda file: _save([vectors for vectors, _ in rows], file))
-        write_atomic(out / "tokens" / f"{name}.npy", lambda file: _save([ids for _, ids in rows], file))
-        if shard.tokens is not None:
-            write_json(out / "tokens" / f"{name}.cut.json", vars(shard.tokens.cut))
-        lengths = np.array([len(vectors) for vectors, _ in rows], np.int32)
-        write_atomic(out / "vectors" / f"{name}.doclens.npy", lambda file: np.save(file, lengths))
-
-
-def _cut_facts(out: Path) -> dict[str, Any]:
-    """How many texts were cut and what share of all tokens that is, as `cut`; nothing where a shard does not say so."""
-    shards = [path.name.removesuffix(".doclens.npy") for path in (out / "vectors").glob("*.doclens.npy")]
-    files = [out / "tokens" / f"{name}.cut.json" for name in shards]
-    if not files or not all(path.exists() for path in files):
-        return {}
-    found = [json.loads(path.read_bytes()) for path in files]
-    if any(row["limit"] is None for row in found):
-        return {}
-    lost, tokens = (sum(row[key] for row in found) for key in ("lost", "tokens"))
-    share = round(lost / tokens, 4) if tokens else 0.0
-    return {"cut": {"limit": found[0]["limit"], "texts": sum(row["texts"] for row in found), "share_of_tokens": share}}
-
-
 def cut_note(facts: Mapping[str, Any], task: str, key: str) -> str | None:
     """What a store's facts say of texts that were cut at the length `key`, in words; None where none was."""
     cut = facts.get("cut")
@@ -298,14 +187,6 @@ def cut_note(facts: Mapping[str, Any], task: str, key: str) -> str | None:
         f"{cut['texts']:,} of {facts['units']['texts']:,} {kind} are longer than {key}={cut['limit']} and were cut: "
         f"{cut['share_of_tokens']:.1%} of all their tokens are not read"
     )
-
-
-def _save(parts: Sequence[NDArray[Any]], file: Any) -> None:
-    """np.save of the parts end to end, which need not lie in memory a second time."""
-    shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
-    header = {"descr": np.lib.format.dtype_to_descr(parts[0].dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-    file.writelines(np.ascontiguousarray(part) for part in parts)
 
 
 def encode_batch(
@@ -325,7 +206,7 @@ def encode_batch(
     """
     from xtrrep.model.forward import tokenise
 
-    _check_texts(texts, task)
+    check_texts(texts, task)
     names, tokens = [name for name, _ in texts], tokenise(model, [text for _, text in texts], task)
     return _vectors(model, names, tokens, task, precision, device, None, pool_factor, lambda count: None)
 
