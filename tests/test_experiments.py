@@ -22,8 +22,10 @@ from xtrrep.experiments.cell import as_texts, compose_cell, parse_overrides, par
 from xtrrep.experiments.definition import (
     Experiment,
     Row,
+    analyses_by_name,
     load,
     load_all,
+    load_analysis,
     load_claims,
     load_own,
     names,
@@ -97,6 +99,22 @@ def test_every_cell_composes(name: str, scale: str, collections: Path, monkeypat
         assert cell.config.scale == scale
         assert cell.until == (("latency",) if column.measure == "qps" else ("evaluate",))
         assert scale != "paper" or cell.config.data.id.startswith(("beir/", "lotte/"))
+
+
+@pytest.mark.parametrize("scale", ["paper", "lab", "demo"])
+@pytest.mark.parametrize("name", analyses_by_name())
+def test_every_analysis_of_runs_composes(name: str, scale: str) -> None:
+    """On any collection: its first and last rows, with what each is tested against among the rows."""
+    experiment = load_analysis(name, scale, {"data": "beir/nfcorpus/test"})
+    assert experiment.kind == "analysis"
+    rows = {row.name: row for row in experiment.rows}
+    assert {baseline.row for row in experiment.rows for baseline in row.baselines} <= set(rows)
+    assert any(row.baselines for row in experiment.rows)
+    for row in [*experiment.rows[:3], *experiment.rows[-3:]]:
+        cell = cell_of(experiment, row, experiment.columns[-1], {"data": "beir/nfcorpus/test"})
+        assert (cell.config.scale, cell.config.data.id) == (scale, "beir/nfcorpus/test")
+    for column in experiment.columns:
+        assert any(row.holds(column) for row in experiment.rows)
 
 
 @pytest.mark.parametrize("scale", ["demo", "paper"])

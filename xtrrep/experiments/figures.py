@@ -133,14 +133,21 @@ def draw_speed(result: Result, out: Path) -> None:
 
 
 def draw_bars(result: Result, out: Path) -> None:
-    """A panel a column of a measure, a bar a row; over several k' those at the smallest, where most is imputed."""
-    panels = {}
-    depths = [float(at[K_PRIME]) for row in result.rows if K_PRIME in (at := _at(result, row))]
-    rows = [row for row in result.rows if float(_at(result, row).get(K_PRIME, 0.0)) <= min(depths, default=0.0)]
-    for column in result.columns if result.kind != "analysis" else _shown(result):
-        values = {row: result.now(row, column.name) for row in rows}
-        if known := {row: value for row, value in values.items() if value is not None}:
-            panels[column.name] = known
-    measures = " / ".join(dict.fromkeys(column.measure for column in result.columns if column.name in panels))
+    """A panel a column, a bar a row. Of an analysis a panel for each choice on all axes but the last, whose choices are
+    the bars; over several k' those at the smallest, where most is imputed."""
+    panels: dict[str, dict[str, float]] = {}
+    columns = _shown(result) if result.kind == "analysis" else result.columns
+    places = {row: _at(result, row) for row in result.rows}
+    depth = min((float(place[K_PRIME]) for place in places.values() if K_PRIME in place), default=0.0)
+    for column in columns:
+        for row, place in places.items():
+            value, panel, bar = result.now(row, column.name), column.name, row
+            if value is None or float(place.get(K_PRIME, 0.0)) > depth:
+                continue
+            if result.kind == "analysis" and place:
+                *others, bar = (choice for axis, choice in place.items() if axis != K_PRIME)
+                panel = ", ".join([*others, column.name])
+            panels.setdefault(panel, {})[bar] = value
     if panels:
+        measures = " / ".join(dict.fromkeys(column.measure for column in columns))
         bars(panels, measures, _title(result, None), out / result.name, digits=1)

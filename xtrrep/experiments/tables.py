@@ -71,6 +71,8 @@ def grid(result: Result) -> Table:
     marked = [(effect.row, effect.column) for effect in against if effect.verdict == DIFFERS]
     scored = [column.name for column in result.columns if column.is_measure or column.measure == QPS]
     unit = "queries a second" if set(measures.values()) == {QPS} else "in points"
+    if result.kind == "analysis":
+        unit = "measures in points"
     notes = ["; ".join([*_measures({name: measures[name] for name in scored}), unit]) + "."]
     if result.seeds:
         notes.append(f"Means over training seeds {listed(result.seeds)}.")
