@@ -233,6 +233,8 @@ FAULTS: dict[tuple[str, str, str], tuple[int, str]] = {
     (GRID, "nDCG@10", "overlap@10"): (4, "columns.pydoc: an overlap is with another row: against: {axis: choice}"),
     (GRID, "nDCG@10", "nDCG@10, without: {dept: 100}"): (4, "columns.pydoc: 'dept' is no axis. did you mean depth?"),
     (GRID, "baseline: colbert, 100", "baselines: [{at: {modle: colbert}}]"): (8, "'modle' is no axis"),
+    (GRID, "nDCG@10", "nDCG@10, without: {depth: 10}"): (4, "columns.pydoc: depth has no choice '10'"),
+    (GRID, "baseline:", "figure: k_prime_sweep\nbaseline:"): (8, "figure: \"k'\" is no axis"),
     (GRID, "baseline:", "spread: seed\nbaseline:"): (8, "spread: 'seed' is no axis. one of: depth, model"),
     (GRID, "measure:", "mesure:"): (4, "columns.pydoc.mesure: unknown key 'mesure'. did you mean measure"),
     (GRID, "nDCG@10", "nDCGG@10"): (4, "columns.pydoc.measure: no measure is called 'nDCGG@10' ("),

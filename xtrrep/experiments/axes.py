@@ -13,6 +13,7 @@ from xtrrep.measure.evaluate import canonical
 from xtrrep.retrieval.engines import DocumentEngine, TextEngine, engines
 from xtrrep.retrieval.imputation import imputations
 
+K_PRIME = "k'"  # the axis that a sweep is drawn over
 EACH = "each"  # the choice of an axis that stands for all choices of a source
 MEASURES = ("analyze.measure", "data.measures")  # keys that a column may name in place of a measure
 SMALLEST, LARGEST = "smallest", "largest"  # in coordinates: the choice of an axis of numbers
@@ -61,9 +62,9 @@ def crossed(
         overrides: Overrides = {}
         for _, own in chosen:
             overrides |= own
-        engine = engines.get(overrides["index"].partition("/")[0]) if "index" in overrides else None
-        if engine is not None and issubclass(engine, DocumentEngine):
-            if overrides.get("retrieve.scoring", engine.scoring) != engine.scoring:
+        engine = engines.entries().get(overrides.get("index", "").partition("/")[0])
+        if engine is not None and issubclass(engine.value, DocumentEngine):
+            if overrides.get("retrieve.scoring", engine.value.scoring) != engine.value.scoring:
                 continue
             overrides.setdefault("retrieve.imputation", "min")
         names = [choice for choice, _ in chosen]
@@ -71,12 +72,20 @@ def crossed(
     return found
 
 
+def is_depth(choice: str) -> bool:
+    """Whether a choice is a whole number, such as a k'."""
+    return choice.isascii() and choice.isdigit()
+
+
 def moved(place: Mapping[str, str], to: Mapping[str, str], places: Iterable[Mapping[str, str]]) -> Place:
     """A place with some coordinates changed. `smallest` and `largest` are the ends of an axis of numbers."""
     where = dict(to)
     for axis, choice in to.items():
         if choice in (SMALLEST, LARGEST):
-            where[axis] = (min if choice == SMALLEST else max)((other[axis] for other in places), key=float)
+            choices = {other[axis] for other in places}
+            if not all(map(is_depth, choices)):
+                raise UsageError(f"`{choice}` of an axis whose choices are no numbers: {axis}", hint="a choice by name")
+            where[axis] = (min if choice == SMALLEST else max)(choices, key=float)
     return {**place, **where}
 
 

@@ -296,6 +296,8 @@ def _experiment(name: str, file: File, scale: str, given: Overrides) -> Experime
             columns.setdefault(own, made)
     rows = _crossed_rows(file, config)
     for row in file.rows:
+        if row.when is not None and row.when not in flat(config()):
+            raise UsageError(f"row {row.name!r}: no key {row.when!r}", hint=suggest(row.when, flat(config())))
         if (paper or not row.paper_only) and (row.when is None or flat(config())[row.when]):
             own_overrides = None if row.overrides is None else parse_overrides(row.overrides)
             against = (Baseline(row.baseline),) if row.baseline is not None else ()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from xtrrep.experiments import tables
+from xtrrep.experiments.axes import K_PRIME, is_depth
 from xtrrep.experiments.result import Result, ShownColumn
 from xtrrep.experiments.tables import listed
 from xtrrep.report.figure import Timed, bars, k_prime_sweep, speed_and_quality
@@ -41,7 +43,10 @@ def _title(result: Result, data: str | None) -> str:
     return f"{of}, scale={result.scale}" + (seeds if result.seeds else "")
 
 
-K_PRIME = "k'"  # the axis of an analysis
+def _depth(place: Mapping[str, str]) -> float | None:
+    """A row's choice on the axis k'; None where there is no such axis, or its choices are no numbers."""
+    choice = place.get(K_PRIME, "")
+    return float(choice) if is_depth(choice) else None
 
 
 def _at(result: Result, row: str) -> dict[str, str]:
@@ -65,11 +70,12 @@ def draw_own_sweep(result: Result, out: Path) -> None:
             value, place = result.now(row, column.name), _at(result, row)
             if value is None:
                 continue
-            if not place:
+            depth = _depth(place)
+            if depth is None:
                 levels.setdefault(column.name, {})[row] = value
                 continue
             name = " as ".join(choice for axis, choice in place.items() if axis != K_PRIME)
-            panels.setdefault(column.name, {}).setdefault(name, []).append((float(place[K_PRIME]), value))
+            panels.setdefault(column.name, {}).setdefault(name, []).append((depth, value))
     sorted_panels = {key: {name: sorted(line) for name, line in lines.items()} for key, lines in panels.items()}
     if panels:
         k_prime_sweep(sorted_panels, levels, _title(result, None), _stem(result, result.columns[0], out))
@@ -78,15 +84,16 @@ def draw_own_sweep(result: Result, out: Path) -> None:
 def draw_own_speed(result: Result, out: Path) -> None:
     """The column of queries a second against the first measure of the same table."""
     speed = next((column.name for column in result.columns if column.measure == "qps"), None)
+    measures = _shown(result)
     points = []
-    for row in result.rows if speed is not None else ():
-        value, quality, place = result.now(row, str(speed)), result.now(row, _shown(result)[0].name), _at(result, row)
+    for row in result.rows if speed is not None and measures else ():
+        value, quality, place = result.now(row, str(speed)), result.now(row, measures[0].name), _at(result, row)
         if value is not None and quality is not None:
             engine, scoring, model = (place.get(axis, "") for axis in ("engine", "scoring", "model"))
             points.append(Timed(value, quality, engine, scoring, model))
     if points:
         stem = _stem(result, result.columns[0], out)
-        speed_and_quality(points, _shown(result)[0].name, _title(result, None), stem, base="colbert")
+        speed_and_quality(points, measures[0].name, _title(result, None), stem, base="colbert")
 
 
 def draw_sweep(result: Result, out: Path) -> None:
@@ -138,11 +145,12 @@ def draw_bars(result: Result, out: Path) -> None:
     panels: dict[str, dict[str, float]] = {}
     columns = _shown(result) if result.kind == "analysis" else result.columns
     places = {row: _at(result, row) for row in result.rows}
-    depth = min((float(place[K_PRIME]) for place in places.values() if K_PRIME in place), default=0.0)
+    depths = {row: _depth(place) for row, place in places.items()}
+    least = min((depth for depth in depths.values() if depth is not None), default=0.0)
     for column in columns:
         for row, place in places.items():
             value, panel, bar = result.now(row, column.name), column.name, row
-            if value is None or float(place.get(K_PRIME, 0.0)) > depth:
+            if value is None or (depths[row] or 0.0) > least:
                 continue
             if result.kind == "analysis" and place:
                 *others, bar = (choice for axis, choice in place.items() if axis != K_PRIME)

@@ -73,7 +73,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from xtrrep.console import UsageError, XtrrepError, machine_error, suggest
 from xtrrep.experiments.analyses import analyses
-from xtrrep.experiments.axes import EACH, MEASURES, SOURCES, crossed
+from xtrrep.experiments.axes import EACH, K_PRIME, LARGEST, MEASURES, SMALLEST, SOURCES, crossed
 from xtrrep.experiments.cell import Overrides, parse_overrides
 from xtrrep.experiments.numbers import BY_UNIT, NUMBERS, QPS, is_number, overlap_depth
 from xtrrep.measure.evaluate import parse as parse_measures
@@ -410,24 +410,27 @@ def _cross_check_axes(file: File) -> Iterable[tuple[tuple[str | int, ...], str]]
             yield ("rows", number), "a row beside `axes` needs overrides"
     for name, choices in file.axes.items():
         for choice, texts in choices.items():
-            named = [text for text in texts if text in SOURCES]
             drawn |= choice == EACH
-            if (choice == EACH) != bool(named) or len(named) > 1 or (named and len(texts) > 1):
+            if (choice == EACH) != any(text in SOURCES for text in texts) or (choice == EACH and len(texts) > 1):
                 yield ("axes", name, choice), f"`each` and a source go together: each: {' or '.join(SOURCES)}"
                 return
     if file.baseline is not None and not drawn and file.baseline not in (names := list(crossed(file.axes))):
         yield ("baseline",), f"{file.baseline!r} is no row. {suggest(file.baseline, names)}"
-    named_axes: list[tuple[tuple[str | int, ...], str]] = []
+    named: list[tuple[tuple[str | int, ...], str, str]] = []
     for number, baseline in enumerate(file.baselines):
-        named_axes += [(("baselines", number), axis) for axis in (*baseline.at, *baseline.since)]
+        named += [(("baselines", number), *pair) for pair in (*baseline.at.items(), *baseline.since.items())]
     for key, column in file.columns.items():
-        named_axes += [(("columns", key), axis) for axis in (*column.against, *column.without)]
+        named += [(("columns", key), *pair) for pair in (*column.against.items(), *column.without.items())]
         if overlap_depth(column.measure) and not column.against:
             yield ("columns", key), "an overlap is with another row: against: {axis: choice}"
-    named_axes += [(("spread",), file.spread)] if file.spread is not None else []
-    for place, axis in named_axes:
+    named += [(("spread",), file.spread, LARGEST)] if file.spread is not None else []
+    named += [(("figure",), K_PRIME, LARGEST)] if file.figure == "k_prime_sweep" and file.axes else []
+    for place, axis, choice in named:
+        known = [*file.axes.get(axis, ()), SMALLEST, LARGEST]
         if axis not in file.axes:
             yield place, f"{axis!r} is no axis. {suggest(axis, file.axes)}"
+        elif choice not in known and EACH not in known:
+            yield place, f"{axis} has no choice {choice!r}. {suggest(choice, known)}"
 
 
 def filled(texts: Iterable[str], numbers: Mapping[str, str]) -> Overrides:
