@@ -132,7 +132,7 @@ def differences(result: Result) -> Table:
         "note",
     ]
     tests = sum(e.p is not None for e in result.effects if e.column)
-    notes = [f"In points. {_test(result)}; p by Holm's method over {tests} tests."]
+    notes = [f"In points. {_test(result)}; p by Holm's method over {tests} tests.", *_too_few(result, tests)]
     return Table(f"{result.title}: differences, scale={result.scale}", columns, rows, [*notes, *result.notes], digits=3)
 
 
@@ -186,17 +186,22 @@ def claims(result: Result) -> Table:
             "For an analysis the note names the units, and the effect is the mean over them. The analysis' own table "
             "may weigh them by tokens, or pool all scores."
         )
-    largest = max(families.values(), default=0)
-    least = 2 / (result.resamples + 1) * largest
-    if least >= ALPHA:
-        footer.append(
-            f"With {result.resamples:,} resamples no p after correction over {largest} tests is below {least:.2g}: "
-            f"analyze.resamples={round(2 * largest / ALPHA)} or more could support or contradict one."
-        )
+    footer += _too_few(result, max(families.values(), default=0))
     title = (
         f"{'Claims of the study' if result.kind == 'claims' else result.title} on {result.data}, scale={result.scale}"
     )
     return Table(title, [*CLAIMS, "note", "runs"], rows, [*footer, *result.notes])
+
+
+def _too_few(result: Result, tests: int) -> list[str]:
+    """A line where the resamples are so few that no p can be significant after correction."""
+    least = 2 / (result.resamples + 1) * tests
+    if least < ALPHA:
+        return []
+    return [
+        f"With {result.resamples:,} resamples no p after correction over {tests} tests is below {least:.2g}: "
+        f"analyze.resamples={round(2 * tests / ALPHA)} or more could support or contradict one."
+    ]
 
 
 def _counts(verdicts: Sequence[str]) -> str:
