@@ -79,6 +79,16 @@ def test_paper_scale_of_setup_two_is_the_protocol() -> None:
     assert config.objective_of(released.train) == ("positive_clamped", "zero", "topk")
 
 
+@pytest.mark.parametrize("scale", ["demo", "lab"])
+def test_small_scales_let_the_temperature_move_as_far_as_the_study_does(scale: str) -> None:
+    """Adam moves it by at most the sum of the learning rates: half of steps x rate, which falls to 0."""
+    study, small = (compose([f"scale={name}", "setup=II", "config=colbert_kd"]) for name in ("paper", scale))
+    for there, here in ((study.train, small.train), (study.distill, small.distill)):
+        assert there.temperature_lr is None
+        assert here.temperature_lr is not None
+        assert here.steps * here.temperature_lr == pytest.approx(there.steps * there.learning_rate, rel=0.05)
+
+
 def test_a_distilled_models_name_can_be_typed() -> None:
     cfg = compose(["setup=II", "config=xtr_k256_kd"])
     assert (cfg.config, cfg.stage) == ("xtr_k256", config.TrainStage.kd)
@@ -215,6 +225,15 @@ def test_identity_changes_from_the_stage_that_reads_the_value(word: str, first_c
         return
     assert changed[0] == first_changed
     assert "evaluate" in changed
+
+
+def test_the_temperatures_rate_is_part_of_a_model_that_learns_it() -> None:
+    """Those of setup (I) are what they were before scales had such a rate; null is the rate of the weights."""
+    assert fingerprints("train.temperature_lr=null") == fingerprints()
+    learned = ("setup=II", "config=colbert")
+    assert fingerprints(*learned, "train.temperature_lr=null")["train"] != fingerprints(*learned)["train"]
+    as_weights = fingerprints(*learned, "train.temperature_lr=3e-5")
+    assert as_weights["train"] == fingerprints(*learned, "train.temperature_lr=null")["train"]
 
 
 def test_distillation_starts_from_the_contrastive_model() -> None:

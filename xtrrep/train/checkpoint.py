@@ -21,7 +21,7 @@ STATE = "xtrrep_state.json"  # a checkpoint's last file: with it the checkpoint 
 # How often something is written or looked at, and where the data lies, say nothing about the weights. Nor does a commit
 # of the hub: the stage's identity holds the content there.
 NOT_SEMANTIC = {"checkpoint_every", "eval_every", "eval_data", "data", "triples", "lists", "per_query"}
-NOT_SEMANTIC |= {"revision", "teacher_revision", "max_bad_rows"}
+NOT_SEMANTIC |= {"revision", "teacher_revision", "max_bad_rows", "sparse_as"}
 
 
 def identity_of(
@@ -30,6 +30,8 @@ def identity_of(
     """What a checkpoint was made with, in JSON's types."""
     settings = {key: value for key, value in plain(loop).items() if key not in NOT_SEMANTIC}
     settings["precision"] = precision.value
+    if not loop.learn_temperature:
+        settings["temperature_lr"] = None
     describe = getattr(loss, "get_config_dict", dict)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     found = {type(loop).__name__.lower(): settings, "loss": describe(), "model": {"parameters": parameters}}
