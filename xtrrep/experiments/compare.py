@@ -1,8 +1,8 @@
 """The one rule of significance, and the verdicts: on expected values, on differences, on margins.
 
-A difference is paired over units (queries, or what an analysis' values are of), with training seeds as the second
-level (`significance.paired_over_seeds`). Two-sided p-values are corrected by Holm's method over the family that the
-definition names. A margin is judged by its 95 % interval and is not corrected.
+A difference is paired over units (queries, or what an analysis' values are of). Several training seeds are crossed with
+them: both are samples (`significance.paired_over_seeds`, docs/crossed_test.md). Two-sided p-values are corrected by
+Holm's method over the family that the definition names. A margin is judged by its 95 % interval and is not corrected.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     Grid = NDArray[np.float64]  # (S, U): one cell's value by training seed and unit
 
 ALPHA = 0.05
+CROSSED = "over queries and training seeds, both samples (docs/crossed_test.md)"
 SAME_WEIGHTS = 0.1  # of the tolerance: how close a value made again from the same weights comes
 RETRAINED = 4.0  # times the tolerance: how far weights trained anew by the same commands move it (docs/LOG.md)
 

@@ -143,6 +143,7 @@ class Result:
     spread: the axis over whose choices a table shows the spread. remarks: lines under the table of an analysis. rule:
     in words, what verdicts on expected values rest on. quality: by row and column (measure, value, sd) of another
     experiment, for its figure. pictures: files that an analysis drew, by name.
+    test: in words, the test of several seeds; empty in records from before it was the crossed one.
     """
 
     kind: str
@@ -168,6 +169,7 @@ class Result:
     figure: str | None = None
     quality: tuple[tuple[str, str, str, float, float], ...] = ()
     resamples: int = 0
+    test: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     per_unit: Mapping[Key, PerUnit] = field(default_factory=dict)
 

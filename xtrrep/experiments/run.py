@@ -105,6 +105,7 @@ def describe(experiment: Experiment, overrides: Overrides) -> Result:
         rule=compare.rule_of(experiment),
         figure=experiment.figure,
         resamples=_resamples({**experiment.overrides, **overrides}),
+        test=compare.CROSSED if len(experiment.seeds) > 1 else "",
     )
 
 

@@ -165,20 +165,21 @@ def claims(result: Result) -> Table:
         ", ".join(f"{count} tests" + (f" ({name})" if name else "") for name, count in families.items()) or "no test"
     )
     setting = "" if result.scale == "paper" else ", in another setting than the study's"
-    seeds = (
-        f"Training seeds {listed(result.seeds)}: intervals and p include the variation between trainings, by "
-        "Student's t of the seeds' means where that is the wider and the larger."
-        if len(result.seeds) > 1
-        else "One training seed: intervals and p speak of queries, not of retraining."
-    )
+    if len(result.seeds) > 1:
+        seeds = f"Training seeds {listed(result.seeds)}: intervals and p include the variation between trainings"
+        seeds += "." if result.test else ", by Student's t of the seeds' means where that is the wider and the larger."
+    else:
+        seeds = "One training seed: intervals and p speak of queries, not of retraining."
+    drawn = "" if result.test else f"percentile bootstrap, {result.resamples:,} resamples. "
     footer = [
         f"{_counts([e.verdict for e in effects])}. scale={result.scale}, {result.data}: a verdict is on these "
         f"runs{setting}.",
-        f"> and <: two-sided sign-flip p over queries, corrected by Holm's method over {tests}. A claim is supported "
-        f"or contradicted, by the sign, where p < {ALPHA:g}, and inconclusive elsewhere.",
+        f"> and <: two-sided {f'p {result.test}' if result.test else 'sign-flip p over queries'}, corrected by Holm's "
+        f"method over {tests}. A claim is supported or contradicted, by the sign, where p < {ALPHA:g}, and "
+        "inconclusive elsewhere.",
         "A stated interval: supported where the 95 % interval lies within it, contradicted where it lies outside, "
         "inconclusive elsewhere. Intervals are not corrected for their number.",
-        f"Intervals: percentile bootstrap, {result.resamples:,} resamples. {seeds}",
+        f"Intervals: {drawn}{seeds}",
         "A ratio of nDCG@10 is of the means. A ratio of seconds or candidates is the geometric mean over queries.",
     ]
     if any(effect.note.startswith("over ") for effect in effects):
@@ -196,7 +197,7 @@ def claims(result: Result) -> Table:
 def _too_few(result: Result, tests: int) -> list[str]:
     """A line where the resamples are so few that no p can be significant after correction."""
     least = 2 / (result.resamples + 1) * tests
-    if least < ALPHA:
+    if least < ALPHA or result.test:  # the test of several seeds draws nothing
         return []
     return [
         f"With {result.resamples:,} resamples no p after correction over {tests} tests is below {least:.2g}: "
@@ -215,6 +216,8 @@ def listed(seeds: Sequence[int]) -> str:
 
 def _test(result: Result) -> str:
     """The test behind a p, in words."""
+    if result.test:
+        return f"two-sided {result.test}"
     seeds = ", and Student's t over the seeds' means, the larger p" if len(result.seeds) > 1 else ""
     return f"{result.resamples:,} sign flips over queries, two-sided{seeds}"
 

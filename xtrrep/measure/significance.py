@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from xtrrep.console import DataError
 
 BATCH = 256  # resamples at a time
+POINTS = 64  # of a chi-squared distribution
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,7 @@ def paired(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, seed: int = 0)
             hint="one value a query on both sides, in the same order",
         )
     delta = left - right
-    if not np.isfinite(delta).all():
-        raise DataError(
-            "per-query values hold numbers that are not finite", hint="a query without results scores 0, not NaN"
-        )
+    _check_finite(delta)
     if len(delta) < 2:  # one query says nothing of others
         return Difference(float(delta.mean()), -np.inf, np.inf, 1.0, len(delta))
     if not delta.any():
@@ -68,29 +67,23 @@ def interval(values: ArrayLike, *, resamples: int = 10000, seed: int = 0) -> tup
 def paired_over_seeds(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, seed: int = 0) -> Difference:
     """Compare two trainings' (S, Q) values, every seed's over the same queries. One seed: as `paired`.
 
-    Several: the interval speaks of retraining too. It holds the percentile bootstrap that draws seeds, then queries,
-    the same ones for every seed drawn, since every seed answered the same queries (Owen 2007), and Student's interval
-    of the seeds' means, because so few seeds drawn from themselves show too little spread. p is the larger of the
-    sign-flip test over queries of the mean over seeds and of the t-test of the seeds' means with S - 1 degrees of
-    freedom. One query says nothing, under however many seeds. Raises DataError as `paired`.
+    Several: interval and p are those of `_crossed`, and speak of other queries and of other trainings. One query says
+    nothing, under however many seeds. Raises DataError as `paired`.
     """
     left, right = _grids(a, b)
-    over_queries = paired(left.mean(axis=0), right.mean(axis=0), resamples=resamples, seed=seed)
+    _check_finite(left - right)
     if 1 in left.shape:
-        return over_queries
-    low, high, p = _student((left - right).mean(axis=1))
-    means = np.concatenate([draw[0] for draw in _draws(resamples, seed, left - right)])
-    drawn = np.quantile(means, [0.025, 0.975])
-    return replace(
-        over_queries, low=min(low, float(drawn[0])), high=max(high, float(drawn[1])), p=max(p, over_queries.p)
-    )
+        return paired(left.mean(axis=0), right.mean(axis=0), resamples=resamples, seed=seed)
+    reach, p = _crossed(left - right)
+    mean = float((left - right).mean())
+    return Difference(mean, mean - reach, mean + reach, p, left.shape[1])
 
 
 def ratio_over_seeds(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, seed: int = 0) -> Difference:
     """As `paired_over_seeds`, with the ratio of the two means in place of their difference; p says whether they differ.
 
-    Student's interval is of the logarithms of the seeds' ratios. Raises DataError as `paired`, and where the mean of
-    `b`, or over several seeds a mean of either, is not positive.
+    Over several seeds the interval is of the logarithm of the ratio, to first order. Raises DataError as `paired`, and
+    where the mean of `b`, or over several seeds a mean of either, is not positive.
     """
     left, right = _grids(a, b)
     difference = paired_over_seeds(left, right, resamples=resamples, seed=seed)
@@ -98,26 +91,73 @@ def ratio_over_seeds(a: ArrayLike, b: ArrayLike, *, resamples: int = 10000, seed
     least = right.mean() if len(left) == 1 else min(means[0].min(), means[1].min())
     if least <= 0:
         raise DataError(f"a ratio needs positive means, and one is {least:g}", hint="compare by the difference")
+    ratio = float(left.mean() / right.mean())
     if left.shape[1] < 2:
-        return replace(difference, mean=float(left.mean() / right.mean()))
-    draws = [above / below for above, below in _draws(resamples, seed, left, right)]
-    low, high = np.quantile(np.concatenate(draws), [0.025, 0.975])
+        return replace(difference, mean=ratio)
     if len(left) > 1:
-        least, most, _ = _student(np.log(means[0] / means[1]))
-        low, high = min(low, np.exp(least)), max(high, np.exp(most))
-    return replace(difference, mean=float(left.mean() / right.mean()), low=float(low), high=float(high))
+        reach, _ = _crossed(left / left.mean() - right / right.mean())
+        return replace(difference, mean=ratio, low=ratio * float(np.exp(-reach)), high=ratio * float(np.exp(reach)))
+    draws = np.concatenate([above / below for above, below in _draws(resamples, seed, left[0], right[0])])
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return replace(difference, mean=ratio, low=float(low), high=float(high))
 
 
-def _student(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    """The 95 % interval of the mean of (S,) seeds' values and the two-sided p of its being 0, by Student's t."""
-    from scipy.stats import t
+def _crossed(grid: NDArray[np.float64]) -> tuple[float, float]:
+    """The half-width of the 95 % interval of the mean of (S, Q) values, and the two-sided p of its being 0."""
+    from scipy.optimize import brentq
 
-    mean, free = float(values.mean()), len(values) - 1
-    error = float(values.std(ddof=1)) / len(values) ** 0.5
-    if not error:
-        return mean, mean, float(not mean)
-    reach = float(t.ppf(0.975, free)) * error
-    return mean - reach, mean + reach, float(2 * t.sf(abs(mean) / error, free))
+    mean, (errors, weights) = float(grid.mean()), standard_errors(grid)
+    largest = float(errors.max())
+    if largest <= 1e-12 * abs(mean) or not largest:
+        return 0.0, float(not mean)
+    reach = brentq(lambda distance: two_sided(distance, errors, weights) - 0.05, 0, 40 * largest)
+    return float(reach), two_sided(mean, errors, weights)
+
+
+def standard_errors(grid: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Standard errors that the mean of (S, Q) values may have, both larger than 1, and how likely each one is.
+
+    Seeds and queries are both samples: value = mean + seed's effect + query's effect + rest, all of them normal. The
+    variance of the mean is (M_S + M_Q - M_R) / (S * Q), of the mean squares of an analysis of variance, and not less
+    than either of the first two alone gives. A mean square of few values is uncertain, so the generalised p-value (Tsui
+    and Weerahandi 1989) averages the normal p over what it may be, M * df / chi2(df). Where only seeds or only queries
+    vary that is Student's t-test.
+    """
+    seeds, queries = grid.shape
+    by_seed, by_query = grid.mean(axis=1), grid.mean(axis=0)
+    rest = grid - by_seed[:, None] - by_query + grid.mean()
+    of_rest = float((rest**2).sum()) / ((seeds - 1) * (queries - 1))
+    of_seeds, likely = _scaled(seeds - 1)
+    of_queries, and_likely = _scaled(queries - 1)
+    of_seeds = of_seeds[:, None] * queries * by_seed.var(ddof=1)
+    of_queries = of_queries * seeds * by_query.var(ddof=1)
+    errors = np.sqrt(np.maximum(of_seeds + of_queries - of_rest, np.maximum(of_seeds, of_queries)) / (seeds * queries))
+    return errors.ravel(), np.outer(likely, and_likely).ravel()
+
+
+def two_sided(mean: float, errors: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """The p of a mean at least so far from 0, by what `standard_errors` gives."""
+    from scipy.special import ndtr
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tails = 2 * ndtr(-abs(mean) / errors)
+    return float(weights @ tails)
+
+
+@cache
+def _scaled(free: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """df / chi2(df) at some points, densest where it is large, and the weight of each."""
+    from scipy.stats import chi2
+
+    at = (np.arange(POINTS) + 0.5) / POINTS
+    return free / chi2.ppf(at**3, free), at**2 / (at**2).sum()
+
+
+def _check_finite(values: NDArray[np.float64]) -> None:
+    if not np.isfinite(values).all():
+        raise DataError(
+            "per-query values hold numbers that are not finite", hint="a query without results scores 0, not NaN"
+        )
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -140,15 +180,12 @@ def _grids(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.
     return left, right
 
 
-def _draws(resamples: int, seed: int, *grids: NDArray[np.float64]) -> Iterator[list[NDArray[np.float64]]]:
-    """Means of (S, Q) grids over drawn seeds and queries, one draw for all grids: lists of (R,), batch by batch."""
+def _draws(resamples: int, seed: int, *values: NDArray[np.float64]) -> Iterator[list[NDArray[np.float64]]]:
+    """Means of (Q,) values over drawn queries, one draw for all of them: lists of (R,), batch by batch."""
     rng = np.random.default_rng(seed)
-    seeds, queries = grids[0].shape
     for start in range(0, resamples, BATCH):
-        count = min(BATCH, resamples - start)
-        weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=count) / seeds
-        chosen = rng.integers(queries, size=(count, queries))
-        yield [np.take_along_axis(weights @ grid, chosen, axis=1).mean(axis=1) for grid in grids]
+        chosen = rng.integers(len(values[0]), size=(min(BATCH, resamples - start), len(values[0])))
+        yield [own[chosen].mean(axis=1) for own in values]
 
 
 def _bootstrap_means(delta: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
