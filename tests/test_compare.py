@@ -13,6 +13,7 @@ from made_results import Bench
 from scipy import stats
 
 from xtrrep import artifacts
+from xtrrep.config import compose
 from xtrrep.console import DataError
 from xtrrep.experiments import run as running
 from xtrrep.experiments import tables, values
@@ -681,3 +682,61 @@ def test_a_reading_without_a_printed_value_is_judged_by_its_record(
 def test_the_status_of_a_result(verdicts: tuple[str, ...], status: str) -> None:
     cells = tuple(Expected("r", "c", 1.0, None, None, verdict) for verdict in verdicts)
     assert tables.status(Result("reproduction", "made", "Made", "demo", (), expected=cells)) == status
+
+
+# --- doubts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"),
+    [(1.021, INCONCLUSIVE), (0.975, INCONCLUSIVE), (1.2, SUPPORTED), (0.8, CONTRADICTED), (-1.0, SUPPORTED)],
+)
+def test_times_that_differ_by_less_than_five_percent_decide_nothing(ratio: float, verdict: str) -> None:
+    """Of identical processes too: their ratios were 1.014 and 1.021 with p that survived Holm's correction."""
+    logged = made("speed", value="seconds", direction="above", statistic="difference" if ratio < 0 else "log_ratio")
+    effect = Difference(0.001, 0.0, 0.002, 0.0002, 50) if ratio < 0 else Difference(ratio, ratio, ratio, 0.0002, 50)
+    (found,) = judge([logged], {"speed": effect})
+    assert found.verdict == verdict
+    assert ("less than 5%" in found.note) == (verdict == INCONCLUSIVE)
+
+
+def test_of_twenty_pairs_of_identical_processes_at_most_one_gets_a_verdict() -> None:
+    """Processes over one index differ by about 1 % each, all their queries alike, which a test over queries takes for
+    an effect."""
+    rng = np.random.default_rng(0)
+    speed, clear, verdicts = above("speed", value="seconds", statistic="log_ratio"), 0, []
+    for _ in range(20):
+        queries = rng.lognormal(-5, 0.5, (1, 64))
+        one, two = (queries * np.exp(rng.normal(0, 0.01) + rng.normal(0, 0.02, (1, 64))) for _ in range(2))
+        effect = effect_of("log_ratio", [one], [two], RESAMPLES)
+        clear += effect.p < 0.05
+        verdicts += [found.verdict for found in judge([speed], {"speed": effect})]
+    assert clear > 5
+    assert sum(verdict != INCONCLUSIVE for verdict in verdicts) <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "candidates", "imputed", "says"),
+    [
+        (["retrieve.scoring=xtr"], 95.0, 2000.0, "95% of the documents are candidates of a"),
+        (["retrieve.scoring=xtr"], 50.0, 100.0, "hits fill 94% of the scores of a"),
+        (["retrieve.scoring=xtr"], 50.0, 1000.0, ""),
+        (["retrieve.scoring=colbert"], 100.0, None, ""),  # exact MaxSim of all documents is what it should be
+        (["index=plaid", "config=colbert"], 100.0, None, "100% of the documents are candidates of a"),
+        (["index=plaid", "config=colbert"], 20.0, None, ""),
+        (["index=bm25"], None, None, ""),
+    ],
+)
+def test_a_run_that_prunes_nothing_decides_nothing(
+    words: list[str], candidates: float | None, imputed: float | None, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = {
+        "retrieve": {"mean_candidates": candidates, "mean_imputed_cells": imputed},
+        "data": {"documents": 100},
+    }
+    monkeypatch.setattr(artifacts, "read_manifest", lambda folder: {"facts": facts[folder.name]})
+    plan: Any = SimpleNamespace(cfg=compose([*words, "model.n_query=32"]))
+    found = values.doubt_of_candidates("a", plan, {name: Path(name) for name in facts})
+    assert says in found
+    assert bool(found) == bool(says)
+    assert values.doubt_of_candidates("a", plan, {"latency": Path("latency")}) == ""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 CROSSED = "over queries and training seeds, both samples (docs/crossed_test.md)"
+MATERIAL = 1.05  # ratio of times below which two processes of one index may differ (docs/LOG.md)
 SAME_WEIGHTS = 0.1  # of the tolerance: how close a value made again from the same weights comes
 RETRAINED = 4.0  # times the tolerance: how far weights trained anew by the same commands move it (docs/LOG.md)
 
@@ -138,7 +139,7 @@ def judge_effects(
         if effect is None:
             judged.append(replace(made, note=reasons.get(comparison.id, "")))
             continue
-        p, doubt = corrected.get(comparison.id), doubts.get(comparison.id, "")
+        p, doubt = corrected.get(comparison.id), doubts.get(comparison.id, "") or _small(comparison, effect)
         finite = [value if math.isfinite(value) else None for value in (effect.mean, effect.low, effect.high)]
         judged.append(
             replace(
@@ -154,6 +155,15 @@ def judge_effects(
             )
         )
     return judged
+
+
+def _small(comparison: Comparison, effect: Difference) -> str:
+    """Why a difference in time means nothing, or nothing."""
+    if comparison.value != "seconds" or comparison.statistic == "difference":
+        return ""
+    if effect.mean > MATERIAL or 0 < effect.mean < 1 / MATERIAL:
+        return ""
+    return f"times that differ by less than {MATERIAL - 1:.0%} decide nothing"
 
 
 # --- expected values --------------------------------------------------------------------------------------------------

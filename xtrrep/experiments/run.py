@@ -280,6 +280,9 @@ def _effects(
                 runs[comparison.id] = tuple(plans.cells[key].specs[stage].fingerprint for key in keys)
                 if stage == "latency":
                     doubts[comparison.id] = values.doubt_of_times([made[key]["latency"] for key in keys])
+                elif experiment.name == CLAIMS:  # the study's statements are of searches that leave something out
+                    said = (values.doubt_of_candidates(key[0], plans.cells[key], made[key]) for key in keys)
+                    doubts[comparison.id] = next(filter(None, said), "")
             sides = [[grids[name].values for name in names] for names in (comparison.plus, comparison.minus)]
             if comparison.column:  # a difference from a baseline is in the units of its table
                 sides = [[100 * grid for grid in side] for side in sides]

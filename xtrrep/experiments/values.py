@@ -18,12 +18,14 @@ from xtrrep.experiments.definition import Reading
 from xtrrep.experiments.numbers import BY_UNIT, is_number, read_number, stage_of
 from xtrrep.experiments.result import PerUnit
 from xtrrep.measure.evaluate import canonical, read_by_query
+from xtrrep.pipeline.identity import lengths_of, setting_of
 from xtrrep.pipeline.stages.searching import one_search
 
 if TYPE_CHECKING:
     import pandas
 
 HOURS_APART = 1.0  # times measured further apart are not compared
+SATURATED = 0.9  # of the documents as candidates, or of their scores filled by hits: no longer a choice
 OWN_TIME = 0.8  # of the time of its processors that a measuring process should have had
 
 
@@ -148,6 +150,25 @@ def doubt_of_times(folders: Sequence[Path]) -> str:
     shares = [manifest["facts"].get("cpu_per_wall", 1.0) / manifest["facts"]["threads"] for manifest in manifests]
     if min(shares) < OWN_TIME and max(shares) / min(shares) > 1 / OWN_TIME:
         return f"one of them had {min(shares):.2f} of a processor's time, another {max(shares):.2f}: busy with others"
+    return ""
+
+
+def doubt_of_candidates(name: str, plan: pipeline.Plan, folders: Mapping[str, Path]) -> str:
+    """Why a run's ranking says nothing of a search that prunes, or nothing: XTR scores where hits leave little out, and
+    engines that rank documents where nearly all of them are candidates."""
+    if "retrieve" not in folders or (setting_of(plan.cfg).scoring == "colbert" and setting_of(plan.cfg).k_prime):
+        return ""
+    facts = artifacts.read_manifest(folders["retrieve"])["facts"]
+    candidates, imputed = facts.get("mean_candidates"), facts.get("mean_imputed_cells")
+    if not candidates:
+        return ""
+    share = candidates / artifacts.read_manifest(folders["data"])["facts"]["documents"]
+    if share >= SATURATED:
+        return f"saturated: {share:.0%} of the documents are candidates of {name}"
+    if imputed is not None:
+        filled = 1 - imputed / (candidates * lengths_of(plan.cfg)[0])
+        if filled >= SATURATED:
+            return f"saturated: hits fill {filled:.0%} of the scores of {name}, and {1 - filled:.0%} are imputed"
     return ""
 
 
