@@ -56,7 +56,7 @@ def test_paper_scale_is_the_protocol() -> None:
     assert (scann["dimensions_per_block"], scann["anisotropic_quantization_threshold"]) == (1, 0.1)
     assert (scann["training_sample_size"], scann["spherical"]) == (250_000, True)
     for k in (64, 256, 512):
-        assert compose([f"config=xtr_k{k}"]).train.k_train == k
+        assert compose(["scale=paper", f"config=xtr_k{k}"]).train.k_train == k
 
 
 def test_paper_scale_of_setup_two_is_the_protocol() -> None:
@@ -79,7 +79,7 @@ def test_paper_scale_of_setup_two_is_the_protocol() -> None:
     assert config.objective_of(released.train) == ("positive_clamped", "zero", "topk")
 
 
-@pytest.mark.parametrize("scale", ["demo", "lab"])
+@pytest.mark.parametrize("scale", ["demo", "desk", "lab"])
 def test_small_scales_let_the_temperature_move_as_far_as_the_study_does(scale: str) -> None:
     """Adam moves it by at most the sum of the learning rates: half of steps x rate, which falls to 0."""
     study, small = (compose([f"scale={name}", "setup=II", "config=colbert_kd"]) for name in ("paper", scale))
@@ -204,7 +204,10 @@ def fingerprints(*words: str) -> dict[str, str]:
         ("protocol=released", "train"),  # its objective
         ("train.objective=stated", None),
         ("train.z=retrieved", None),  # what it is anyway
-        ("train.k_train=[128]", None),
+        ("train.k_train=[14]", None),
+        ("train.k_train=128", "train"),  # the number, and not the study's sparsity
+        ("train.sparse_as.k64=9", None),
+        ("train.sparse_as.k128=9", "train"),
         ("train.temperature=0.05", None),
         ("train.temperature_colbert=9", None),
         ("train.temperature_lr=1e-3", None),  # nothing is learned

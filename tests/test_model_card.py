@@ -87,6 +87,8 @@ def test_it_says_what_the_model_is(tmp_path: Path) -> None:
     assert "scale=demo" in text.split("## Limits")[1]
     diverged = written(tmp_path, loss={"first": 3.9, "last": None, "ln_pool": None})
     assert "| loss, first and last | 3.9 and — |" in diverged
+    assert "as sparse as" not in text
+    assert "| as sparse as, in the study's batch, k_train | 128 |" in written(tmp_path, k_train=14, sparse_as="128")
     multi = written(tmp_path, k_train=[128, 256, 512])
     assert "`k_train` took the values 128, 256, 512" in multi
     colbert = written(tmp_path, scorer="colbert", k_train=None)

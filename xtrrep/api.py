@@ -99,7 +99,8 @@ class Result:
 def notes_of(plan: pipeline.Plan, folders: Mapping[str, Path]) -> dict[str, list[str]]:
     """What someone should know beside the scores, by stage, read from the manifests of complete stages.
 
-    Judgements of absent documents, texts that were cut, queries without results, and oddities of a training file.
+    Judgements of absent documents, texts that were cut, queries without results, oddities of a training file, and a
+    k_train that stands for one of the study's.
     """
     cfg, notes = plan.cfg, {}
     for name in [step.stage.name for step in plan.steps if step.stage.name in folders]:
@@ -112,6 +113,9 @@ def notes_of(plan: pipeline.Plan, folders: Mapping[str, Path]) -> dict[str, list
             found.append(f"{cfg.data.path} is taken for {same} by its name: {lengths}")
         if name in ("train", "distill"):
             found += facts.get("odd", [])
+        if name == "train" and (studys := configs.sparse_as(cfg.train)):
+            own = ", ".join(map(str, configs.k_trains(cfg.train)))
+            found.append(f"{cfg.config} has k_train={own} at scale={cfg.scale}, as sparse as the study's {studys}")
         if name == "documents":
             found.append(cut_note(facts, "document", "data.n_doc" if cfg.data.n_doc else "model.n_doc"))
         if name == "queries":

@@ -59,6 +59,7 @@ from xtrrep.config.schema import (
     min_max_of,
     objective_of,
     plain,
+    sparse_as,
     temperature_of,
 )
 
@@ -129,6 +130,7 @@ __all__ = [
     "results_root",
     "same_collection",
     "settings_of",
+    "sparse_as",
     "split_override",
     "temperature_of",
     "unwrapped",

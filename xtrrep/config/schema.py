@@ -142,11 +142,26 @@ class Loop:
 
 
 @dataclass
+class SparseAs:
+    """The k_train that retrieves the share of (query token, document) pairs that the study's does in its own batch.
+
+    A scale's file says so for the scale's batch, as scripts/record_density.py measured it against the batch of setup
+    (I). At the study's scale, here, it is the number itself.
+    """
+
+    k64: int = 64  # [tokens] k_train of config=xtr_k64
+    k128: int = 128  # [tokens] k_train of config=xtr_k128
+    k256: int = 256  # [tokens] k_train of config=xtr_k256
+    k512: int = 512  # [tokens] k_train of config=xtr_k512
+
+
+@dataclass
 class Train(Loop):
     """Contrastive training."""
 
     scorer: Scorer = Scorer.xtr  # what is trained: MaxSim or the XTR objective
     k_train: Any = 128  # [tokens] one, or a list of several whose losses are averaged; null for ColBERT
+    sparse_as: SparseAs = field(default_factory=SparseAs)  # what `config=xtr_k128` sets k_train to, and so on
     objective: Objective = Objective.stated  # which form of the XTR objective
     z: Z | None = None  # what a score is divided by; null, here and in the next two: what the objective says
     missing: Unretrieved | None = None  # what a document counts that nothing retrieved
@@ -327,6 +342,13 @@ def k_trains(train: Train) -> tuple[int, ...]:
             f"train.k_train={train.k_train} names one k twice", hint=f"train.k_train={list(dict.fromkeys(values))}"
         )
     return tuple(values)
+
+
+def sparse_as(train: Train) -> str:
+    """The k_train of the study that are as sparse in the study's batch, where the scale has others; else nothing."""
+    known = {getattr(train.sparse_as, item.name): int(item.name[1:]) for item in fields(SparseAs)}
+    found = [known.get(k) for k in k_trains(train)]
+    return "" if None in found or tuple(found) == k_trains(train) else ", ".join(map(str, found))
 
 
 def objective_of(train: Train) -> tuple[str, str, str]:

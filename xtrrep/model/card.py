@@ -15,6 +15,7 @@ NAME = "README.md"
 REQUIRED = ("name", "scorer")
 OPTIONAL = (
     "k_train",  # one number, or several
+    "sparse_as",  # the study's k_train of the same sparsity, where that is another
     "objective",  # stated or authors
     "setup",
     "config",
@@ -156,6 +157,8 @@ def _training(facts: Mapping[str, Any]) -> str:
     data = facts.get("data", [])
     rows += [("training data", _plain(_shorten(item))) for item in ([data] if isinstance(data, str) else data)]
     rows += [(label, str(facts[key])) for key, label in (("steps", "steps"), ("k_train", "k_train")) if key in facts]
+    if "sparse_as" in facts:
+        rows.append(("as sparse as, in the study's batch, k_train", _plain(facts["sparse_as"])))
     if "temperature" in facts:
         value = facts["temperature"]
         rows.append(("temperature, first and last", f"{_number(value['first'])} and {_number(value['last'])}"))

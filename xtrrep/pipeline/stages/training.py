@@ -25,6 +25,7 @@ from xtrrep.config import (
     min_max_of,
     objective_of,
     plain,
+    sparse_as,
     temperature_of,
 )
 from xtrrep.console import say
@@ -78,7 +79,7 @@ def model_config(cfg: Config) -> dict[str, Any]:
 def loop_config(cfg: Config, loop: Loop) -> dict[str, Any]:
     """What of a training decides its weights: no paths, nothing that only looks, variants by what they resolve to."""
     dropped = {"data", "triples", "lists", "teacher", "teacher_revision", "revision"}
-    dropped |= {"max_triples", "max_queries", "per_query", "max_bad_rows"}
+    dropped |= {"max_triples", "max_queries", "per_query", "max_bad_rows", "sparse_as"}
     dropped |= {"checkpoint_every", "eval_every", "eval_data", "objective", "temperature_colbert", "temperature_xtr"}
     config = {key: value for key, value in plain(loop).items() if key not in dropped}
     config["precision"] = precision_of(cfg, loop.precision, "train").value
@@ -326,6 +327,7 @@ def card_facts(
         "name": model_label(cfg),
         "scorer": train.scorer.value,
         "k_train": list(ks) if len(ks) > 1 else (ks[0] if ks else None),
+        "sparse_as": sparse_as(train) or None,
         "objective": train.objective.value if ks else None,
         "setup": cfg.setup,
         "config": cfg.config,
