@@ -153,12 +153,12 @@ def type_name(kind: Any) -> str:
     return {Any: "int or list"}.get(kind, getattr(kind, "__name__", str(kind)))
 
 
-def sections() -> Iterator[tuple[str, type]]:
-    """Each section of the configuration with its class; "" for the keys at the top."""
-    yield "", schema.Config
-    for name, kind in get_type_hints(schema.Config).items():
+def sections(name: str = "", owner: type = schema.Config) -> Iterator[tuple[str, type]]:
+    """Each section of the configuration with its class, a section before those in it; "" for the keys at the top."""
+    yield name, owner
+    for part, kind in get_type_hints(owner).items():
         if is_dataclass(kind):
-            yield name, kind  # type: ignore[misc]
+            yield from sections(f"{name}.{part}".lstrip("."), kind)  # type: ignore[arg-type]
 
 
 def keys() -> str:

@@ -97,11 +97,8 @@ class Result:
 
 
 def notes_of(plan: pipeline.Plan, folders: Mapping[str, Path]) -> dict[str, list[str]]:
-    """What someone should know beside the scores, by stage, read from the manifests of complete stages.
-
-    Judgements of absent documents, texts that were cut, queries without results, oddities of a training file, and a
-    k_train that stands for one of the study's.
-    """
+    """What someone should know beside the scores, by stage, read from the manifests of complete stages: what was cut,
+    absent or odd, and a k_train that stands for one of the study's."""
     cfg, notes = plan.cfg, {}
     for name in [step.stage.name for step in plan.steps if step.stage.name in folders]:
         facts = artifacts.read_manifest(folders[name])["facts"]
@@ -122,9 +119,8 @@ def notes_of(plan: pipeline.Plan, folders: Mapping[str, Path]) -> dict[str, list
             found.append(cut_note(facts, "query", "data.n_query" if cfg.data.n_query else "model.n_query"))
         if name == "retrieve" and (empty := facts.get("queries_without_results")):
             source = f"no line in {Path(cfg.retrieve.from_run).name}" if cfg.retrieve.from_run else "no result"
-            found.append(
-                f"{empty:,} of {facts['units']['queries']:,} judged queries have {source}: each scores 0 in the mean"
-            )
+            of = f"{empty:,} of {facts['units']['queries']:,} judged queries"
+            found.append(f"{of} have {source}: each scores 0 in the mean")
         if kept := [text for text in found if text]:
             notes[name] = kept
     return notes

@@ -331,8 +331,8 @@ def open_hub(
     config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = 20
     try:
         copy = cached_copy(source, revision)
-        at = {"path": source, "revision": revision} if copy is None else {"path": str(copy)}
-        dataset = load_dataset(**at, name=subset, split="train", streaming=streaming)
+        at, revision = (source, revision) if copy is None else (str(copy), None)
+        dataset = load_dataset(at, subset, revision=revision, split="train", streaming=streaming)
         first = next(iter(dataset), None)  # of a stream, nothing is fetched before the first row is asked for
     except Exception as error:  # datasets, huggingface_hub and the HTTP client each raise their own kinds
         raise hub_error(source, error, hint) from error

@@ -392,9 +392,9 @@ def at_hand(data: str) -> bool:
 
     try:
         found = resolve(configs.compose([f"data={data}"]).data)
+        return found.loader != "ir_datasets" or irds.is_present(found)
     except DataError:
         return False
-    return found.loader != "ir_datasets" or irds.is_present(found)
 
 
 def select(experiment: Experiment, only: Sequence[str] = ()) -> Experiment:

@@ -23,7 +23,7 @@ from xtrrep.experiments import compare, values
 from xtrrep.experiments import result as results
 from xtrrep.experiments.analysis import run_analysis
 from xtrrep.experiments.cell import Overrides, as_texts
-from xtrrep.experiments.definition import Comparison, Experiment, Row, load
+from xtrrep.experiments.definition import CLAIMS, Comparison, Experiment, Row, load
 from xtrrep.experiments.execute import HERE, Where, run_plans
 from xtrrep.experiments.numbers import overlap_depth, relative, stage_of, timing_note
 from xtrrep.experiments.planning import (
