@@ -19,7 +19,7 @@ def test_every_file_is_a_choice() -> None:
     """No file in `configs/` is out of reach."""
     on_disk = {str(path.relative_to(config.config_dir())) for path in config.config_dir().rglob("*.yaml")}
     groups = {f"{group}/{name}.yaml" for group, name in CHOICES}
-    defined = {f"{group}/{name}.yaml" for group in ("reproductions",) for name in config.options(group)}
+    defined = {f"{group}/{name}.yaml" for group in ("reproductions", "analyses") for name in config.options(group)}
     assert on_disk == groups | defined | {"root.yaml", "claims.yaml", "costs.yaml"}
 
 

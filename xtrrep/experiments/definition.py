@@ -391,8 +391,8 @@ def at_hand(data: str) -> bool:
     from xtrrep.data import irds, resolve
 
     try:
-        found = resolve(configs.compose([f"data={data}"]).data)
-        return found.loader != "ir_datasets" or irds.is_present(found)
+        cfg = resolve(configs.compose([f"data={data}"]).data)
+        return cfg.loader != "ir_datasets" or irds.is_present(cfg)
     except DataError:
         return False
 
