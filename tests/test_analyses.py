@@ -770,7 +770,7 @@ def test_settings_of_a_row_win_over_those_of_the_command_line(collections: Path)
 @pytest.mark.parametrize(
     ("analysis", "words", "fault"),
     [
-        (candidates, ["index=scann"], "of PLAID alone"),
+        (candidates, ["index=scann"], "needs index=plaid"),
         (anisotropy_speed, ["index=scann"], "is neither"),
     ],
 )

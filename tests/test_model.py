@@ -185,7 +185,7 @@ def test_weights_identity(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no model folder"):
         weights.locate("./nowhere")
-    with pytest.raises(UsageError, match="above the backbone's limit"):
+    with pytest.raises(UsageError, match="too long: the backbone reads 512 tokens"):
         encoder.build(replace(CFG, n_doc=600), "cpu")
     with pytest.raises(DataError, match=r"layers=9"):
         encoder.build(replace(CFG, layers=9), "cpu")

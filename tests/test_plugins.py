@@ -69,7 +69,7 @@ def test_a_misspelt_word_is_refused_with_a_suggestion(
         ("def build(", "def biuld(", "'biuld', which nothing reads", "build"),
         ("def load(", "def open_searcher(", "lacks load", "class"),
         ("at_search =", 'scoring = "xtr"\n    at_search =', "has scoring='xtr'", ""),
-        ("class Toy(TokenEngine)", "class Toy", "no frozen dataclass of an engine class", "TokenEngine"),
+        ("class Toy(TokenEngine)", "class Toy", "is not a frozen dataclass of an engine class", "TokenEngine"),
     ],
 )
 def test_a_faulty_engine_is_refused_when_it_is_registered(
@@ -84,7 +84,7 @@ def test_a_faulty_engine_is_refused_when_it_is_registered(
 
 
 def test_a_plugin_folder_that_is_not_there_is_refused(cli: Cli, tmp_path: Path) -> None:
-    assert "no folder" in cli("show", XTRREP_PLUGINS=str(tmp_path / "nowhere"), code=3).stderr
+    assert "which is not a folder" in cli("show", XTRREP_PLUGINS=str(tmp_path / "nowhere"), code=3).stderr
 
 
 def test_they_are_enrolled_in_every_conformance_test(plugins: str) -> None:
