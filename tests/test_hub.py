@@ -694,3 +694,27 @@ def test_a_push_that_is_refused_is_one_line(hub: Hub, here: Path, tmp_path: Path
     assert "hf auth login" in caught.value.hint
     with pytest.raises(UsageError, match="names no organisation"):
         check_repository("x")
+
+
+# --- training data without a network -------------------------------------------------------------------------------
+
+
+def test_only_a_whole_copy_of_a_data_set_is_taken_for_one(hub: Hub, tmp_path: Path) -> None:
+    """A stream leaves the card in the hub's cache; a download by the client leaves every file and their listing."""
+    script = (
+        "import sys; from xtrrep.data.triples import cached_copy, read_triples;"
+        "print(next(iter(read_triples(sys.argv[1])))['query']); print(cached_copy(sys.argv[1], None) is not None)"
+    )
+
+    def read(**env: str) -> list[str]:
+        command = [sys.executable, "-c", script, content.TRIPLES]
+        known = environment(hub, tmp_path) | env
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=known).stdout.splitlines()
+
+    first = read()
+    assert first[1] == "False"
+    assert read() == first
+    hf = str(Path(sys.executable).with_name("hf"))
+    words = [hf, "download", content.TRIPLES, "--repo-type", "dataset"]
+    subprocess.run(words, capture_output=True, check=True, env=environment(hub, tmp_path))
+    assert read(HF_HUB_OFFLINE="1") == [first[0], "True"]

@@ -346,12 +346,17 @@ def cached_copy(source: str, revision: str | None) -> Path | None:
 
     A machine without a network trains from it. Streaming leaves none.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import get_cached_repo_tree, snapshot_download
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError, HFValidationError
 
     try:
-        return Path(snapshot_download(source, repo_type="dataset", revision=revision, local_files_only=True))
-    except (OSError, ValueError):  # not there, or not whole
+        folder = Path(snapshot_download(source, repo_type="dataset", revision=revision, local_files_only=True))
+        # Without the client's own listing nobody can tell a whole copy from the card that a stream fetches.
+        listed = get_cached_repo_tree(source, revision=folder.name, repo_type="dataset")
+    except (OSError, ValueError, CachedRepoTreeNotFoundError, HFValidationError):
         return None
+    whole = all((folder / entry.path).exists() for entry in listed if hasattr(entry, "blob_id"))
+    return folder if whole else None
 
 
 def hub_error(source: str, error: Exception, hint: str) -> DataError:
