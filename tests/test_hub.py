@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from hub import content
+from hub.journeys import TRAIN
 from hub.server import Hub
 
 from xtrrep import config, pipeline
@@ -31,18 +32,7 @@ from xtrrep.pipeline import identity
 from xtrrep.plan import cost
 
 # Small, on a processor, and otherwise the study's own configuration.
-SMALL = (
-    "scale=paper",
-    "machine.device=cpu",
-    "train.precision=fp32",
-    "train.steps=4",
-    "train.batch_size=4",
-    "train.max_triples=null",
-    "train.n_doc=32",
-    "train.checkpoint_every=2",
-    "model.n_doc=40",
-    "model.n_query=16",
-)
+SMALL = ("scale=paper", "machine.device=cpu", "model.n_doc=40", "model.n_query=16", *TRAIN)
 NFCORPUS = "data=beir/nfcorpus/test"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
