@@ -520,6 +520,15 @@ def test_lists_plans_and_refusals(verb: Verb, tmp_path: Path) -> None:
     table = ("reproduce", "table2", *TINY[1:], "--only", "nfcorpus")
     plan = json.loads(verb(*table, "--dry-run", "--json")[0])
     assert plan["run"] > 0
+    many = ("reproduce", "table1", *TINY[1:], "--only", "nfcorpus", "--dry-run")
+    plan = json.loads(verb(*many, "--json")[0])
+    assert plan["run"] > 20
+    grouped, listed = (verb(*many, *more)[0].splitlines() for more in ((), ("-v",)))
+    counts = [line.split()[:2] for line in grouped if line.startswith("run ")]
+    assert sum(int(count) for _, count in counts) == plan["run"]
+    assert len(counts) == len({step["stage"] for step in plan["steps"]})
+    assert len([line for line in listed if line.startswith("run ")]) == plan["run"]
+    assert any(line.endswith("-v lists every step") for line in grouped)
     plan = json.loads(verb("claims", *TINY, "--only", "self_match", "--dry-run", "--json")[0])
     assert plan["run"] == 0
     assert "self_match: needs data=beir/arguana" in verb("claims", *TINY, "--only", "self_match", "--dry-run")[1]

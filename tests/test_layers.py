@@ -26,6 +26,7 @@ ORDER = [
     "experiments",
     "report.sections",
     "report.html",
+    "explore",
     "cli",
 ]
 

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from xtrrep.cli import stages, studies, upkeep  # noqa: F401  # their verbs, in the order of --help
+from xtrrep.cli import explore, stages, studies, upkeep  # noqa: F401  # their verbs, in the order of --help
 from xtrrep.cli.options import app
 from xtrrep.console import OK, USAGE, DataError, UsageError, XtrrepError, fail, hush, machine_error, say
 from xtrrep.train import distributed

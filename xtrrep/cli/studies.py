@@ -23,6 +23,7 @@ from xtrrep.cli.options import (
     Overrides,
     Scale,
     Seeds,
+    Verbose,
     app,
     merge,
 )
@@ -48,6 +49,7 @@ class _How:
     accept: bool
     json: bool
     calibration: Path | None = None
+    verbose: bool = False
 
 
 def _how(
@@ -57,6 +59,7 @@ def _how(
     dry_run: bool,
     accept: bool,
     json: bool,
+    verbose: bool,
     calibration: Path | None = None,
 ) -> _How:
     from xtrrep.experiments.cell import parse_overrides, parse_seeds
@@ -69,7 +72,7 @@ def _how(
     overrides = parse_overrides(texts)
     scale = overrides.pop("scale", "demo")
     trained = parse_seeds(seeds) if seeds is not None else ()
-    return _How(scale, overrides, trained, Where(*place), dry_run, accept, json, calibration)
+    return _How(scale, overrides, trained, Where(*place), dry_run, accept, json, calibration, verbose)
 
 
 def _carry_out(experiments: Sequence[Experiment], how: _How, *, several: bool = False) -> None:
@@ -83,7 +86,7 @@ def _carry_out(experiments: Sequence[Experiment], how: _How, *, several: bool = 
     if how.dry_run:
         planned = [plan(experiment, how.overrides) for experiment in experiments]
         every = [part for plans in planned for part in plans.all()]
-        print_plan(every, how.json, calibration=how.calibration)
+        print_plan(every, how.json, calibration=how.calibration, verbose=how.verbose)
         for reason in dict.fromkeys(reason for plans in planned for reason in plans.reasons()):
             say(f"not run: {reason}")
         return
@@ -135,6 +138,7 @@ def analyze(
     accept: Accept = False,
     json: Json = False,
     dry_run: DryRun = False,
+    verbose: Verbose = False,
 ) -> None:
     """Run an analysis over many models and settings, or a grid of your own: tables and figures.
 
@@ -148,7 +152,7 @@ def analyze(
     given = overrides or []
     name = given[0] if given and "=" not in given[0] else None
     texts = merge(given[1:] if name else given, index=index, data=data, scale=scale)
-    how = _how(texts, seeds, (jobs, on, memory), dry_run, accept, json)
+    how = _how(texts, seeds, (jobs, on, memory), dry_run, accept, json, verbose)
     if name is not None and name.endswith((".yaml", ".yml")):
         _carry_out([definition.load_own(Path(name).expanduser(), how.scale, only or (), how.overrides)], how)
         return
@@ -184,7 +188,7 @@ def _analyze(name: str, how: _How) -> None:
     plans = [plan for one in made for plan in one.plans]
     if how.dry_run:
         final = ("analyze", made[0].reuse, made[0].folder)
-        print_plan(plans, how.json, final)
+        print_plan(plans, how.json, final, verbose=how.verbose)
         return
     preflight.require(plans)
     set_threads(plans[0].cfg.machine.threads)
@@ -223,6 +227,7 @@ def reproduce(
     ] = None,
     json: Json = False,
     dry_run: DryRun = False,
+    verbose: Verbose = False,
 ) -> None:
     """Make a table, figure or stated result of the study again and compare it, cell by cell.
 
@@ -241,7 +246,7 @@ def reproduce(
         raise UsageError("`xtrrep reproduce` needs a name", hint=hint)
     if accept and show:
         raise UsageError("--accept records what was run, and nothing is", hint="leave out --show")
-    how = _how(merge(overrides, scale=scale), seeds, (jobs, on, memory), dry_run, accept, json, calibration)
+    how = _how(merge(overrides, scale=scale), seeds, (jobs, on, memory), dry_run, accept, json, verbose, calibration)
     wanted = definition.load_all(name, how.scale, only or ())
     if show:
         from xtrrep.experiments.run import not_run
@@ -268,6 +273,7 @@ def claims(
     listing: Listing = False,
     json: Json = False,
     dry_run: DryRun = False,
+    verbose: Verbose = False,
 ) -> None:
     """Test the study's statements on runs of our own: effect, interval, p, verdict. Exit 0, or 3 where none could run.
 
@@ -275,7 +281,7 @@ def claims(
     """
     from xtrrep.experiments import definition
 
-    how = _how(merge(overrides, data=data, scale=scale), seeds, (jobs, on, memory), dry_run, accept, json)
+    how = _how(merge(overrides, data=data, scale=scale), seeds, (jobs, on, memory), dry_run, accept, json, verbose)
     if accept and only:
         raise UsageError("--accept records the whole family, whose tests are corrected together", hint="without --only")
     experiment = definition.load_claims(how.scale, only or ())

@@ -55,9 +55,7 @@ def _check_searchable(cfg: Config) -> None:
         )
 
 
-def _encode_typed(
-    cfg: Config, encoder: MultiVectorEncoder, query: str
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+def encode_typed(cfg: Config, encoder: MultiVectorEncoder, query: str) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """A typed query's (T, H) vectors and (T,) vocabulary ids, rounded as a store's are."""
     from xtrrep.model.forward import tokenise
     from xtrrep.store.encode import encode_batch
@@ -89,7 +87,7 @@ def search(p: Plan, folders: Folders, query: str) -> list[tuple[str, float, str]
         from xtrrep.store.encode import Store
 
         documents = Store.open(folders["documents"], specs["documents"].fingerprint)
-        vectors, _ = _encode_typed(cfg, encoder_of(cfg, folders), query)
+        vectors, _ = encode_typed(cfg, encoder_of(cfg, folders), query)
         ranking = rank_query(open_index(cfg, specs, folders), documents, vectors, setting)
     wanted = {name for name, _ in ranking}
     texts = {name: text for name, text in collection.documents() if name in wanted}
@@ -133,7 +131,7 @@ def explain(p: Plan, folders: Folders, query: str, document: str) -> Explanation
     documents = Store.open(folders["documents"], specs["documents"].fingerprint)
     number = documents.ids.index(document)
     encoder = encoder_of(cfg, folders)
-    vectors, ids = _encode_typed(cfg, encoder, query)
+    vectors, ids = encode_typed(cfg, encoder, query)
     # ColBERT imputes nothing: beside it stands what XTR would make of the same k' hits.
     setting = replace(setting_of(cfg), drop_self=False, imputation=cfg.retrieve.imputation)
     imputations.get(setting.imputation)

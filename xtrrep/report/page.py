@@ -27,15 +27,18 @@ POLICY = (
 )
 
 
-def page(title: str, body: str, style: str = "") -> str:
-    """A whole page. `title` is text and escaped here; `body` and `style` are HTML and CSS, escaped by who made them."""
+def page(title: str, body: str, style: str = "", policy: str = POLICY) -> str:
+    """A whole page. `title` is text and escaped here; `body` and `style` are HTML and CSS, escaped by who made them.
+
+    policy: what a browser may load and run, as a Content-Security-Policy.
+    """
     return "\n".join(
         [
             "<!DOCTYPE html>",
             '<html lang="en">',
             "<head>",
             '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="generator" content="xtrrep">',
             '<link rel="icon" href="data:,">',  # or a browser would ask a server for one

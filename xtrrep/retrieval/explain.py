@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from xtrrep.report.table import Table
 from xtrrep.retrieval.engines import TokenSearcher
 from xtrrep.retrieval.rank import imputed_values, with_empty_slots
-from xtrrep.retrieval.retrieve import Setting, host_search, rank_query
+from xtrrep.retrieval.retrieve import HitSearch, MaximaSearch, Setting, host_search, rank_query
 from xtrrep.store.encode import Store
 
 WORD, SPECIAL, EXPANSION, POOLED = "word", "special", "expansion", "pooled"
@@ -142,6 +142,17 @@ def contributions(
 ) -> Contributions:
     """What the k' hits of (T, H) query vectors say of document `number`, from the evidence that retrieval ranks."""
     search = host_search(searcher, documents, [vectors], [replace(setting, scoring="xtr")])
+    return contributions_of(search, documents, vectors, number, setting)
+
+
+def contributions_of(
+    search: HitSearch | MaximaSearch,
+    documents: Store,
+    vectors: NDArray[np.float32],
+    number: int,
+    setting: Setting,
+) -> Contributions:
+    """As `contributions`, from a search that was made before, at least as deep as the setting's k'."""
     evidence = search.evidence(0, setting)
     known = with_empty_slots(evidence, setting)
     own, best = evidence.best_of(number), known.best_of(number)

@@ -67,7 +67,7 @@ def as_html(explanation: Explanation) -> str:
         absent,
         *(f"<p>{html.escape(line)}</p>" for line in in_words(explanation)),
         "<h2>Similarities</h2>",
-        _heat_map(explanation),
+        heat_map(explanation),
         "<h2>Token by token</h2>",
         table(explanation, grouped=True).html(),
         "<h2>The document</h2>",
@@ -97,7 +97,7 @@ def save(explanation: Explanation, index: Spec, root: Path) -> Path:
     return artifacts.make(spec, root, write)
 
 
-def _heat_map(explanation: Explanation) -> str:
+def heat_map(explanation: Explanation) -> str:
     """(T, S) cells in hundredths, retrieved ones outlined, lexical ones marked with an equals sign.
 
     The tokens that fill up the query are one row, whose own rows open under the figure.

@@ -1,0 +1,1 @@
+"""a local page that compares two models or engines on one typed query"""
