@@ -184,3 +184,21 @@ def test_a_query_id_is_a_text_whatever_it_says(tmp_path: Path) -> None:
     assert list(found.index) == ["NA", "nan", "007"]
     assert list(found["nDCG@10"]) == [0.5, 1.0, 0.25]
     assert found["other"].isna().tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("queries", [2, 5, 14, 300, 2000])
+def test_interval_and_p_are_scipys(queries: int) -> None:
+    """With the same draws: exactly, where scipy counts every flip as where it draws them."""
+    from scipy.stats import bootstrap, permutation_test
+
+    from xtrrep.measure import significance
+
+    delta = np.round(np.random.default_rng(queries).normal(0.1, 1, queries), 2)
+    mean = {"resamples": 1000, "seed": 3}
+    theirs = bootstrap((delta,), np.mean, n_resamples=1000, method="percentile", batch=256, rng=3)
+    ours = significance._bootstrap_means(delta, **mean)
+    assert ours == pytest.approx(theirs.bootstrap_distribution, abs=1e-12)
+    flips = permutation_test(
+        (delta,), np.mean, permutation_type="samples", n_resamples=1000, vectorized=True, batch=256, rng=3
+    )
+    assert significance._permutation_p(delta, **mean) == pytest.approx(flips.pvalue, abs=1e-12)

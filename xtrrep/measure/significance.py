@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -189,24 +189,50 @@ def _draws(resamples: int, seed: int, *values: NDArray[np.float64]) -> Iterator[
 
 
 def _bootstrap_means(delta: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
-    from scipy.stats import bootstrap
-
-    result = bootstrap(
-        (delta,), np.mean, n_resamples=resamples, method="percentile", batch=BATCH, rng=np.random.default_rng(seed)
-    )
-    return np.asarray(result.bootstrap_distribution)
+    """(R,) means of (Q,) values over drawn queries: scipy's percentile bootstrap, its draws made once for all values
+    of one length."""
+    return _products(_drawn(len(delta), resamples, seed), delta) / len(delta)
 
 
 def _permutation_p(delta: NDArray[np.float64], resamples: int, seed: int) -> float:
-    from scipy.stats import permutation_test
+    """The two-sided p of flipped signs: scipy's `permutation_test`, its flips made once for all values of one length.
 
-    result = permutation_test(
-        (delta,),
-        lambda x, axis: np.mean(x, axis=axis),
-        permutation_type="samples",
-        n_resamples=resamples,
-        vectorized=True,
-        batch=BATCH,
-        rng=np.random.default_rng(seed),
-    )
-    return float(result.pvalue)
+    Where there are no more than `resamples` ways to flip, each is counted, by scipy.
+    """
+    if len(delta) <= np.log2(resamples):
+        from scipy.stats import permutation_test
+
+        exact = permutation_test(
+            (delta,), lambda x, axis: np.mean(x, axis=axis), permutation_type="samples", n_resamples=resamples
+        )
+        return float(exact.pvalue)
+    flipped = _products(_flipped(len(delta), resamples, seed), delta)
+    means, observed = (delta.sum() - 2 * flipped) / len(delta), delta.mean()
+    near = 100 * np.finfo(np.float64).eps * abs(observed)  # equal but for rounding
+    beyond = min(np.count_nonzero(means <= observed + near), np.count_nonzero(means >= observed - near))
+    return min(1.0, 2 * (beyond + 1) / (resamples + 1))
+
+
+def _products(counts: NDArray[np.uint8], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate([counts[i : i + BATCH].astype(np.float64) @ values for i in range(0, len(counts), BATCH)])
+
+
+@lru_cache(maxsize=2)
+def _drawn(queries: int, resamples: int, seed: int) -> NDArray[np.uint8]:
+    """(R, Q) how often each query is drawn. More than 255 times is past all chance."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for start in range(0, resamples, BATCH):
+        chosen = rng.integers(queries, size=(min(BATCH, resamples - start), queries))
+        cells = chosen + queries * np.arange(len(chosen))[:, None]
+        parts.append(np.bincount(cells.ravel(), minlength=cells.size).astype(np.uint8).reshape(chosen.shape))
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=2)
+def _flipped(queries: int, resamples: int, seed: int) -> NDArray[np.uint8]:
+    """(R, Q) 1 where a difference changes its sign."""
+    rng = np.random.default_rng(seed)
+    both = np.tile(np.arange(2), (min(BATCH, resamples), queries, 1))
+    parts = [rng.permuted(both, axis=-1)[:, :, 0].astype(np.uint8) for _ in range(0, resamples, BATCH)]
+    return np.concatenate(parts)[:resamples]
