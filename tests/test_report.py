@@ -130,3 +130,20 @@ def test_latex_compiles(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "page.pdf").stat().st_size > 10_000
+
+
+def test_long_texts_are_set_in_several_lines_and_nothing_is_broken() -> None:
+    statement = "from large to small k', a high k_train loses more than a low one " * 2
+    name = "an_identifier_that_is_rather_long"
+    shown = Table("", ["claim", "statement", "effect"], [[name, statement, 0.25], ["b", "short", None]])
+    lines = shown.terminal().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any(line.startswith(name) and line.endswith("0.2500") for line in lines)
+    first = lines[4 : next(i for i, line in enumerate(lines) if line.startswith("b "))]
+    assert [word for line in first for word in line[len(name) + 2 :].replace("0.2500", "").split()] == statement.split()
+    wide = Table("", ["n" * 90, "text"], [[1.0, "a word or two of text that cannot be narrowed"]]).terminal()
+    assert len(wide.splitlines()[3]) == 90 + 2 + 24
+    assert wide.endswith(
+        "This table is wider than 100 characters; `less -S` and the files of the result show all of it."
+    )
+    assert "wider" not in shown.terminal()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import html
 import io
+import itertools
 import json
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import TypeGuard
 from xtrrep.artifacts import write_atomic, write_json
 from xtrrep.console import DataError, machine_error, typed
 
+WIDTH = 100  # characters of a line on a terminal
+NARROWEST = 24  # characters of a column that is set in several lines
 MISSING = "—"  # a cell that was not run; never 0.0
 WORDS = 40  # characters: a longer text runs over several lines of HTML
 
@@ -118,17 +122,33 @@ class Table:
         return body
 
     def terminal(self) -> str:
-        """Aligned plain text: words to the left, numbers to the right."""
-        body = self._styled(str, str, str)
-        widths = [max(map(len, column)) for column in zip(self.columns, *body, strict=True)]
-        right = self._right
+        """Aligned plain text: words to the left, numbers to the right.
 
-        def line(cells: Sequence[str]) -> str:
-            aligned = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True)]
-            return "  ".join(aligned).rstrip()
+        It is no wider than WIDTH where that can be had by setting texts in several lines, between words.
+        """
+        body = self._styled(str, str, str)
+        right = self._right
+        widths = _narrowed([list(column) for column in zip(self.columns, *body, strict=True)], right)
+
+        def lines(cells: Sequence[str]) -> list[str]:
+            parts = [
+                [c] if len(c) <= w else textwrap.wrap(c, w, break_on_hyphens=False)
+                for c, w in zip(cells, widths, strict=True)
+            ]
+            rows = itertools.zip_longest(*parts, fillvalue="")
+            aligned = (
+                [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)] for row in rows
+            )
+            return ["  ".join(row).rstrip() for row in aligned]
 
         rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        return "\n".join([self.title, "", line(self.columns), rule, *map(line, body), "", *self.footer])
+        rows = [line for row in body for line in lines(row)]
+        footer = list(self.footer)
+        if len(rule) > WIDTH:
+            footer.append(
+                f"This table is wider than {WIDTH} characters; `less -S` and the files of the result show all of it."
+            )
+        return "\n".join([self.title, "", *lines(self.columns), rule, *rows, "", *footer])
 
     def markdown(self) -> str:
         """A GitHub table with title and footer."""
@@ -246,3 +266,18 @@ def write_text(path: Path, text: str) -> None:
 
 def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _narrowed(columns: Sequence[Sequence[str]], right: Sequence[bool]) -> list[int]:
+    """Widths of the columns, given their cells, that fit WIDTH as far as no word and no number is broken."""
+    widths = [max(map(len, cells)) for cells in columns]
+    least = [
+        width if numbers else min(width, max(NARROWEST, *(len(word) for cell in cells for word in cell.split())))
+        for cells, width, numbers in zip(columns, widths, right, strict=True)
+    ]
+    while sum(widths) + 2 * (len(widths) - 1) > WIDTH:
+        spare = [width if width > smallest else 0 for width, smallest in zip(widths, least, strict=True)]
+        if not any(spare):
+            break
+        widths[spare.index(max(spare))] -= 1
+    return widths
