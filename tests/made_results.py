@@ -16,7 +16,7 @@ from xtrrep.config import compose
 from xtrrep.experiments import run as running
 from xtrrep.experiments.definition import Experiment
 from xtrrep.experiments.execute import Outcome
-from xtrrep.experiments.planning import CellKey, Plans
+from xtrrep.experiments.planning import AnalysisKey, CellKey, Plans
 from xtrrep.experiments.result import Result
 
 FILES = {"evaluate": ("per_query.csv", "nDCG@10"), "latency": ("latency.csv", "wall")}
@@ -50,21 +50,45 @@ class Bench:
         cells: Mapping[CellKey, Sequence[float] | str],
         overrides: Mapping[str, str] | None = None,
         weights: str = "",
+        processes: int = 1,
+        analyses: Mapping[AnalysisKey, Path] | None = None,
     ) -> Result:
-        """The result of (row, column, number of the seed): numbers. weights: of the models, "" for none."""
+        """The result of (row, column, number of the seed): numbers. weights: of the models, "" for none. processes: of
+        each training, whose times are what `time` makes of a cell's numbers. analyses: folders with a units.csv."""
         plans, outcome = Plans(), Outcome[CellKey]()
+        folders: dict[Any, Mapping[str, Path]] = outcome.folders
+        timed = {cell for c in experiment.comparisons if c.timed for cell in (*c.plus, *c.minus)}
+        plans.processes = processes
         for key, numbers in cells.items():
             if isinstance(numbers, str):
                 plans.missing[key] = numbers
                 continue
             name = "-".join(map(str, key)).replace(" ", "")
+            row, _, seed = key
+            for process in range(2 * processes if row in timed else 0):
+                spec = finished(self.root, "latency", f"{name}-{process}", self.time(row, seed, process, numbers))
+                folders[row, seed, process] = {"latency": artifacts.folder_of(spec, self.root)}
+                plans.timings[row, seed, process] = self._plan({"latency": spec}, weights)
             specs = {stage: finished(self.root, stage, name, numbers) for stage in FILES}
-            outcome.folders[key] = {stage: artifacts.folder_of(spec, self.root) for stage, spec in specs.items()}
-            plans.cells[key] = SimpleNamespace(specs=specs, cfg=self.cfg, steps=self._steps(weights))  # type: ignore[assignment]
+            folders[key] = {stage: artifacts.folder_of(spec, self.root) for stage, spec in specs.items()}
+            plans.cells[key] = self._plan(specs, weights)
+        for key, folder in (analyses or {}).items():
+            whole = SimpleNamespace(
+                folder=folder, plans=(), units="queries", spec=SimpleNamespace(fingerprint=folder.name)
+            )
+            plans.analyses[key] = whole  # type: ignore[assignment]
+        self.patch.setattr(running, "run_analysis", lambda whole: whole.folder)
         self.patch.setattr(running, "plan", lambda *args, **options: plans)
         self.patch.setattr(running, "run_plans", lambda *args, **options: outcome)
         made, _ = running.run(experiment, dict(overrides or {}))
         return made
+
+    def time(self, row: str, seed: int, process: int, numbers: Sequence[float]) -> Sequence[float]:
+        """Seconds by query of one process."""
+        return numbers
+
+    def _plan(self, specs: Mapping[str, Spec], weights: str) -> Any:
+        return SimpleNamespace(specs=specs, cfg=self.cfg, steps=self._steps(weights))
 
     def _steps(self, weights: str) -> list[SimpleNamespace]:
         if not weights:

@@ -496,6 +496,11 @@ def test_analyze_candidates(cli: Cli, home: Path) -> None:
         numbers, _ = open_index(index, made["documents"], params, Place()).search(queries, 40)
         assert float(row["documents"]) == pytest.approx((numbers >= 0).sum(axis=1).mean())
         assert float(row["share"]) == pytest.approx((numbers >= 0).mean())
+    units = list(csv.DictReader((folder / "units.csv").open()))
+    for row in rows:
+        by_query = [float(unit[f"documents@{row['nprobe']}"]) for unit in units]
+        assert len(by_query) == len(made["queries"])
+        assert np.mean(by_query) == pytest.approx(float(row["documents"]))
     everything = rows[2]
     assert (float(everything["documents"]), float(everything["share"])) == (40, 1)
     assert float(everything["centroids"]) == int(everything["of centroids"]) == len(lists.centroids)

@@ -15,15 +15,15 @@ from scipy import stats
 from xtrrep import artifacts
 from xtrrep.config import compose
 from xtrrep.console import DataError
+from xtrrep.experiments import effects as deciding
 from xtrrep.experiments import run as running
 from xtrrep.experiments import tables, values
 from xtrrep.experiments.cell import parse_overrides
 from xtrrep.experiments.compare import best_of, effect_of, judge_effects, judge_expected
+from xtrrep.experiments.comparison import Best, Comparison
 from xtrrep.experiments.definition import (
     Baseline,
-    Best,
     Column,
-    Comparison,
     Experiment,
     Reading,
     Row,
@@ -32,6 +32,7 @@ from xtrrep.experiments.definition import (
 )
 from xtrrep.experiments.planning import Plans
 from xtrrep.experiments.result import CONTRADICTED, INCONCLUSIVE, NOT_RUN, SUPPORTED, Effect, Expected, Result, Value
+from xtrrep.experiments.timings import doubt_of_times
 from xtrrep.measure.significance import (
     Difference,
     holm,
@@ -158,9 +159,10 @@ def test_times_of_another_hour_or_of_a_busy_machine_decide_nothing(monkeypatch: 
         return {"made": when, "facts": {"threads": 1, "cpu_per_wall": share}}
 
     monkeypatch.setattr(artifacts, "read_manifest", manifest)
-    assert values.doubt_of_times([Path("a"), Path("b")]) == ""
-    assert "2.0 hours apart" in values.doubt_of_times([Path("a"), Path("late")])
-    assert "had 0.55 of a processor's time" in values.doubt_of_times([Path("a"), Path("starved")])
+    assert doubt_of_times([[Path("a")], [Path("b")]]) == ""
+    assert "2.0 hours apart" in doubt_of_times([[Path("a")], [Path("late")]])
+    assert doubt_of_times([[Path("a"), Path("late")], [Path("b"), Path("late")]]) == ""  # measured side by side
+    assert "had 0.55 of a processor's time" in doubt_of_times([[Path("a")], [Path("starved")]])
     faster = made("speed", value="seconds", direction="below")
     effects, doubt = {"speed": Difference(-1.0, -1.1, -0.9, 0.0002, 50)}, "measured 2.0 hours apart"
     (sure,), (unsure,) = judge([faster], effects), judge([faster], effects, doubts={"speed": doubt})
@@ -437,7 +439,7 @@ def test_a_claim_that_cannot_run_stops_no_other(bench: Bench, monkeypatch: pytes
         seeds=(1, 2, 3),
         best={"most": Best(("b", "a"), "same")},
     )
-    monkeypatch.setattr(values, "doubt_of_times", lambda folders: "")
+    monkeypatch.setattr(deciding, "doubt_of_times", lambda groups: "")
     rng = np.random.default_rng(0)
     cells: dict[Any, Any] = {}
     for seed in range(3):

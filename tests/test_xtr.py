@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from xtrrep.config import compose, objective_of, temperature_of
 from xtrrep.train import streaming_scores
 from xtrrep.train.maxsim import maxsim_kd_scores, maxsim_scores, maxsim_scores_pairwise
 from xtrrep.train.xtr import XTRKDScores, XTRScores, xtr_kd_scores, xtr_scores, xtr_scores_pairwise
@@ -74,7 +75,7 @@ def naive_xtr(
         else:
             best = torch.where(retrieved, part, -math.inf).max(-1).values
             best = torch.where(hit, best, 0.0)
-            count = hit.sum(-1).clamp(min=1)
+            count = torch.ones(()) if z == "none" else hit.sum(-1).clamp(min=1)
         score = best.sum(-1) / count
         scores.append(score.masked_fill(~hit.any(-1), DROPPED) if missing == "drop" else score)
     return torch.stack(scores, -1)
@@ -670,3 +671,18 @@ def test_on_a_gpu(name: str) -> None:
         return [x.cpu() for x in found]
 
     compare(there, naive_xtr, queries, documents, (None, keep), torch.float32, k)
+
+
+def test_without_z_a_score_is_a_sum_and_without_a_mask_it_is_maxsim() -> None:
+    """train.z=none, and config=xtr_unmasked: XTR's temperature 0.05 over T query tokens is ColBERT's 0.05 T."""
+    rng = np.random.default_rng(0)
+    queries, documents = embeddings(rng, (3, 8, 16), 6), embeddings(rng, (3, 2, 9, 16), 6)
+    summed = xtr_scores(queries, documents, k_train=20, z="none")
+    torch.testing.assert_close(summed, naive_xtr(queries, documents, k_train=20, z="none"), check_dtype=False)
+    assert (summed - xtr_scores(queries, documents, k_train=20)).abs().max() > 0.1
+    plain = xtr_scores(queries, documents, k_train=20, mask="none") / 0.05
+    torch.testing.assert_close(plain, naive_maxsim(queries, documents) / (0.05 * 8), check_dtype=False)
+    trained = {name: compose([f"config={name}"]).train for name in ("xtr_unmasked", "colbert_sharp", "xtr_k128")}
+    assert objective_of(trained["xtr_unmasked"]) == ("retrieved", "zero", "none")
+    assert trained["xtr_unmasked"].k_train == trained["xtr_k128"].k_train
+    assert [temperature_of(train) for train in trained.values()] == [0.05, 0.33, 0.05]

@@ -102,6 +102,7 @@ def check_meaning(cfg: Config) -> None:
         "latency.threads": cfg.latency.threads,
         "latency.repeats": cfg.latency.repeats,
         "latency.max_queries": cfg.latency.max_queries,
+        "latency.processes": cfg.latency.processes,
         "encode.shard_documents": cfg.encode.shard_documents,
         "machine.encode_tokens": cfg.machine.encode_tokens,
         "machine.query_batch": cfg.machine.query_batch,

@@ -56,6 +56,7 @@ class Objective(Enum):
 class Z(Enum):
     retrieved = "retrieved"  # query tokens that retrieved something of the document, at least 1
     positive_clamped = "positive_clamped"  # query tokens whose maximum is positive, at least 1e-3
+    none = "none"  # 1: a sum, as in a run of the authors without the normalisation
 
 
 class Unretrieved(Enum):
@@ -98,6 +99,7 @@ class Missing(Enum):
 class SelfMatch(Enum):
     collection = "collection"  # drop the query's own document where data.drop_self says so
     keep = "keep"  # rank it like any other
+    released = "released"  # the released code's of the setup: `collection` in (I), `keep` in (II)
 
 
 @dataclass
@@ -121,6 +123,15 @@ class Model:
 
 
 @dataclass
+class Released:
+    """What the authors' code trains with where the paper says nothing, as the setup's file has it. `protocol=released`
+    takes it."""
+
+    grad_norm: float = 10.0  # gradients are clipped at this norm
+    precision: Precision = Precision.bf16  # of the forward pass
+
+
+@dataclass
 class Loop:
     """What contrastive training and distillation share."""
 
@@ -134,6 +145,7 @@ class Loop:
     learn_temperature: bool = False  # train the temperature too
     temperature_lr: float | None = None  # null: learning_rate, as in the study
     precision: Precision = Precision.bf16  # of the forward pass
+    released: Released = field(default_factory=Released)  # what `protocol=released` sets these two to
     seed: int = 42  # of order, dropout and everything random
     checkpoint_every: int = 1000  # [steps] between checkpoints
     eval_every: int | None = None  # [steps] between evaluations; null: none
@@ -251,6 +263,8 @@ class Latency:
     repeats: int = 3  # [times] every query is timed
     max_queries: int = 200  # [queries] timed, the first of the file
     recipe: Recipe = Recipe.single  # whose way of timing
+    process: int = 0  # [number] another one measures again, in a process of its own
+    processes: int = 5  # [processes] a comparison of times measures each cell so often, shared among training seeds
 
 
 @dataclass

@@ -41,6 +41,10 @@ class Cell:
         )
         return replace(self, name=f"{self.name}, seed {seed}", config=trained)
 
+    def with_process(self, number: int) -> Cell:
+        """The same cell, its latency measured by the process of that number."""
+        return replace(self, config=replace(self.config, latency=replace(self.config.latency, process=number)))
+
     def plan(self) -> pipeline.Plan:
         """The steps that lead to the cell's stages. Raises UsageError and DataError as `pipeline.plan`."""
         return pipeline.plan(self.config, *self.until)

@@ -1,8 +1,9 @@
 """The one rule of significance, and the verdicts: on expected values, on differences, on margins.
 
 A difference is paired over units (queries, or what an analysis' values are of). Several training seeds are crossed with
-them: both are samples (`significance.paired_over_seeds`, docs/crossed_test.md). Two-sided p-values are corrected by
-Holm's method over the family that the definition names. A margin is judged by its 95 % interval and is not corrected.
+them: both are samples (`significance.paired_over_seeds`, docs/crossed_test.md). Times are compared over processes.
+Two-sided p-values are corrected by Holm's method over the family that the definition names. A margin is judged by its
+95 % interval and is not corrected.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xtrrep.console import DataError
-from xtrrep.experiments.definition import Comparison, Experiment
+from xtrrep.experiments.comparison import MATERIAL, Comparison
+from xtrrep.experiments.definition import Experiment
 from xtrrep.experiments.result import (
     AGREES,
     CONTRADICTED,
@@ -29,12 +31,14 @@ from xtrrep.experiments.result import (
     NOT_RUN,
     QUOTED,
     SUPPORTED,
+    UNTRAINED,
     Effect,
     Expected,
     Result,
     Value,
 )
-from xtrrep.measure.significance import Difference, holm, paired_over_seeds, ratio_over_seeds
+from xtrrep.measure.power import Power, StudentPower
+from xtrrep.measure.significance import Difference, holm, paired_over_seeds, ratio_over_seeds, student
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +47,6 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 CROSSED = "over queries and training seeds, both samples (docs/crossed_test.md)"
-MATERIAL = 1.05  # ratio of times below which two processes of one index may differ (docs/LOG.md)
 SAME_WEIGHTS = 0.1  # of the tolerance: how close a value made again from the same weights comes
 RETRAINED = 4.0  # times the tolerance: how far weights trained anew by the same commands move it (docs/LOG.md)
 
@@ -73,20 +76,68 @@ def best_of(grids: Sequence[Grid], chosen: str) -> Grid:
     return out
 
 
+def contrast(statistic: str, plus: Sequence[Grid], minus: Sequence[Grid]) -> Grid:
+    """(S, U) values whose mean is the effect that is tested: of ratios a logarithm, of a ratio of means to first order.
+
+    Raises DataError for a logarithm of a value that is not positive.
+    """
+    if statistic == "ratio":
+        return np.asarray(plus[0] / plus[0].mean() - minus[0] / minus[0].mean())
+    if statistic == "difference":
+        return np.asarray(np.sum(plus, axis=0) - np.sum(minus, axis=0))
+    if min(float(grid.min()) for grid in (*plus, *minus)) <= 0:
+        raise DataError("a ratio needs positive values, and one here is 0 or less", hint="statistic: difference")
+    return np.asarray(np.log(plus).sum(axis=0) - np.log(minus).sum(axis=0))
+
+
 def effect_of(statistic: str, plus: Sequence[Grid], minus: Sequence[Grid], resamples: int) -> Difference:
     """The effect of a comparison over (S, U) grids: of a log_ratio the ratio itself.
 
-    Raises DataError as the tests do, and for a logarithm of a value that is not positive.
+    Raises DataError as the tests and `contrast` do.
     """
     if statistic == "ratio":
         return ratio_over_seeds(plus[0], minus[0], resamples=resamples)
     if statistic == "difference":
         return paired_over_seeds(np.sum(plus, axis=0), np.sum(minus, axis=0), resamples=resamples)
-    if min(float(grid.min()) for grid in (*plus, *minus)) <= 0:
-        raise DataError("a ratio needs positive values, and one here is 0 or less", hint="statistic: difference")
-    logs = (np.log(plus).sum(axis=0), np.log(minus).sum(axis=0))
-    effect = paired_over_seeds(*logs, resamples=resamples)
-    return replace(effect, mean=math.exp(effect.mean), low=math.exp(effect.low), high=math.exp(effect.high))
+    delta = contrast(statistic, plus, minus)
+    return _as_ratio(paired_over_seeds(delta, np.zeros_like(delta), resamples=resamples))
+
+
+def effect_of_times(statistic: str, plus: Sequence[Grid], minus: Sequence[Grid]) -> tuple[Difference, Power]:
+    """The effect of a comparison of times, each cell an (S, P) grid of what its P processes under S seeds took, and the
+    power of its test.
+
+    The process is the unit. Under one seed the test is Welch's (1947), over processes; under several it is Student's,
+    over trainings, each the mean of its processes. p asks whether times differ by more than MATERIAL: processes over
+    one index differ by less. One process of a cell says nothing. Raises DataError as `contrast`.
+    """
+    logged = statistic != "difference"
+    if logged and min(float(grid.min()) for grid in (*plus, *minus)) <= 0:
+        raise DataError("a ratio needs positive times", hint="measure again: rm -r results/runs/latency")
+    sides = [np.log(grid) if logged else grid for grid in (*plus, *minus)]
+    signs = [1.0] * len(plus) + [-1.0] * len(minus)
+    by_seed = np.sum([sign * grid.mean(axis=1) for sign, grid in zip(signs, sides, strict=True)], axis=0)
+    mean, seeds, least = float(by_seed.mean()), len(by_seed), math.log(MATERIAL) if logged else 0.0
+    units = min(grid.shape[1] for grid in sides)
+    if seeds * units < 2:
+        found = Difference(mean, -np.inf, np.inf, 1.0, 1)
+        return _as_ratio(found) if logged else found, StudentPower(math.inf, 1, least)
+    if seeds > 1:
+        error, free = float(by_seed.std(ddof=1)) / seeds**0.5, float(seeds - 1)
+    else:
+        parts = np.array([grid.var(ddof=1) / grid.size for grid in sides])
+        freedoms = np.array([grid.size - 1 for grid in sides])
+        error = float(parts.sum()) ** 0.5
+        free = float(parts.sum() ** 2 / (parts**2 / freedoms).sum()) if error else float(freedoms.sum())
+    found = student(mean, error, free, least, seeds * units)
+    return _as_ratio(found) if logged else found, StudentPower(error, free, least)
+
+
+def _as_ratio(found: Difference) -> Difference:
+    """The logarithm of a ratio as the ratio."""
+    with np.errstate(over="ignore"):
+        mean, low, high = map(float, np.exp([found.mean, found.low, found.high]))
+    return replace(found, mean=mean, low=low, high=high)
 
 
 def verdict_of(comparison: Comparison, effect: Difference, p: float | None) -> str:
@@ -111,15 +162,20 @@ def judge_effects(
     runs: Mapping[str, tuple[str, ...]],
     notes: Mapping[str, str],
     doubts: Mapping[str, str],
+    untrained: Mapping[str, str] | None = None,
+    powers: Mapping[str, Power] | None = None,
 ) -> list[Effect]:
     """Every comparison with its verdict, tests corrected within their families.
 
     reasons: why a comparison has no effect. doubts: why an effect cannot be trusted, which makes it inconclusive.
+    untrained: why its baseline is none, which leaves it without a verdict. powers: of the tests.
     """
     corrected: dict[str, float] = {}
+    levels: dict[str, float] = {}
     for family in dict.fromkeys(comparison.family for comparison in comparisons):
         tested = [c.id for c in comparisons if c.family == family and c.within is None and c.id in effects]
         corrected |= dict(zip(tested, holm([effects[name].p for name in tested]), strict=True))
+        levels |= dict.fromkeys(tested, ALPHA / max(1, len(tested)))
     judged = []
     for comparison in comparisons:
         ratio = "difference" if comparison.statistic == "difference" else "ratio"
@@ -140,17 +196,23 @@ def judge_effects(
             judged.append(replace(made, note=reasons.get(comparison.id, "")))
             continue
         p, doubt = corrected.get(comparison.id), doubts.get(comparison.id, "") or _small(comparison, effect)
+        gated = (untrained or {}).get(comparison.id, "")
+        verdict = INCONCLUSIVE if doubt else verdict_of(comparison, effect, p)
+        power = (powers or {}).get(comparison.id)
+        if comparison.detect is not None and power is not None and p is not None:
+            target = comparison.detect if comparison.statistic == "difference" else math.log(comparison.detect)
+            made = replace(made, detect=comparison.detect, power=power.of(target, levels[comparison.id]))
         finite = [value if math.isfinite(value) else None for value in (effect.mean, effect.low, effect.high)]
         judged.append(
             replace(
                 made,
-                verdict=INCONCLUSIVE if doubt else verdict_of(comparison, effect, p),
+                verdict=UNTRAINED if gated else verdict,
                 effect=finite[0],
                 low=finite[1],
                 high=finite[2],
                 p=p,
                 units=effect.queries,
-                note=doubt or notes.get(comparison.id, ""),
+                note=gated or doubt or notes.get(comparison.id, ""),
                 runs=runs.get(comparison.id, ()),
             )
         )
@@ -159,7 +221,7 @@ def judge_effects(
 
 def _small(comparison: Comparison, effect: Difference) -> str:
     """Why a difference in time means nothing, or nothing."""
-    if comparison.value != "seconds" or comparison.statistic == "difference":
+    if not comparison.timed or comparison.statistic == "difference" or comparison.within is not None:
         return ""
     if effect.mean > MATERIAL or 0 < effect.mean < 1 / MATERIAL:
         return ""

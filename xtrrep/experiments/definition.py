@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -13,8 +12,10 @@ from xtrrep.config import Config, flat
 from xtrrep.console import DataError, UsageError, XtrrepError, say, suggest
 from xtrrep.experiments.axes import EACH, Place, crossed, measures_of, moved
 from xtrrep.experiments.cell import Overrides, as_texts, parse_overrides
+from xtrrep.experiments.comparison import EXPLORATORY, Best, Comparison, Gate, with_identical
 from xtrrep.experiments.numbers import BY_UNIT, is_measure
-from xtrrep.experiments.schema import File, ReadingPart, StandIn, filled, read_file
+from xtrrep.experiments.reading import filled, read_file
+from xtrrep.experiments.schema import File, ReadingPart, StandIn
 
 ALL, CLAIMS = "all", "claims"
 
@@ -95,55 +96,6 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Best:
-    """The best of several cells, chosen on the other half of the queries, or on the same ones."""
-
-    of: tuple[str, ...]
-    chosen: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One statement: a difference with a direction, a margin, or (neither) a two-sided difference from a baseline.
-
-    column: of the table's columns, "" where cells have none. against: the baseline as tables name it. Other fields as
-    in the file.
-    """
-
-    id: str
-    says: str
-    value: str
-    plus: tuple[str, ...]
-    minus: tuple[str, ...]
-    column: str = ""
-    against: str = ""
-    where: str = ""
-    analysis: str | None = None
-    statistic: str = "difference"
-    direction: str | None = None
-    within: tuple[float, float] | None = None
-    family: str = ""
-    overrides: Overrides = field(default_factory=dict)
-    needs: Mapping[str, str] = field(default_factory=dict)
-    why: str = ""
-
-    @property
-    def neutral(self) -> float:
-        """The effect of no difference."""
-        return 0.0 if self.statistic == "difference" else 1.0
-
-    @property
-    def expected(self) -> str:
-        """The effect that the statement leads one to expect, in signs."""
-        if self.within is None:
-            return {"above": f"> {self.neutral:g}", "below": f"< {self.neutral:g}"}.get(str(self.direction), "")
-        low, high = self.within
-        if math.isinf(low) or math.isinf(high):
-            return f"≥ {low:g}" if math.isinf(high) else f"≤ {high:g}"
-        return f"{low:g} to {high:g}"
-
-
-@dataclass(frozen=True)
 class Experiment:
     """A file of the grammar at one scale. seeds: of training; without any, each model is trained under its own.
 
@@ -163,6 +115,7 @@ class Experiment:
     analysis: str | None = None
     readings: tuple[Reading, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    gates: tuple[Gate, ...] = ()
     figure: str | None = None
     quality: str | None = None
     axes: tuple[str, ...] = ()
@@ -190,6 +143,17 @@ class Experiment:
     def members(self, name: str) -> tuple[str, ...]:
         """The cells that a name of `plus` or `minus` stands for."""
         return self.best[name].of if name in self.best else (name,)
+
+    def gates_of(self, comparison: Comparison) -> list[Gate]:
+        """The gates that a comparison stands behind. A distilled model stands behind that of the model it came from."""
+        names = (*comparison.plus, *comparison.minus)
+        if comparison.analysis is None:
+            cells = {cell for name in names for cell in self.members(name)}
+            said = [row.overrides or {} for row in self.rows if row.name in cells]
+        else:
+            shared = {**self.overrides, **comparison.overrides}
+            said = [{**shared, "config": model.removesuffix("_kd")} for model in names]
+        return [gate for gate in self.gates if any(gate.of.items() <= own.items() for own in said)]
 
     def runs(self, row: Row, column: Column) -> bool:
         """Whether a cell is run: for its own value, or because a gain in its column is over it."""
@@ -302,12 +266,15 @@ def _experiment(name: str, file: File, scale: str, given: Overrides) -> Experime
             own_overrides = None if row.overrides is None else parse_overrides(row.overrides)
             against = (Baseline(row.baseline),) if row.baseline is not None else ()
             rows.append(Row(row.name, own_overrides, row.paper, against))
-    rows += [Row(key, filled(texts, file.numbers.get(scale, {}))) for key, texts in file.cells.items()]
+    numbers = file.numbers.get(scale, {})
+    rows += [Row(key, filled(texts, numbers)) for key, texts in file.cells.items()]
+    rest = EXPLORATORY if any(c.family for c in file.comparisons) else ""
     comparisons = [
-        Comparison(**{**c.model_dump(), "overrides": parse_overrides(c.overrides), "needs": dict(c.needs)})
+        Comparison(**{**c.model_dump(), "overrides": filled(c.overrides, numbers), "family": c.family or rest})
         for c in file.comparisons
     ]
     read = [comparison.value for comparison in comparisons if comparison.analysis is None]
+    read += [gate.measure for gate in file.gates]
     experiment = Experiment(
         name=name,
         title=file.title,
@@ -321,6 +288,7 @@ def _experiment(name: str, file: File, scale: str, given: Overrides) -> Experime
         analysis=file.analysis,
         readings=tuple(_reading(reading, file.tolerance) for reading in file.readings),
         comparisons=tuple(comparisons),
+        gates=tuple(Gate(g.cell, g.like, parse_overrides(g.of), g.measure, g.margin) for g in file.gates),
         figure=file.figure or ("bars" if file.axes else None),
         quality=file.quality,
         axes=tuple(file.axes),
@@ -409,7 +377,7 @@ def select(experiment: Experiment, only: Sequence[str] = ()) -> Experiment:
         known_ids = [comparison.id for comparison in experiment.comparisons]
         _check_names(experiment.name, "comparison", only, [{name} for name in known_ids], known_ids)
         kept = tuple(c for c in experiment.comparisons if not only or c.id in only)
-        return replace(experiment, comparisons=kept, only=tuple(only))
+        return replace(experiment, comparisons=with_identical(kept), only=tuple(only))
     columns = experiment.columns
     if only:
         known = {c.name: {c.name, str(c.data or c.name), c.name.split()[0]} for c in columns}

@@ -12,8 +12,10 @@ from xtrrep.config import Config
 from xtrrep.console import DataError, UsageError, XtrrepError, progress
 from xtrrep.experiments.analysis import AnalysisPlan, plan_analysis
 from xtrrep.experiments.cell import SEED_KEYS, Cell, Overrides, as_texts, check_seeds, compose_cell
-from xtrrep.experiments.definition import Column, Comparison, Experiment, Row
+from xtrrep.experiments.comparison import Comparison
+from xtrrep.experiments.definition import Column, Experiment, Row
 from xtrrep.experiments.numbers import stage_of
+from xtrrep.experiments.timings import TimingKey, processes_of, shared
 from xtrrep.measure.evaluate import canonical
 from xtrrep.plan import preflight
 from xtrrep.retrieval.engines import TextEngine, engine_of
@@ -26,16 +28,22 @@ AnalysisKey = tuple[str, int]  # id of the comparison, "" for readings; number o
 
 @dataclass
 class Plans:
-    """What is to run, and in words why the rest cannot."""
+    """What is to run, and in words why the rest cannot. timings: by process, of the cells whose times are compared."""
 
     cells: dict[CellKey, pipeline.Plan] = field(default_factory=dict)
+    timings: dict[TimingKey, pipeline.Plan] = field(default_factory=dict)
+    processes: int = 0  # of one training, that a comparison of times reads
     analyses: dict[AnalysisKey, AnalysisPlan] = field(default_factory=dict)
     missing: dict[CellKey, str] = field(default_factory=dict)
     blocked: dict[str, str] = field(default_factory=dict)  # comparisons (or "" for readings) that cannot run
 
     def all(self) -> list[pipeline.Plan]:
         """Every plan, those of the analyses' cells included."""
-        return [*self.cells.values(), *(plan for whole in self.analyses.values() for plan in whole.plans)]
+        return [
+            *self.cells.values(),
+            *self.timings.values(),
+            *(plan for whole in self.analyses.values() for plan in whole.plans),
+        ]
 
     def reasons(self) -> list[str]:
         """Why cells and comparisons cannot run, each reason once."""
@@ -66,14 +74,14 @@ def _needed(experiment: Experiment, row: Row, column: Column) -> tuple[str, ...]
 
 
 def reads_of(experiment: Experiment, row: Row) -> list[str]:
-    """What the comparisons read of a cell without columns."""
-    return list(
-        dict.fromkeys(
-            comparison.value
-            for comparison in experiment.comparisons
-            if comparison.analysis is None and row.name in cells_of(experiment, comparison)
-        )
-    )
+    """What the comparisons, and the gates that they stand behind, read of a cell without columns; times aside."""
+    read = [
+        comparison.value
+        for comparison in experiment.comparisons
+        if comparison.analysis is None and not comparison.timed and row.name in cells_of(experiment, comparison)
+    ]
+    gates = [gate for comparison in experiment.comparisons for gate in experiment.gates_of(comparison)]
+    return list(dict.fromkeys([*read, *(gate.measure for gate in gates if row.name in (gate.cell, gate.like))]))
 
 
 def cells_of(experiment: Experiment, comparison: Comparison) -> list[str]:
@@ -193,8 +201,28 @@ def plan(experiment: Experiment, overrides: Overrides, *, require: bool = False)
     placed = {row.name for row in running.rows if row.place}
     if experiment.kind == "analysis" and refused and not placed & {key[0] for key in plans.cells}:
         raise refused[0]
+    _plan_timings(running, overrides, plans, require=require)
     _plan_analyses(running, overrides, seeds, plans, require=require)
     return plans
+
+
+def _plan_timings(experiment: Experiment, overrides: Overrides, plans: Plans, *, require: bool) -> None:
+    if not any(comparison.timed for comparison in experiment.comparisons):
+        return
+    processes = base_config(experiment, overrides).latency.processes
+    plans.processes = shared(experiment, processes)
+    rows = {row.name: row for row in experiment.rows}
+    for name, count in processes_of(experiment, processes).items():
+        for number, seed in enumerate(experiment.seeds or (None,)):
+            try:
+                own = cell_overrides(experiment, rows[name], None, overrides)
+                cell = compose_cell(name, own, ("latency",)).with_seed(seed)
+                made = [cell.with_process(process).plan() for process in range(count)]
+                if require:
+                    preflight.require(made[:1])
+                plans.timings |= {(name, number, process): plan for process, plan in enumerate(made)}
+            except XtrrepError as error:
+                plans.missing.setdefault((name, "", number), str(error))
 
 
 def _plan_analyses(
@@ -227,6 +255,6 @@ def _blocked(experiment: Experiment, comparison: Comparison, overrides: Override
     if comparison.needs:
         here = {"scale": experiment.scale, "data": base_config(experiment, overrides).data.id}
         for key, value in comparison.needs.items():
-            if here[key] != value:
-                return f"needs {key}={value}: {comparison.why}"
+            if here[key] not in value:
+                return f"needs {key}={' or '.join(value)}: {comparison.why}"
     return "" if comparison.plus else comparison.why

@@ -37,6 +37,7 @@ LIBRARIES = ("torch", "sentence-transformers", "transformers", "numpy", "scann",
 AGREES, HIGHER, LOWER = "agrees", "higher", "lower"
 NO_RECORD, NOT_COMPARED, NOT_RUN, QUOTED = "no record", "not compared", "not run", "quoted"
 SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
+UNTRAINED = "baseline not trained"
 DIFFERS, NO_DIFFERENCE = "differs", "no clear difference"
 
 Key = tuple[str, str, str]  # row, column, and what is read: a measure, qps, seconds, candidates, an analysis' column
@@ -56,7 +57,7 @@ class Value:
 
     mean, sd: over training seeds, sd of a sample and None for one seed; by_seed: each seed's own. runs: fingerprints
     of the stages it was read from. weights: a digest of the trained weights behind it, None where no model was trained
-    for it. reason: why there is no value.
+    for it. reason: why there is no value. by_process: of times, what each process took, a tuple a seed.
     """
 
     row: str
@@ -68,6 +69,7 @@ class Value:
     runs: tuple[str, ...] = ()
     weights: str | None = None
     reason: str = ""
+    by_process: tuple[tuple[float, ...], ...] = ()
 
     @property
     def key(self) -> Key:
@@ -99,6 +101,7 @@ class Expected:
 @dataclass(frozen=True)
 class Effect:
     """A comparison and what came out. p is corrected by Holm's method within the family, None where no test was made.
+    power: the chance that the test finds a true effect of `detect`, at the first step of that correction.
 
     For a difference from a baseline, `row` and `column` name the cell, and effect and interval are in its units.
     """
@@ -120,6 +123,8 @@ class Effect:
     row: str = ""
     column: str = ""
     baseline: str = ""
+    detect: float | None = None
+    power: float | None = None
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,16 @@ accept(experiment, result, pictures)              record.py: the same into resul
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from xtrrep import config as configs
+from xtrrep import pipeline
 from xtrrep.api import notes_of, set_threads
 from xtrrep.config import Analyze
 from xtrrep.console import DataError, XtrrepError, explained, say
@@ -23,7 +24,8 @@ from xtrrep.experiments import compare, values
 from xtrrep.experiments import result as results
 from xtrrep.experiments.analysis import run_analysis
 from xtrrep.experiments.cell import Overrides, as_texts
-from xtrrep.experiments.definition import CLAIMS, Comparison, Experiment, Row, load
+from xtrrep.experiments.definition import Experiment, Row, load
+from xtrrep.experiments.effects import Finished, effects
 from xtrrep.experiments.execute import HERE, Where, run_plans
 from xtrrep.experiments.numbers import overlap_depth, relative, stage_of, timing_note
 from xtrrep.experiments.planning import (
@@ -32,13 +34,12 @@ from xtrrep.experiments.planning import (
     Plans,
     base_config,
     cell_of,
-    cells_of,
     columns_of,
     plan,
     reads_of,
 )
 from xtrrep.experiments.result import Key, PerUnit, Result, ShownColumn, Value
-from xtrrep.measure.significance import Difference
+from xtrrep.experiments.timings import SECONDS, Times, TimingKey
 
 
 def run(experiment: Experiment, overrides: Overrides, *, where: Where = HERE) -> tuple[Result, Mapping[str, Path]]:
@@ -47,23 +48,23 @@ def run(experiment: Experiment, overrides: Overrides, *, where: Where = HERE) ->
     Returns the result, and the pictures that an analysis drew, by the name to keep them under.
     """
     plans = plan(experiment, overrides, require=True)
-    for made in plans.all()[:1]:
-        set_threads(made.cfg.machine.threads)
-    outcome = run_plans(plans.cells, where)
-    plans.missing |= outcome.failures
+    for first in plans.all()[:1]:
+        set_threads(first.cfg.machine.threads)
+    made, times = _run_cells(experiment, plans, where)
     folders = _run_analyses(plans, where)
-    read, per_unit = _read_cells(experiment, plans, outcome.folders)
-    read += _spread(experiment, read, outcome.folders)
+    read, per_unit = _read_cells(experiment, plans, made)
+    read += _spread(experiment, read, made)
+    read += _read_times(plans, times, per_unit)
     read += _read_readings(experiment, plans, folders)
     shown = describe(experiment, overrides)
     shown = replace(
         shown,
         values=tuple(read),
         per_unit=per_unit,
-        notes=(*_counted(experiment, plans, outcome.folders), *_notes(experiment, read, overrides)),
+        notes=(*_counted(experiment, plans, made), *_notes(experiment, read, overrides)),
         quality=_quality(experiment, overrides),
         provenance=results.provenance(values.seconds_of(plans.all())),
-        effects=tuple(_effects(experiment, plans, outcome.folders, folders, shown.resamples)),
+        effects=tuple(effects(experiment, plans, Finished(made, times, folders), shown.resamples)),
     )
     pictures = {
         f"{f'seed-{experiment.seeds[number]}-' if experiment.seeds else ''}{path.name}": path
@@ -129,6 +130,20 @@ def _resamples(overrides: Overrides) -> int:
     """Resamples of every test: `analyze.resamples` where it is given, else the schema's, whatever the scale says."""
     given = {key: value for key, value in overrides.items() if key == "analyze.resamples"}
     return configs.compose(as_texts(given)).analyze.resamples if given else Analyze().resamples
+
+
+def _run_cells(experiment: Experiment, plans: Plans, where: Where) -> tuple[dict[CellKey, Mapping[str, Path]], Times]:
+    """Make what cells and timings lack, together, so that times come last and in random order."""
+    every: dict[CellKey | TimingKey, pipeline.Plan] = dict(plans.cells.items())
+    every |= plans.timings.items()
+    outcome = run_plans(every, where)
+    made = {key: outcome.folders[key] for key in plans.cells if key in outcome.folders}
+    plans.missing |= {key: outcome.failures[key] for key in plans.cells if key in outcome.failures}
+    for timing in plans.timings:
+        if timing in outcome.failures:
+            plans.missing.setdefault((timing[0], "", timing[1]), outcome.failures[timing])
+    timed = {key: outcome.folders[key]["latency"] for key in plans.timings if key in outcome.folders}
+    return made, Times(timed, len(experiment.seeds) or 1)
 
 
 def _run_analyses(plans: Plans, where: Where) -> dict[AnalysisKey, Path]:
@@ -223,9 +238,29 @@ def _spread(experiment: Experiment, read: Sequence[Value], made: Mapping[CellKey
                 ]
             elif len(numbers) > 1 and (depth := overlap_depth(column.measure)):
                 cells = list({value.runs: made[value.row, column.name, 0] for value in own}.values())
-                pairs = [relative(column.measure, *pair) or 0.0 for pair in combinations(cells, 2)]
+                pairs = [relative(column.measure, *pair) or 0.0 for pair in itertools.combinations(cells, 2)]
                 found.append(Value(name, f"overlap@{depth}", "pairs").over([float(np.mean(pairs))], (), None))
     return found
+
+
+def _read_times(plans: Plans, times: Times, per_unit: dict[Key, PerUnit]) -> list[Value]:
+    """What each row's processes took, those of a second group left out: the mean, by seed and by process."""
+    read = []
+    for row in dict.fromkeys(name for name, *_ in plans.timings):
+        value = Value(row, "", SECONDS)
+        try:
+            found = times.per_process(row, plans.processes)
+        except DataError as error:
+            reasons = [plans.missing[row, "", seed] for seed in range(times.seeds) if (row, "", seed) in plans.missing]
+            read.append(replace(value, reason=next(iter(reasons), str(error))))
+            continue
+        per_unit[value.key] = found
+        own = [key for keys in times.keys(row, 0, plans.processes) for key in keys]
+        runs = [plans.timings[key].specs["latency"].fingerprint for key in own]
+        weights = values.weights_of(plans.timings[key] for key in own if not key[2])
+        value = value.over(found.values.mean(axis=1).tolist(), runs, weights)
+        read.append(replace(value, by_process=tuple(map(tuple, found.values.tolist()))))
+    return read
 
 
 def _read_readings(experiment: Experiment, plans: Plans, folders: Mapping[AnalysisKey, Path]) -> list[Value]:
@@ -243,78 +278,6 @@ def _read_readings(experiment: Experiment, plans: Plans, folders: Mapping[Analys
                 value = replace(value, reason=str(error))
         read.append(value)
     return read
-
-
-def _effects(
-    experiment: Experiment,
-    plans: Plans,
-    made: Mapping[CellKey, Mapping[str, Path]],
-    folders: Mapping[AnalysisKey, Path],
-    resamples: int,
-) -> list[results.Effect]:
-    """Every comparison's effect, judged."""
-    seeds = range(len(experiment.seeds) or 1)
-    effects: dict[str, Difference] = {}
-    runs: dict[str, tuple[str, ...]] = {}
-    notes: dict[str, str] = {}
-    doubts: dict[str, str] = {}
-    reasons = dict(plans.blocked)
-    for comparison in experiment.comparisons:
-        if comparison.id in reasons:
-            continue
-        try:
-            if comparison.analysis is not None:
-                whole = [(comparison.id, seed) for seed in seeds]
-                models = dict.fromkeys((*comparison.plus, *comparison.minus))
-                grids = values.analysis_units(comparison.value, models, [folders[key] for key in whole])
-                runs[comparison.id] = tuple(plans.analyses[key].spec.fingerprint for key in whole)
-                notes[comparison.id] = f"over {plans.analyses[whole[0]].units}"
-            else:
-                keys = [(cell, comparison.column, s) for cell in cells_of(experiment, comparison) for s in seeds]
-                lost = next((key for key in keys if key not in made), None)
-                if lost is not None:
-                    reasons[comparison.id] = f"{lost[0]}: {plans.missing.get(lost, 'it did not run')}"
-                    continue
-                grids = _grids(experiment, comparison, made)
-                stage = stage_of(comparison.value)
-                runs[comparison.id] = tuple(plans.cells[key].specs[stage].fingerprint for key in keys)
-                if stage == "latency":
-                    doubts[comparison.id] = values.doubt_of_times([made[key]["latency"] for key in keys])
-                elif experiment.name == CLAIMS:  # the study's statements are of searches that leave something out
-                    said = (values.doubt_of_candidates(key[0], plans.cells[key], made[key]) for key in keys)
-                    doubts[comparison.id] = next(filter(None, said), "")
-            sides = [[grids[name].values for name in names] for names in (comparison.plus, comparison.minus)]
-            if comparison.column:  # a difference from a baseline is in the units of its table
-                sides = [[100 * grid for grid in side] for side in sides]
-            effects[comparison.id] = compare.effect_of(comparison.statistic, sides[0], sides[1], resamples)
-        except Exception as error:
-            known = explained(error)
-            if known is None:
-                raise
-            say(f"note: {comparison.id}: {known}")
-            reasons[comparison.id] = str(known)
-    return compare.judge_effects(experiment.comparisons, effects, reasons, runs, notes, doubts)
-
-
-def _grids(
-    experiment: Experiment, comparison: Comparison, made: Mapping[CellKey, Mapping[str, Path]]
-) -> dict[str, PerUnit]:
-    """Values by unit of each name of `plus` and `minus`, all over the same queries."""
-    seeds = range(len(experiment.seeds) or 1)
-    cells: dict[str, PerUnit] = {}
-    ids: list[str] = []
-    for cell in cells_of(experiment, comparison):
-        series = [values.by_unit(comparison.value, made[cell, comparison.column, seed]) for seed in seeds]
-        ids = ids or list(series[0].index)
-        cells[cell] = values.over_seeds(series, ids)
-    grids = {}
-    for name in dict.fromkeys((*comparison.plus, *comparison.minus)):
-        members = [cells[cell] for cell in experiment.members(name)]
-        grids[name] = members[0]
-        if name in experiment.best:
-            best = compare.best_of([member.values for member in members], experiment.best[name].chosen)
-            grids[name] = replace(members[0], values=best)
-    return grids
 
 
 def _counted(experiment: Experiment, plans: Plans, made: Mapping[CellKey, Mapping[str, Path]]) -> list[str]:

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from xtrrep.experiments.result import DIFFERS, NO_DIFFERENCE, NOT_RUN, Effect, Result
+from xtrrep.experiments.comparison import MATERIAL, SAME_PROCESSES
+from xtrrep.experiments.result import DIFFERS, NO_DIFFERENCE, NOT_RUN, UNTRAINED, Effect, Result
 from xtrrep.report.table import Table
 
 ALPHA = 0.05
@@ -150,16 +151,28 @@ def spread(result: Result) -> Table:
     return Table(title, ["", *columns], body, [*notes, *result.remarks], digits=3)
 
 
-CLAIMS = ("claim", "statement", "effect of", "expected", "effect", "95 % low", "95 % high", "p (Holm)", "verdict")
-
-
 def claims(result: Result) -> Table:
     """One line a claim, or a comparison of a file of your own. The footer says what the verdicts mean."""
     effects = [effect for effect in result.effects if not effect.column]
-    rows: list[list[object]] = [
-        [e.id, e.says, e.of, e.expected, e.effect, e.low, e.high, e.p, e.verdict, e.note, " ".join(e.runs)]
-        for e in effects
-    ]
+    columns: dict[str, list[object]] = {
+        "claim": [e.id for e in effects],
+        "family": [e.family for e in effects],
+        "statement": [e.says for e in effects],
+        "effect of": [e.of for e in effects],
+        "expected": [e.expected for e in effects],
+        "effect": [e.effect for e in effects],
+        "95 % low": [e.low for e in effects],
+        "95 % high": [e.high for e in effects],
+        "p (Holm)": [e.p for e in effects],
+        "power": [e.power for e in effects],
+        "for an effect of": [e.detect for e in effects],
+        "verdict": [e.verdict for e in effects],
+        "note": [e.note for e in effects],
+        "runs": [" ".join(e.runs) for e in effects],
+    }
+    for name in ("family", "power", "for an effect of"):
+        if not any(columns[name]):  # a file names none, or a record is older
+            del columns[name]
     families = Counter(effect.family for effect in effects if effect.p is not None)
     tests = (
         ", ".join(f"{count} tests" + (f" ({name})" if name else "") for name, count in families.items()) or "no test"
@@ -182,6 +195,20 @@ def claims(result: Result) -> Table:
         f"Intervals: {drawn}{seeds}",
         "A ratio of nDCG@10 is of the means. A ratio of seconds or candidates is the geometric mean over queries.",
     ]
+    if any(effect.power is not None for effect in effects):
+        footer.append(
+            "power: how often the test would find a true effect of the size beside it, with what varies as it varied "
+            "here, at the first step of Holm's method."
+        )
+    timed = [effect for effect in effects if effect.of.startswith("seconds") and effect.effect is not None]
+    if any(value.by_process for value in result.values) and timed:
+        over = "trainings, each the mean of its processes" if len(result.seeds) > 1 else "processes"
+        footer.append(
+            f"Times: several processes a cell, in random order over the cells. Student's t over {over}; p asks whether "
+            f"times differ by more than {MATERIAL - 1:.0%}. {SAME_PROCESSES} is the same cell, measured twice."
+        )
+    if any(effect.verdict == UNTRAINED for effect in effects):
+        footer.append(f"{UNTRAINED}: it is too far below the same model in the other setup; the note has both.")
     if any(effect.note.startswith("over ") for effect in effects):
         footer.append(
             "For an analysis the note names the units, and the effect is the mean over them. The analysis' own table "
@@ -191,7 +218,8 @@ def claims(result: Result) -> Table:
     title = (
         f"{'Claims of the study' if result.kind == 'claims' else result.title} on {result.data}, scale={result.scale}"
     )
-    return Table(title, [*CLAIMS, "note", "runs"], rows, [*footer, *result.notes])
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    return Table(title, list(columns), rows, [*footer, *result.notes])
 
 
 def _too_few(result: Result, tests: int) -> list[str]:

@@ -141,7 +141,8 @@ class Task:
 
 
 def missing_tasks(plans: Iterable[Plan]) -> list[Task]:
-    """The tasks that make what the plans lack, in the order of the plans."""
+    """The tasks that make what the plans lack, in the order of the plans. Those that need a machine to themselves come
+    last, in the order of their fingerprints, which is random over what is compared."""
     missing: dict[str, tuple[Plan, Step]] = {}
     checked: set[str] = set()
     for plan in plans:
@@ -161,7 +162,7 @@ def missing_tasks(plans: Iterable[Plan]) -> list[Task]:
     for key, made in targets.items():
         own = {target.spec.fingerprint for target in made}
         tasks.append(Task(key, tuple(made), frozenset((needs[key] & missing.keys()) - own)))
-    return tasks
+    return sorted(tasks, key=lambda task: task.key if task.alone else "")
 
 
 def _key(plan: Plan, step: Step, missing: Mapping[str, object]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +23,7 @@ from xtrrep.pipeline.stages.searching import one_search
 if TYPE_CHECKING:
     import pandas
 
-HOURS_APART = 1.0  # times measured further apart are not compared
 SATURATED = 0.9  # of the documents as candidates, or of their scores filled by hits: no longer a choice
-OWN_TIME = 0.8  # of the time of its processors that a measuring process should have had
 
 
 def number(reads: str, folders: Mapping[str, Path]) -> float | None:
@@ -51,9 +48,9 @@ def has_units(reads: str) -> bool:
 def by_unit(reads: str, folders: Mapping[str, Path]) -> pandas.Series[float]:
     """A run's value by query. Raises DataError where the run does not hold it for every query."""
     stage = stage_of(reads)
-    name = {"latency": "latency.csv", "retrieve": "candidates.csv"}.get(stage, "per_query.csv")
+    name = "candidates.csv" if stage == "retrieve" else "per_query.csv"
     frame = read_by_query(folders[stage] / name)
-    wanted = "wall" if stage == "latency" else canonical(reads) if stage == "evaluate" else reads
+    wanted = canonical(reads) if stage == "evaluate" else reads
     spelt = {canonical(str(c)) if stage == "evaluate" else str(c): c for c in frame.columns}
     column = spelt.get(wanted)
     if column is None or frame[column].isna().any():
@@ -137,20 +134,6 @@ def _same(text: str, wanted: str | int | float) -> bool:
         return float(text) == wanted
     except ValueError:
         return False
-
-
-def doubt_of_times(folders: Sequence[Path]) -> str:
-    """Why the times of these latencies do not compare, or nothing: a test over queries cannot see that one process was
-    disturbed, or that the machine had changed by then."""
-    manifests = [artifacts.read_manifest(folder) for folder in folders]
-    when = [datetime.fromisoformat(manifest["made"]) for manifest in manifests]
-    hours = (max(when) - min(when)).total_seconds() / 3600
-    if hours > HOURS_APART:
-        return f"measured {hours:.1f} hours apart; to measure together remove results/runs/latency"
-    shares = [manifest["facts"].get("cpu_per_wall", 1.0) / manifest["facts"]["threads"] for manifest in manifests]
-    if min(shares) < OWN_TIME and max(shares) / min(shares) > 1 / OWN_TIME:
-        return f"one of them had {min(shares):.2f} of a processor's time, another {max(shares):.2f}: busy with others"
-    return ""
 
 
 def doubt_of_candidates(name: str, plan: pipeline.Plan, folders: Mapping[str, Path]) -> str:

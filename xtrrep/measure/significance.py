@@ -123,16 +123,26 @@ def standard_errors(grid: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDA
     and Weerahandi 1989) averages the normal p over what it may be, M * df / chi2(df). Where only seeds or only queries
     vary that is Student's t-test.
     """
+    return errors_of(mean_squares(grid), *grid.shape)
+
+
+def mean_squares(grid: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Of (S, Q) values: of seeds, of queries and of the rest, as in an analysis of variance."""
     seeds, queries = grid.shape
     by_seed, by_query = grid.mean(axis=1), grid.mean(axis=0)
     rest = grid - by_seed[:, None] - by_query + grid.mean()
     of_rest = float((rest**2).sum()) / ((seeds - 1) * (queries - 1))
+    return queries * float(by_seed.var(ddof=1)), seeds * float(by_query.var(ddof=1)), of_rest
+
+
+def errors_of(squares: Sequence[float], seeds: int, queries: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """As `standard_errors`, from the mean squares."""
     of_seeds, likely = _scaled(seeds - 1)
     of_queries, and_likely = _scaled(queries - 1)
-    of_seeds = of_seeds[:, None] * queries * by_seed.var(ddof=1)
-    of_queries = of_queries * seeds * by_query.var(ddof=1)
-    errors = np.sqrt(np.maximum(of_seeds + of_queries - of_rest, np.maximum(of_seeds, of_queries)) / (seeds * queries))
-    return errors.ravel(), np.outer(likely, and_likely).ravel()
+    of_seeds = of_seeds[:, None] * squares[0]
+    of_queries = of_queries * squares[1]
+    variances = np.maximum(of_seeds + of_queries - squares[2], np.maximum(of_seeds, of_queries))
+    return np.sqrt(variances / (seeds * queries)).ravel(), np.outer(likely, and_likely).ravel()
 
 
 def two_sided(mean: float, errors: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
@@ -158,6 +168,15 @@ def _check_finite(values: NDArray[np.float64]) -> None:
         raise DataError(
             "per-query values hold numbers that are not finite", hint="a query without results scores 0, not NaN"
         )
+
+
+def student(mean: float, error: float, free: float, least: float, units: int) -> Difference:
+    """An estimate with its standard error, by Student's t. p asks whether it is further than `least` from 0."""
+    from scipy.stats import t
+
+    reach, beyond = error * float(t.isf(0.025, free)), abs(mean) - least
+    p = 1.0 if beyond <= 0 else min(1.0, 2 * float(t.sf(beyond / error, free))) if error else 0.0
+    return Difference(mean, mean - reach, mean + reach, p, units)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

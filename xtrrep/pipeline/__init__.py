@@ -193,6 +193,8 @@ def _run_stages(plans: Sequence[Plan], done: Done) -> None:
     seen: dict[str, Path] = {}
     for stage in STAGES:
         todo = [(i, p, step) for i, p in enumerate(plans) for step in p.steps if step.stage is stage]
+        if stage.name == "latency":  # fingerprints are hashes: a random order over what is compared
+            todo.sort(key=lambda item: item[2].spec.fingerprint)
         if stage.name == "retrieve":
             _run_retrievals([(p, step) for _, p, step in todo], seen, done)
         for i, p, step in todo:

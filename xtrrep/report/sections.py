@@ -43,7 +43,7 @@ GROUP_OF = {
 
 # Verdicts, each with a sign that does not depend on colour.
 CELL_SIGNS = {"agrees": "=", "higher": "↑", "lower": "↓", "no record": "?", "not run": "–", "not compared": "·"}
-CLAIM_SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not run": "–"}
+CLAIM_SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "baseline not trained": "⊘", "not run": "–"}
 SIGNS = CELL_SIGNS | CLAIM_SIGNS
 
 UNITS = "units.csv"  # a row for each query or document, for claims to be tested on: no page's worth

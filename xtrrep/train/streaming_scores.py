@@ -393,7 +393,7 @@ def scores(
     """Scores (K, Q, C) of queries (Q, T, H) against documents (C, S, H), differentiable in both, once.
 
     For each k of `ks` (none: everything is retrieved, K = 1) the sum over query tokens of each document's retrieved
-    maximum, divided by Z: `retrieved` and `positive_clamped` as in `xtrrep.train.xtr`, `one` for MaxSim's plain sum.
+    maximum, divided by Z: `retrieved` and `positive_clamped` as in `xtrrep.train.xtr`, any other name for a plain sum.
     Computed in float32, or in float64 for float64 inputs. Raises ValueError for shapes that do not fit.
     """
     if queries.ndim != 3 or documents.ndim != 3 or queries.shape[-1] != documents.shape[-1]:

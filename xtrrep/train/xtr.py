@@ -12,6 +12,7 @@ Variants, by name:
 - `z="positive_clamped"` (the study's code, PyLate 1.6): a token that was not retrieved stands as a 0, to which a
   retrieved negative loses; Z is the number of positive m, at least 1e-3. Where all tokens of a document were retrieved
   no 0 stands against a negative: an all-negative document is then multiplied by 1,000.
+- `z="none"`: no division, a sum.
 - `missing="zero"`: a document that no query token retrieved scores 0; `"drop"`: the lowest float32, so that it leaves a
   softmax.
 - `mask="topk"`; `"none"`: every token counts as retrieved (PrimeQA never applied its mask: a mean of plain maxima).
@@ -127,7 +128,7 @@ def _check(k_train: int | Sequence[int], **variant: str) -> tuple[int, ...]:
     if not ks or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in ks):
         raise ValueError(f"k_train must be a positive integer or several, got {k_train!r}")
     for name, known in (
-        ("z", ("retrieved", "positive_clamped")),
+        ("z", ("retrieved", "positive_clamped", "none")),
         ("missing", ("zero", "drop")),
         ("mask", ("topk", "none")),
     ):

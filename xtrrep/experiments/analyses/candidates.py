@@ -2,7 +2,7 @@
 
 docs/protocol.md 1 and 5: the union over a query's tokens, expansion tokens included, mean over queries; the study's
 explanation of why XTR's models are faster under PLAID. Centroids and inverted lists are read from the index as it lies
-on disk, so every `nprobe` is counted on one index and nothing is searched again.
+on disk, so every `nprobe` is counted on one index and nothing is searched again. units.csv has them by query.
 
 Centroids are compared as fast-plaid compares them, in half precision and by the same calls. Single precision probes
 other ones: copies of a [CLS] vector make centroids that are equal near 1, and some of those have empty lists. On 40
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from xtrrep import artifacts
 from xtrrep.config import Config
 from xtrrep.console import DataError, progress, typed
-from xtrrep.experiments.analyses import PLAID, Analysis, Cell, analyses, last_note, models_of, plaid_words
+from xtrrep.experiments.analyses import PLAID, UNITS, Analysis, Cell, analyses, last_note, models_of, plaid_words
 from xtrrep.report.figure import candidate_shares
 from xtrrep.report.table import Table
 from xtrrep.store.encode import Store
@@ -81,6 +81,16 @@ def probed(similarities: Tensor, nprobe: int) -> NDArray[np.int64]:
 
 def count(lists: InvertedLists, queries: Store, nprobes: Sequence[int]) -> dict[int, Candidates]:
     """Candidates by `nprobe`. Raises DataError where there is no query."""
+    return {nprobe: mean(counted) for nprobe, counted in by_query(lists, queries, nprobes).items()}
+
+
+def mean(counted: Sequence[tuple[int, int]]) -> Candidates:
+    """Over queries."""
+    return Candidates(*map(float, np.mean(counted, axis=0)))
+
+
+def by_query(lists: InvertedLists, queries: Store, nprobes: Sequence[int]) -> dict[int, list[tuple[int, int]]]:
+    """By `nprobe`, each query's candidates and the distinct centroids behind them. Raises DataError as `count`."""
     import torch
 
     if not len(queries):
@@ -97,7 +107,7 @@ def count(lists: InvertedLists, queries: Store, nprobes: Sequence[int]) -> dict[
                     seen[lists.documents[lists.starts[centroid] : lists.starts[centroid + 1]]] = True
                 counted.append((int(seen.sum()), len(best)))
             bar.update(1)
-    return {nprobe: Candidates(*map(float, np.mean(counted, axis=0))) for nprobe, counted in found.items()}
+    return found
 
 
 def make(
@@ -107,13 +117,17 @@ def make(
     runs: Mapping[Cell, str],
     folders: Mapping[Cell, Mapping[str, Path]],
 ) -> dict[str, Any]:
-    """table.csv, .md, .txt; candidates.png, .svg, .pdf of its shares."""
+    """table.csv, .md, .txt; units.csv; candidates.png, .svg, .pdf of its shares."""
     rows: list[list[object]] = []
+    units: list[list[object]] = []
     lines: dict[str, list[tuple[float, float]]] = {}
     for cell in scores:
         documents, queries = Store.open(folders[cell]["documents"]), Store.open(folders[cell]["queries"])
         lists = read_lists(folders[cell]["index"])
-        for nprobe, found in count(lists, queries, cfg.analyze.nprobes).items():
+        counted = by_query(lists, queries, cfg.analyze.nprobes)
+        own = zip(queries.ids, *counted.values(), strict=True)
+        units += [[cell.model, query, *(documents for documents, _ in each)] for query, *each in own]
+        for nprobe, found in ((nprobe, mean(each)) for nprobe, each in counted.items()):
             share = found.documents / len(documents)
             rows.append([cell.model, nprobe, found.documents, share, found.centroids, len(lists.centroids)])
             lines.setdefault(cell.model, []).append((nprobe, share))
@@ -130,10 +144,12 @@ def make(
         ],
     )
     table.save(out / "table")
+    named = (f"documents@{nprobe}" for nprobe in sorted(set(cfg.analyze.nprobes)))
+    Table("", ["model", "unit", *named], units).save_csv(out / UNITS)
     candidate_shares(lines, title, out / "candidates")
     return {"cells": len(scores), "queries": len(next(iter(scores.values()))), "nprobes": cfg.analyze.nprobes}
 
 
 analyses.register("candidates", "documents in the union of each query token's best centroids, by nprobe (PLAID)")(
-    Analysis(cells, make)
+    Analysis(cells, make, units="queries", schema=2)
 )

@@ -45,7 +45,10 @@ def latency_spec(cfg: Config, specs: Specs) -> Spec:
         raise UsageError(f"{engine_label(cfg)} searches no vectors: nothing to measure", hint="--index plaid")
     run = retrieve_spec(cfg, specs)
     device = device_named(cfg.machine.device)
-    config = {**plain(cfg.latency), "setting": run.config, "device": device}
+    asked = {key: value for key, value in plain(cfg.latency).items() if key not in ("process", "processes")}
+    if cfg.latency.process:  # the first has the identity that a measurement had when there was only one
+        asked["process"] = cfg.latency.process
+    config = {**asked, "setting": run.config, "device": device}
     config |= {key: cfg.index[key] for key in sorted(answer.speed_only)}
     return Spec(
         "latency", run.label, 2, config, run.upstream, {"processor": processor() if device == "cpu" else hardware()}

@@ -79,7 +79,7 @@ def model_config(cfg: Config) -> dict[str, Any]:
 def loop_config(cfg: Config, loop: Loop) -> dict[str, Any]:
     """What of a training decides its weights: no paths, nothing that only looks, variants by what they resolve to."""
     dropped = {"data", "triples", "lists", "teacher", "teacher_revision", "revision"}
-    dropped |= {"max_triples", "max_queries", "per_query", "max_bad_rows", "sparse_as"}
+    dropped |= {"max_triples", "max_queries", "per_query", "max_bad_rows", "sparse_as", "released"}
     dropped |= {"checkpoint_every", "eval_every", "eval_data", "objective", "temperature_colbert", "temperature_xtr"}
     config = {key: value for key, value in plain(loop).items() if key not in dropped}
     config["precision"] = precision_of(cfg, loop.precision, "train").value
