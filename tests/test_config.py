@@ -79,6 +79,28 @@ def test_paper_scale_of_setup_two_is_the_protocol() -> None:
     assert config.objective_of(released.train) == ("positive_clamped", "zero", "topk")
 
 
+def test_each_difference_of_the_released_code_is_set() -> None:
+    """configs/protocol/released.yaml names them; docs/protocol.md has the sources. Nothing else differs."""
+    found = {}
+    for setup, model in (("I", "xtr_k128"), ("II", "xtr_multi_kd")):
+        for data in ("beir/arguana", "beir/nfcorpus/test"):
+            words = ["scale=paper", f"setup={setup}", f"config={model}", f"data={data}"]
+            stated, released = (config.flat(compose([*words, f"protocol={name}"])) for name in ("stated", "released"))
+            found[setup] = {key: released[key] for key in released if released[key] != stated[key]}
+        dropped = [
+            identity.setting_of(compose([f"setup={setup}", "data=beir/arguana", f"protocol={name}"])).drop_self
+            for name in ("stated", "released")
+        ]
+        assert dropped == [True, setup == "I"]
+    same = {"protocol.name": "released", "protocol.missing_slots": "zero", "protocol.self_match": "released",
+            "distill.kd_multi": "scores"}  # fmt: skip
+    loops = {f"{loop}.{key}": value for loop in ("train", "distill")
+             for key, value in (("grad_norm", 1.0), ("precision", "fp16"))}  # fmt: skip
+    assert found["I"] == {**same, "train.objective": "authors_raw"}
+    assert found["II"] == {**same, **loops, "train.objective": "authors"}
+    assert compose(["setup=II", "protocol=released", "train.grad_norm=3"]).train.grad_norm == 3
+
+
 @pytest.mark.parametrize("scale", ["demo", "desk", "lab"])
 def test_small_scales_let_the_temperature_move_as_far_as_the_study_does(scale: str) -> None:
     """Adam moves it by at most the sum of the learning rates: half of steps x rate, which falls to 0."""

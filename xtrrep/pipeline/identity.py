@@ -111,7 +111,8 @@ def setting_of(cfg: Config) -> Setting:
     Raises UsageError for what the engine cannot do: PLAID and WARP score by themselves.
     """
     answer, asked = answerer(cfg), cfg.retrieve
-    drop_self = cfg.data.drop_self and cfg.protocol.self_match is SelfMatch.collection
+    kept = {SelfMatch.collection: False, SelfMatch.keep: True, SelfMatch.released: cfg.setup == "II"}
+    drop_self = cfg.data.drop_self and not kept[cfg.protocol.self_match]
     _check_fit(cfg, answer)
     if not isinstance(answer, TokenEngine):
         return Setting(answer.scoring, None, "none", asked.top_k, drop_self, False, asked.rerank)
