@@ -2,7 +2,8 @@
 
 ROOT/models/ORG/NAME and ROOT/datasets/ORG/NAME are repositories. Revision `main` is what lies there. A change makes a
 new commit, and old commits stay available, as on the hub. Files of `LARGE` bytes and more are served as LFS objects,
-through a redirect to another host name. As a proxy (CONNECT) for hosts that are not the hub, it reaches nothing.
+through a redirect to another host name. As a proxy (CONNECT) for hosts that are not the hub it answers in their place,
+with a certificate of its own, what `archives` holds by file name; without any it reaches nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import base64
 import hashlib
 import json
 import re
+import ssl
+import subprocess
 import threading
 import time
 import urllib.parse
@@ -23,6 +26,20 @@ from typing import Any
 LARGE = 1000  # bytes; larger files are LFS objects
 KINDS = {"models": "", "datasets": "datasets/"}
 BLOCK = 1 << 14
+ARCHIVES = {"source.zip": "nfcorpus.zip"}  # a host's name of a file that ir-datasets keeps under another
+HOSTS = ("public.ukp.informatik.tu-darmstadt.de", "downloads.cs.stanford.edu")  # of BEIR's and LoTTE's archives
+
+
+def certificate(folder: Path) -> Path:
+    """A certificate for HOSTS with its key, in one file below `folder`, which a client is told to trust."""
+    path, key = folder / "certificate.pem", folder / "key.pem"
+    if not path.exists():
+        names = ",".join(f"DNS:{host}" for host in HOSTS)
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=stand-in"]
+        command += ["-addext", f"subjectAltName={names}", "-keyout", str(key), "-out", str(path)]
+        subprocess.run(command, check=True, capture_output=True)
+        path.write_text(path.read_text() + key.read_text())
+    return path
 
 
 @dataclass
@@ -113,6 +130,8 @@ class Hub:
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.gated: set[str] = set()
+        self.archives: dict[str, bytes] = {}  # what other hosts serve, by file name
+        self.tls: ssl.SSLContext | None = None
         self._repositories: dict[tuple[str, str], Repository] = {}
         self._objects: dict[str, bytes] = {}  # LFS objects of an upload that is not committed yet
         self._lock = threading.Lock()
@@ -145,6 +164,15 @@ class Hub:
             "NO_PROXY": "127.0.0.1,localhost",
         }
 
+    def serve(self, path: Path, folder: Path) -> dict[str, str]:
+        """Be the host of an archive. Returns what a process needs so that it trusts this one."""
+        pem = certificate(folder)
+        if self.tls is None:
+            self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self.tls.load_cert_chain(pem)
+        self.archives[ARCHIVES.get(path.name, path.name)] = path.read_bytes()
+        return {"REQUESTS_CA_BUNDLE": str(pem)}
+
     def fault(self, match: str, action: str, **settings: Any) -> Fault:
         self.faults.append(Fault(match, action, **settings))
         return self.faults[-1]
@@ -170,6 +198,7 @@ class Hub:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     hub: Hub
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -196,14 +225,32 @@ class _Handler(BaseHTTPRequestHandler):
                 wait = self.struck.retry_after
                 raise Refusal(self.struck.status, headers={} if wait is None else {"Retry-After": str(wait)})
             if self.command == "CONNECT":
-                raise Refusal(502)
-            self._route()
+                self._tunnel()
+            else:
+                self._route()
         except Refusal as refusal:
             headers = refusal.headers | ({"X-Error-Code": refusal.code} if refusal.code else {})
             message = refusal.code or f"status {refusal.status}, as asked for"
             self._send(refusal.status, json.dumps({"error": message}).encode(), headers | {"X-Error-Message": message})
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
+
+    def _tunnel(self) -> None:
+        """Go on as the host that was asked for, under TLS."""
+        if self.hub.tls is None:
+            raise Refusal(502)
+        self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        try:
+            self.connection = self.hub.tls.wrap_socket(self.connection, server_side=True)
+        except OSError:  # the client went away, or trusts nobody
+            self.close_connection = True
+            return
+        self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb")
+        self.close_connection = False
+
+    def finish(self) -> None:
+        super().finish()
+        self.connection.close()
 
     def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -222,6 +269,8 @@ class _Handler(BaseHTTPRequestHandler):
         match parts:
             case []:
                 self._send(200, b"a hub for tests")
+            case [*_, name] if name in self.hub.archives:
+                self._bytes(self.hub.archives[name], {"Accept-Ranges": "bytes"})
             case ["objects", sha]:
                 self._object(sha)
             case ["api", "whoami-v2"]:

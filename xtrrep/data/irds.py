@@ -3,9 +3,9 @@
 Ids are the library's own: a BEIR set with a single split has none in its id (`beir/arguana`, `beir/nq`), the
 others do (`beir/nfcorpus/test`); LoTTE's read `lotte/TOPIC/test/search`.
 
-BEIR and LoTTE come as one archive each, which the library downloads and verifies. Their files are then read from the
-archive itself, and not through the library: it unpacks LoTTE into a shared folder and takes the folder's existence for
-its completeness, so that a killed run left a short corpus to the next one.
+BEIR and LoTTE come as one archive each, fetched from where the library lists it and verified. Their files are read from
+the archive itself, and not through the library: it unpacks LoTTE into a shared folder and takes the folder's existence
+for its completeness, so that a killed run left a short corpus to the next one.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from xtrrep.artifacts.hashes import hash_outside
 from xtrrep.config import Data
 from xtrrep.console import DataError, machine_error, progress, say, suggest, typed
 from xtrrep.data import BEIR_SPLITS, Collection, local_home_hint, sources
+from xtrrep.data.download import download
 from xtrrep.data.folder import content_of_some, read_folder, write_beir
 
 HOME_VARIABLE = "IR_DATASETS_HOME"
@@ -220,12 +221,15 @@ def _copy(source: IO[bytes], path: Path, size: int) -> None:
 
 
 def _fetch(id: str, archive: Archive) -> None:
-    """Download an archive through ir-datasets, which verifies its checksum. Raises DataError."""
-    import ir_datasets
-
-    group = ir_datasets.util.DownloadConfig.context(archive.group, home() / archive.group)
-    with _explained(id):
-        group[archive.entry].path()
+    """Download an archive, its MD5 compared with what the library lists. Raises DataError."""
+    url = str(_listed()[archive.group][archive.entry]["url"])
+    archive.path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        download(url, archive.path, archive.md5, archive.bytes, local_home_hint(id))
+    except OSError as error:
+        if known := machine_error(error, HOME_VARIABLE):
+            raise known from error
+        raise
 
 
 @contextmanager

@@ -380,7 +380,7 @@ def _hub_answers() -> bool:
     try:
         with urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=3):
             return True
-    except urllib.error.HTTPError:
-        return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500
     except (urllib.error.URLError, OSError):
         return False
