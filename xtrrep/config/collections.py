@@ -90,6 +90,12 @@ def _count(id: str, kind: str) -> int | None:
     return _count(entry["_ref"], kind) if "_ref" in entry else entry.get("count")
 
 
+def parts_of(value: str) -> list[str]:
+    """The collections that `beir/cqadupstack` stands for, whose mean BEIR reports: one for each of its forums."""
+    group = f"{value}/"
+    return [id for id in registered() if id.startswith(group)] if value == "beir/cqadupstack" else []
+
+
 # Thirteen of BEIR's collections with 50 queries each and a small corpus.
 NANOBEIR = {
     f"nanobeir/{name.lower()}": f"hub:zeta-alpha-ai/Nano{name}"
