@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from xtrrep import artifacts
-from xtrrep.api import notes_of
 from xtrrep.config import compose, k_trains, options, sparse_as
 from xtrrep.model.encoder import build
+from xtrrep.pipeline.notes import notes_of
 from xtrrep.train.density import Batch, embed, shares
 from xtrrep.train.xtr import xtr_scores
 

@@ -32,6 +32,7 @@ from xtrrep.data import text_id
 from xtrrep.measure.run_file import Run
 from xtrrep.model.encoder import device_of
 from xtrrep.pipeline.identity import look_again
+from xtrrep.pipeline.notes import notes_of
 from xtrrep.pipeline.stages.collection import missing_note
 from xtrrep.retrieval.engines import DocumentEngine, Place, TextEngine, TokenEngine, engine_of, files
 from xtrrep.retrieval.imputation import imputations
@@ -96,47 +97,18 @@ class Result:
         return facts
 
 
-def notes_of(plan: pipeline.Plan, folders: Mapping[str, Path]) -> dict[str, list[str]]:
-    """What someone should know beside the scores, by stage, read from the manifests of complete stages: what was cut,
-    absent or odd, and a k_train that stands for one of the study's."""
-    cfg, notes = plan.cfg, {}
-    for name in [step.stage.name for step in plan.steps if step.stage.name in folders]:
-        facts = artifacts.read_manifest(folders[name])["facts"]
-        found: list[str | None] = []
-        if name == "data" and facts.get("judged_missing"):
-            found.append(missing_note(facts))
-        if name == "data" and cfg.data.loader == "folder" and (same := configs.collection_at(str(cfg.data.path))):
-            lengths = f"n_query={cfg.data.n_query or cfg.model.n_query}, drop_self={str(cfg.data.drop_self).lower()}"
-            found.append(f"{cfg.data.path} is taken for {same} by its name: {lengths}")
-        if name in ("train", "distill"):
-            found += facts.get("odd", [])
-        if name == "train" and (studys := configs.sparse_as(cfg.train)):
-            own = ", ".join(map(str, configs.k_trains(cfg.train)))
-            found.append(f"{cfg.config} has k_train={own} at scale={cfg.scale}, as sparse as the study's {studys}")
-        if name == "documents":
-            found.append(cut_note(facts, "document", "data.n_doc" if cfg.data.n_doc else "model.n_doc"))
-        if name == "queries":
-            found.append(cut_note(facts, "query", "data.n_query" if cfg.data.n_query else "model.n_query"))
-        if name == "retrieve" and (empty := facts.get("queries_without_results")):
-            source = f"no line in {Path(cfg.retrieve.from_run).name}" if cfg.retrieve.from_run else "no result"
-            of = f"{empty:,} of {facts['units']['queries']:,} judged queries"
-            found.append(f"{of} have {source}: each scores 0 in the mean")
-        if kept := [text for text in found if text]:
-            notes[name] = kept
-    return notes
-
-
 def run_config(*overrides: str, until: str = "evaluate") -> Result:
     """Carry a config out up to a stage, as `xtrrep evaluate KEY=VALUE ...` does; what is there already is re-used.
 
     overrides: KEY=VALUE texts. until: a stage's name, such as "train", "index" or "evaluate". torch and every BLAS have
     `machine.threads` threads meanwhile, and as many as before afterwards. Raises UsageError for an override or a stage
-    that is not known, and DataError for data, a model or an engine that is missing or broken.
+    that is not known, and DataError for data, a model or an engine that is missing or broken, and for a stage at
+    scale=paper that this machine's memory cannot hold.
 
     Example: `run_config("config=xtr_k128", "index=warp").facts["measures"]`.
     """
     from xtrrep.pipeline.stages.table import BY_NAME
-    from xtrrep.plan import preflight
+    from xtrrep.plan import cost, preflight
 
     for text in overrides:
         if not isinstance(text, str):
@@ -148,6 +120,7 @@ def run_config(*overrides: str, until: str = "evaluate") -> Result:
     look_again()  # files may have changed since this process planned a run before
     plan = pipeline.plan(configs.compose(overrides), until)
     preflight.require([plan])
+    cost.require_memory([plan])
     with _threads(plan.cfg.machine.threads):
         done = pipeline.run([plan])
     folders = done.folders[0]

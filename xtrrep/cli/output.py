@@ -53,6 +53,7 @@ def print_plan(
                 "seconds": known,
                 "steps_of_unknown_time": unknown,
                 "missing": problems,
+                "builds_in_one_piece": preflight.in_one_piece(plans),
                 **({"cost": costs.as_json()} if costs else {}),
             }
         )
@@ -78,6 +79,8 @@ def print_plan(
         print(f"{counted}; {', and '.join(times)}{'' if listed else '; -v lists every step'}")
     if places := preflight.precisions(plans):
         print(f"precision: {'; '.join(places)}")
+    if paper and (whole := preflight.in_one_piece(plans)):
+        print(f"builds in one piece: {', '.join(whole)}. An interrupted build of these begins again; vectors are kept.")
     for problem in [*problems, *(cost.too_large(plans, cost.machine_memory()) if paper else [])]:
         print(f"missing: {problem}")
 

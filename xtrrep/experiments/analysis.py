@@ -9,7 +9,6 @@ from typing import Any
 
 from xtrrep import artifacts, pipeline
 from xtrrep import config as configs
-from xtrrep.api import notes_of
 from xtrrep.artifacts import Spec
 from xtrrep.config import Config, plain
 from xtrrep.console import say
@@ -18,6 +17,7 @@ from xtrrep.experiments.cell import Cell, Overrides, as_texts, parse_overrides
 from xtrrep.measure.evaluate import read_by_query
 from xtrrep.pipeline import Plan, short
 from xtrrep.pipeline.identity import slug
+from xtrrep.pipeline.notes import notes_of
 
 
 @dataclass(frozen=True)

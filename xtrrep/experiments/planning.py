@@ -17,7 +17,7 @@ from xtrrep.experiments.definition import Column, Experiment, Row
 from xtrrep.experiments.numbers import stage_of
 from xtrrep.experiments.timings import TimingKey, processes_of, shared
 from xtrrep.measure.evaluate import canonical
-from xtrrep.plan import preflight
+from xtrrep.plan import cost, preflight
 from xtrrep.retrieval.engines import TextEngine, engine_of
 
 SHOWN = 50  # cells from which on planning them is shown
@@ -159,8 +159,9 @@ def cell_of(experiment: Experiment, row: Row, column: Column, overrides: Overrid
     return cell
 
 
-def plan(experiment: Experiment, overrides: Overrides, *, require: bool = False) -> Plans:
-    """Every cell and analysis, planned under every training seed. With `require`, what this machine lacks is missing.
+def plan(experiment: Experiment, overrides: Overrides, *, require: bool = False, here: bool = True) -> Plans:
+    """Every cell and analysis, planned under every training seed. With `require`, what this machine lacks is missing:
+    where it runs `here`, memory too.
 
     Raises UsageError for an override of what the experiment sets itself.
     """
@@ -190,6 +191,8 @@ def plan(experiment: Experiment, overrides: Overrides, *, require: bool = False)
                     made = plans.cells.get(same) or cell_of(running, row, column, overrides).with_seed(seed).plan()
                     if require and same not in plans.cells:
                         preflight.require([made])
+                        if here:
+                            cost.require_memory([made])
                     if stage_of(column.measure) not in made.specs and column.name:
                         raise DataError(f"this run has no {stage_of(column.measure)}", hint="--index exact")
                     plans.cells[key] = made

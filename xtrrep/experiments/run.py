@@ -17,7 +17,7 @@ import numpy as np
 
 from xtrrep import config as configs
 from xtrrep import pipeline
-from xtrrep.api import notes_of, set_threads
+from xtrrep.api import set_threads
 from xtrrep.config import Analyze
 from xtrrep.console import DataError, XtrrepError, explained, say
 from xtrrep.experiments import compare, values
@@ -40,6 +40,7 @@ from xtrrep.experiments.planning import (
 )
 from xtrrep.experiments.result import Key, PerUnit, Result, ShownColumn, Value
 from xtrrep.experiments.timings import SECONDS, Times, TimingKey
+from xtrrep.pipeline.notes import notes_of
 
 
 def run(experiment: Experiment, overrides: Overrides, *, where: Where = HERE) -> tuple[Result, Mapping[str, Path]]:
@@ -47,7 +48,7 @@ def run(experiment: Experiment, overrides: Overrides, *, where: Where = HERE) ->
 
     Returns the result, and the pictures that an analysis drew, by the name to keep them under.
     """
-    plans = plan(experiment, overrides, require=True)
+    plans = plan(experiment, overrides, require=True, here=where.on is None)
     for first in plans.all()[:1]:
         set_threads(first.cfg.machine.threads)
     made, times = _run_cells(experiment, plans, where)

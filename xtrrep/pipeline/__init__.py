@@ -123,7 +123,7 @@ def _plan_of(cfg: Config, wanted: set[str]) -> Plan:
         if stage.name in wanted:
             specs[stage.name] = spec = stage.spec(cfg, specs)
             folder = artifacts.folder_of(spec, stage.root())
-            steps.append(Step(stage, spec, folder, artifacts.is_complete(spec, stage.root())))
+            steps.append(Step(stage, spec, folder, (folder / artifacts.MANIFEST).exists()))
     return Plan(cfg, tuple(steps))
 
 

@@ -165,8 +165,9 @@ def _smaller(cfg: Config, stage: str, memory: float) -> str:
 
 
 def require_memory(plans: Sequence[Plan]) -> None:
-    """Refuse plans with a stage that this machine's memory cannot hold. Raises DataError with what would fit."""
-    lines = too_large(plans, machine_memory())
+    """Refuse plans at scale=paper with a stage that this machine's memory cannot hold. Raises DataError with what would
+    fit."""
+    lines = too_large([plan for plan in plans if plan.cfg.scale == "paper"], machine_memory())
     if lines:
         what, _, fits = lines[0].rpartition(": ")
         more = f", and {len(lines) - 1} more such stages" if len(lines) > 1 else ""
@@ -294,7 +295,8 @@ class Cost:
     def notes(self) -> list[str]:
         if self.calibration is None:
             said = f"{NOT_CALIBRATED}: `xtrrep calibrate` measures this machine in a minute or two; until then there "
-            said += "are counts, and hours only where they do not depend on it"
+            said += "are counts, and hours only where they do not depend on it; `--calibration docs/h100_assumed.json` "
+            said += "plans a table for an H100, by assumed rates"
         else:
             how = "assumed for" if self.calibration.assumed else "calibrated on"
             said = f"{how} {self.calibration.hardware}, with {self.calibration.backbone}"

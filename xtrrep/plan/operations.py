@@ -16,7 +16,7 @@ from xtrrep.config.yaml_file import check_keys, need_list, need_mapping, need_nu
 from xtrrep.data import resolve
 from xtrrep.pipeline import Step
 from xtrrep.pipeline.identity import lengths_of
-from xtrrep.retrieval.engines import TokenEngine, engine_of
+from xtrrep.retrieval.engines import AnyEngine, BuildCost, TokenEngine, engine_of
 
 FILE = "costs.yaml"
 MEMORY = {"gb", "document", "vector"}  # of a stage in the figures
@@ -151,10 +151,16 @@ def _count_index(cfg: Config, step: Step) -> Counted:
     kept, size = vectors(cfg), cfg.data.size
     if compares_everything(cfg):
         return 0.0, "operations", "product", 0.0, 0.0
-    built = engine_of(cfg.index).build_cost(size[0], kept, cfg.model.dim) if kept is not None and size else None
+    built = _build_cost(engine_of(cfg.index), size[0], kept, cfg.model.dim) if kept is not None and size else None
     if built is None:
         return None, "operations", None, None, 0.0
     return built.operations, "operations", "product", built.disk, built.held
+
+
+@cache
+def _build_cost(engine: AnyEngine, documents: int, each: float, dim: int) -> BuildCost | None:
+    """One answer for all models of a table."""
+    return engine.build_cost(documents, each, dim)
 
 
 def compares_everything(cfg: Config) -> bool:

@@ -183,7 +183,28 @@ def lacks_gpu(plans: Sequence[Plan]) -> bool:
         for step in plan.steps
         if step.stage.name in ("train", "distill", "documents") and not step.reuse
     )
-    return wanted and device_of("auto") == "cpu"
+    return wanted and not _has_gpu()
+
+
+def _has_gpu() -> bool:
+    """Whether torch sees a GPU. Without the device files of a driver it cannot, and is not imported to say so."""
+    driven = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
+    return (driven or "torch" in sys.modules) and device_of("auto") != "cpu"
+
+
+def in_one_piece(plans: Sequence[Plan]) -> list[str]:
+    """The engines whose index the plans still build, and whose build begins again after an interruption."""
+    building = {
+        str(plan.cfg.index["engine"]): engine_of(plan.cfg.index)
+        for plan in plans
+        for step in plan.steps
+        if step.stage.name == "index" and not step.reuse
+    }
+    return sorted(
+        name
+        for name, engine in building.items()
+        if not engine.resumes and not (isinstance(engine, TokenEngine) and engine.exhaustive)
+    )
 
 
 def missing(plans: Sequence[Plan]) -> list[str]:

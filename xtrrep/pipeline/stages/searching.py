@@ -60,6 +60,8 @@ def index_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[st
     from xtrrep.store.encode import Store
 
     engine, place = engine_of(cfg.index), place_of(cfg)
+    if cfg.scale == "paper" and not engine.resumes and not (isinstance(engine, TokenEngine) and engine.exhaustive):
+        say(f"  note: {engine_label(cfg)} builds its index in one piece; if it is interrupted, the build begins again")
     if isinstance(engine, TextEngine):
         texts = [text for _, text in open_collection(cfg.data, folders["data"]).documents()]
         if not texts:

@@ -116,6 +116,8 @@ class Engine:
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {"": {}}
     """Changes to the parameters by which the tests run the engine on forty documents; one a way to write its files."""
     uses_gpu: ClassVar[bool] = False
+    resumes: ClassVar[bool] = False
+    """Whether an interrupted build goes on where it stopped, and does not begin again."""
     optional: ClassVar[bool] = False
     """Whether its library is an extra of the package, so that a machine without it is not at fault."""
     threads_keep_scores: ClassVar[bool] = True

@@ -90,6 +90,7 @@ class Warp(kmeans.IvfEngine):
     `tuned_tokens` tokens at `tuned_top_k`, resolved once and kept."""
 
     scoring = "xtr"
+    resumes = True
     at_search = frozenset({*TUNED, "tuned_top_k", "tuned_tokens"})
     speed_only = frozenset({"memory"})
     threads_keep_scores = False
