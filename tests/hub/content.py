@@ -43,6 +43,19 @@ def write(path: Path, value: Any) -> None:
     path.write_text(value if isinstance(value, str) else json.dumps(value, indent=2), encoding="utf-8")
 
 
+# Scores in a page's front matter, as PyLate's model cards have them.
+PAGE = """\
+model-index:
+- name: PyLate model
+  results:
+  - task: {type: py-late-information-retrieval, name: Py Late Information Retrieval}
+    dataset: {name: NFCorpus, type: NFCorpus}
+    metrics:
+    - {type: MaxSim_ndcg@10, value: 0.3375, name: Maxsim Ndcg@10}
+    - {type: MaxSim_accuracy@1, value: 0.42, name: Maxsim Accuracy@1}
+"""
+
+
 # --- models -------------------------------------------------------------------------------------------------------
 
 
@@ -249,7 +262,7 @@ def pylate(folder: Path, base: Path, seed: int) -> None:
         "do_query_expansion": True,
     }
     write(folder / "config_sentence_transformers.json", settings)
-    write(folder / "README.md", "---\nlibrary_name: PyLate\n---\n# PyLate model\n")
+    write(folder / "README.md", "---\nlibrary_name: PyLate\n" + PAGE + "---\n# PyLate model\n")
 
 
 # --- training data ------------------------------------------------------------------------------------------------

@@ -93,6 +93,9 @@ def steps(folder: Path, pylate: str | None = None) -> Iterator[Step]:
         for kind, overrides in (("trained", SMALL), ("released", RELEASED)):
             words = ("reproduce", name, *columns, *overrides)
             yield Step(f"{name} {kind}", words, never=("not run:",), codes=(0, 1))  # 1: other values than the paper's
+    released = ("eval", "--index", "plaid", f"data={COLLECTIONS[0]}", "setup=II", "config=colbert", *RELEASED)
+    yield Step("released page", released, ("states nDCG@10 0.3375",))
+    yield Step("CQADupStack", ("eval", "--index", "bm25", "data=beir/cqadupstack"), ("mean",))
     yield Step("two ranks", ("train", "config=xtr_k64", *SMALL), ranks=2)
     grid = folder / "grid.yaml"
     text = GRID.format(overrides=", ".join((*SMALL, "setup=I", "index=scann", "train.seed=7")))
@@ -101,12 +104,13 @@ def steps(folder: Path, pylate: str | None = None) -> Iterator[Step]:
     yield Step("grid resumed", ("analyze", str(grid)))
     yield Step("grid again", ("analyze", str(grid)), never=("run    ",))
     shutil.rmtree(folder / "exported", ignore_errors=True)
-    export = ("export", str(folder / "exported"), "config=xtr_k128", *SMALL, "--push", "me/my-xtr")
-    yield Step("export --push", export)
+    export = ("export", str(folder / "exported"), "config=xtr_k128", *SMALL, "--pylate", "--push", "me/my-xtr")
+    yield Step("export --push", export, says=("pushed",))
     for library, script in LOAD.items():
         python = sys.executable if library != "PyLate" else pylate
         if python:
             yield Step(f"loaded by {library}", (), ("128",), command=(python, "-c", script, "me/my-xtr"))
+    yield from _travelling(folder)
     for name in (content.TRIPLES, content.LISTS):  # a stream leaves no copy
         command = (str(Path(sys.executable).with_name("hf")), "download", name, "--repo-type", "dataset")
         yield Step("caches filled", (), command=command)
@@ -131,8 +135,27 @@ def steps(folder: Path, pylate: str | None = None) -> Iterator[Step]:
     yield Step("offline", ("encode", "setup=I", "config=xtr_k128", *RELEASED, f"data={COLLECTIONS[0]}"), env=offline)
 
 
+def _travelling(folder: Path) -> Iterator[Step]:
+    """A run and an index for others, and a search of the index where nothing else was made."""
+    plaid = ("--index", "plaid", f"data={COLLECTIONS[0]}", "setup=II", "config=colbert", *SMALL)
+    words = {"run": ("--index", "bm25", f"data={COLLECTIONS[0]}"), "index": plaid}
+    for of, own in words.items():
+        shutil.rmtree(folder / of, ignore_errors=True)
+        yield Step(
+            "export --push", ("export", str(folder / of), "--of", of, *own, "--push", f"me/my-{of}"), ("pushed",)
+        )
+    yield Step("exported run", ("eval", "--run", str(folder / "run" / "run.trec"), f"data={COLLECTIONS[0]}"))
+    elsewhere = str(folder / "elsewhere")
+    shutil.rmtree(elsewhere, ignore_errors=True)
+    download = ("download", "me/my-index", "--repo-type", "dataset", "--local-dir", elsewhere)
+    yield Step("exported index", (), command=(str(Path(sys.executable).with_name("hf")), *download))
+    made = ("run    train", "run    documents", "run    index")
+    yield Step("exported index", ("eval", *plaid), ("reuse  index",), made, env={"XTRREP_HOME": elsewhere})
+
+
 def build(root: Path, irds: Path) -> None:
     """What the commands fetch: models below `root`, archives below `irds`."""
+    from xtrrep.config import parts_of
     from xtrrep.model.released import RELEASED as NAMES
 
     content.build_models(root)
@@ -145,6 +168,8 @@ def build(root: Path, irds: Path) -> None:
     content.beir_archive(irds, "arguana")
     content.beir_archive(irds, "fiqa", ("train", "dev", "test"))
     content.beir_archive(irds, "webis-touche2020/v2")
+    for id in parts_of("beir/cqadupstack"):
+        content.beir_archive(irds, id.removeprefix("beir/"))
     content.lotte_archive(irds)
     content.msmarco_archive(irds)
 
@@ -186,7 +211,7 @@ def run(step: Step, hub: Hub, home: Path) -> tuple[bool, float, str]:
 
 def main(only: str = "", keep: Path | None = None) -> int:
     """Run every command whose journey and words hold `only`; print a row for each. Returns how many failed."""
-    failed = count = 0
+    judged: dict[str, list[tuple[bool, float]]] = {}
     pylate = _pylate()
     if pylate is None:
         print("without PyLate (scripts/pylate_env.sh installs it): a pushed model is not loaded by it")
@@ -201,11 +226,15 @@ def main(only: str = "", keep: Path | None = None) -> int:
                 if only not in f"{step.journey}: {shown}":
                     continue
                 good, seconds, last = run(step, hub, home)
-                count, failed = count + 1, failed + (not good)
+                judged.setdefault(step.journey, []).append((good, seconds))
                 print(f"{'ok' if good else 'FAILED':<7} {seconds:>5.0f} s  {step.journey:<16} {shown}", flush=True)
                 print(f"{'':<17}{last[:600]}", flush=True)
-    print(f"{count} commands, {failed} failed")
-    return failed
+    for journey, outcomes in judged.items():
+        good, seconds = sum(good for good, _ in outcomes), sum(seconds for _, seconds in outcomes)
+        print(f"{journey:<32} {good} of {len(outcomes)} commands as they should be, {seconds:,.0f} s")
+    commands = [good for outcomes in judged.values() for good, _ in outcomes]
+    print(f"{len(commands)} commands, {commands.count(False)} failed")
+    return commands.count(False)
 
 
 def _short(words: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from xtrrep.cli.options import (
     merge,
 )
 from xtrrep.cli.output import print_json, print_plan, relative, writable
-from xtrrep.console import say
+from xtrrep.console import UsageError, say
 
 if TYPE_CHECKING:
     from xtrrep.api import Result
@@ -47,12 +47,13 @@ def work(overrides: Sequence[str], until: str, json: bool, dry_run: bool) -> Res
     if dry_run:
         print_plan(plans_of(overrides, until), json)
         return None
-    from xtrrep import config as configs
-    from xtrrep.api import run_config
-    from xtrrep.plan import cost
+    return carried_out(overrides, until)
 
-    if configs.compose(overrides).scale == "paper":
-        cost.require_memory(plans_of(overrides, until))
+
+def carried_out(overrides: Sequence[str], until: str) -> Result:
+    """Check and run up to a stage; what no stage printed is said."""
+    from xtrrep.api import run_config
+
     result = run_config(*overrides, until=until)
     for text in result.unsaid:
         say(f"  note: {text}")
@@ -107,38 +108,55 @@ def train(
 def export(
     folder: Annotated[Path, typer.Argument(help="where to; it must not exist yet, or be empty")],
     overrides: Overrides = None,
+    index: Index = None,
+    data: DataId = None,
     config: ConfigName = None,
     scale: Scale = None,
+    of: Annotated[str, typer.Option("--of", help="model, index, or run")] = "model",
+    pylate: Annotated[
+        bool, typer.Option("--pylate", help="a model that PyLate loads, and sentence-transformers too")
+    ] = False,
     push: Annotated[str | None, typer.Option("--push", help="upload the folder to the hub as ORG/NAME")] = None,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Copy a trained model to FOLDER with a model card: settings, temperature, every score measured here.
+    """Copy a trained model, an index or a run to FOLDER, with a page: settings, the command, scores measured here.
 
-    Examples: xtrrep export my-xtr config=xtr_k128 | xtrrep export my-xtr config=xtr_k128 --push me/my-xtr
+    Examples: xtrrep export my-xtr config=xtr_k128 --pylate --push me/my-xtr | xtrrep export my-index --of index --index
+    warp | xtrrep export my-run --of run --index bm25
     """
     from xtrrep import config as configs
     from xtrrep.pipeline import export as exporting
-    from xtrrep.pipeline.export import check, export
 
-    words, folder = merge(overrides, config=config, scale=scale), folder.expanduser()
-    check(configs.compose(words), folder)  # before anything is trained
+    words, folder = merge(overrides, index=index, data=data, config=config, scale=scale), folder.expanduser()
+    exporting.check(configs.compose(words), folder, of)  # before anything is trained
+    if pylate and of != "model":
+        raise UsageError(f"--pylate is a layout of models, and --of {of} is none", hint="leave out --pylate")
     if push is not None:
         exporting.check_repository(push)
-    result = work(words, "train", json, dry_run)
+    until = exporting.UNTIL[of]
+    result = work(words, until, json, dry_run)
     if result is None:
         return
     told = [word for word in words if not word.startswith("machine.")]
-    scores = export(result.plan, result.folder, folder, shlex.join(["xtrrep", "train", *told]))
-    page = None if push is None else exporting.push(folder, push)
+    command = shlex.join(["xtrrep", until, *told])
+    scores: list[dict[str, Any]] = []
+    if of == "model":
+        scores = exporting.export(result.plan, result.folder, folder, command, pylate=pylate)
+    else:
+        make = {"index": exporting.export_index, "run": exporting.export_run}[of]
+        make(result.plan, result.folders, folder, command)
+    page = None if push is None else exporting.push(folder, push, of)
     if json:
-        known = {"folder": str(folder), "fingerprint": summary(result)["fingerprint"], "scores": scores}
+        known = {"folder": str(folder), "fingerprint": summary(result)["fingerprint"]}
+        known |= {"scores": scores} if of == "model" else {}
         print_json(known | ({} if page is None else {"pushed": page}))
         return
     print(relative(folder))
     if page is not None:
         say(f"pushed {page}")
-    say(f"{len(scores)} measured scores in its card; MultiVectorEncoder({str(folder)!r}) loads it")
+    if of == "model":
+        say(f"{len(scores)} measured scores in its card; MultiVectorEncoder({str(folder)!r}) loads it")
 
 
 @app.command()
@@ -221,9 +239,19 @@ def evaluate(
     """Score a run by ir-measures names (alias: eval).
 
     Examples: xtrrep eval --index scann | xtrrep eval config=colbert retrieve.k_prime=1000 'data.measures=[nDCG@10,P@5]'
+    | xtrrep eval data=beir/cqadupstack (the mean of its twelve)
     | xtrrep eval --run bm25.trec | xtrrep eval retrieve.from_run=bm25.trec (its documents re-ranked by MaxSim)
     """
+    from xtrrep.cli import several
+
     words = merge(overrides, index=index, data=data, config=config, scale=scale)
+    if parts := several.parts_named(words):
+        several.refuse({"--run": run, "--mteb": mteb})
+        if dry_run:
+            print_plan([plan for each in parts.values() for plan in plans_of(each, "evaluate")], json)
+        else:
+            several.evaluate(parts, lambda each: carried_out(each, "evaluate"), json)
+        return
     if run is not None:
         words += [f"retrieve.from_run={run}", "retrieve.scoring=run"]
     if mteb is not None:

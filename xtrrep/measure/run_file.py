@@ -25,6 +25,7 @@ Run = dict[str, list[tuple[str, float]]]
 
 RANKINGS = '{"q1": [("d1", 2.0), ("d2", 1.5)]}: query id, then (document id, score) pairs'
 FRAME = '{q: list(zip(rows.doc_id, rows.score)) for q, rows in frame.groupby("query_id")} makes a dict of it'
+META_START, META_END = "# ir_metadata.start", "# ir_metadata.end"  # what describes a run stands between, as comments
 LARGEST_SCORE = 1e38  # either way: a float32 holds it, with room below for ties
 
 
@@ -116,16 +117,21 @@ def write(path: Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str) 
 
 
 def read(path: Path) -> Run:
-    """Read a TREC run file, or one in a `.gz`.
+    """Read a TREC run file, or one in a `.gz`. A header of ir_metadata above its first line is skipped.
 
     Raises DataError with file and line for a malformed one, a score that is not finite or that no float32 holds, an id
     as `data.id_fault` says, or a document ranked twice.
     """
     run: Run = {}
     seen: set[tuple[str, str]] = set()
+    header = False
     if not path.is_file():
         raise DataError(f"no run file {path}", hint="a TREC run: xtrrep retrieve --out FILE leaves one")
     for number, line in read_lines(path):
+        header = header or (number == 1 and line == META_START)
+        if header:
+            header = line != META_END
+            continue
         parts = line.split()
         try:
             query, _, document, _, score, _ = parts
@@ -151,4 +157,8 @@ def read(path: Path) -> Run:
             )
         seen.add((query, document))
         run.setdefault(query, []).append((document, value))
+    if header:
+        raise DataError(
+            f"{path}: its header does not end", hint=f"the line {META_END!r} stands above the first ranking"
+        )
     return run

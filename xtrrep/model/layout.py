@@ -51,12 +51,24 @@ def _narrows(dense: Path) -> bool:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one where there is no such file. Raises DataError where it is something else."""
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not JSON ({error})", hint="is the folder complete?") from None
+    content = _read(path, {})
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a {type(content).__name__}, not an object", hint="is the folder complete?")
     return content
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """A JSON list, or an empty one where there is no such file. Raises DataError where it is something else."""
+    content = _read(path, [])
+    if not isinstance(content, list):
+        raise DataError(f"{path} holds a {type(content).__name__}, not a list", hint="is the folder complete?")
+    return content
+
+
+def _read(path: Path, absent: Any) -> Any:
+    if not path.exists():
+        return absent
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not JSON ({error})", hint="is the folder complete?") from None
