@@ -71,6 +71,32 @@ def test_a_run_goes_out_comes_in_and_is_re_ranked(cli: Cli, home: Path, tmp_path
     assert "none of the judged" in cli("eval", *TINY, "--run", str(tmp_path / "strange.trec"), home=home, code=3).stderr
 
 
+def test_words_first_then_maxsim_is_that_run_re_ranked(cli: Cli, home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bm25.trec"
+    cli("retrieve", *TINY, "--index", "bm25", "retrieve.top_k=12", "--out", str(path), home=home)
+
+    def run(*words: str) -> str:
+        return Path(json.loads(cli("eval", *TINY, *words, "--json", home=home).stdout)["run"]).read_text()
+
+    def documents(text: str) -> list[list[str]]:
+        return [line.split()[:3] for line in text.splitlines()]
+
+    both = run("index=bm25", "retrieve.rerank=9", "retrieve.top_k=12")
+    assert documents(both) == documents(run(f"retrieve.from_run={path}", "retrieve.rerank=9", "retrieve.top_k=12"))
+    assert documents(both) != documents(path.read_text())
+    found = cli(
+        "search", "shortest path of a tree", *TINY, "index=bm25", "retrieve.rerank=5", "retrieve.fuse=rank", home=home
+    )
+    assert found.stdout.startswith(" 1. ")
+    for how in ("rank", "score"):
+        joined = documents(run(f"retrieve.fuse={how}", "retrieve.top_k=12"))
+        alone = documents(run("retrieve.top_k=12"))
+        assert joined != alone
+        assert {tuple(line) for line in joined} <= {
+            tuple(line) for line in (*alone, *documents(path.read_text()))
+        }  # of one of the two
+
+
 def test_re_ranking_by_maxsim(cli: Cli, home: Path) -> None:
     words = ("retrieve.k_prime=30", "--json")
     plain = json.loads(cli("eval", *TINY, *words, home=home).stdout)
@@ -88,7 +114,9 @@ def test_re_ranking_by_maxsim(cli: Cli, home: Path) -> None:
         (["index=warp", "retrieve.k_prime=100"], 2, "k_prime"),
         (["index=warp", "retrieve.scoring=colbert"], 2, "scores by itself"),
         (["index=plaid", "retrieve.scoring=xtr"], 2, "scores by itself"),
-        (["index=bm25", "retrieve.rerank=10"], 2, "vectors"),
+        (["index=bm25", "retrieve.fuse=rank"], 2, "has none"),
+        (["retrieve.from_run=x.trec", "retrieve.scoring=run", "retrieve.rerank=10"], 2, "keeps the scores"),
+        (["retrieve.fuse=product"], 2, "rank"),
         (["retrieve.scoring=run"], 2, "retrieve.from_run"),
         (["retrieve.from_run=./none.trec"], 3, "none.trec"),
         (["retrieve.scoring=colbert", "retrieve.rerank=10"], 2, "already"),
@@ -206,7 +234,15 @@ def test_latency(cli: Cli, home: Path) -> None:
     assert "steps" not in paper
     table = cli("latency", *words[:-1], "--index", "warp", home=home).stdout
     assert "queries/s" in table
-    assert "searches no vectors" in cli("latency", *words, "--index", "bm25", home=home, code=2).stderr
+    for engine, own, steps in (
+        ("bm25", (), {"search"}),
+        ("bm25", ("retrieve.rerank=9",), {"search", "re-rank"}),
+        ("warp", ("retrieve.fuse=rank",), {"search", "score", "words", "fusion"}),
+    ):
+        facts = json.loads(cli("latency", *words, "--index", engine, *own, home=home).stdout)["facts"]
+        assert (facts["queries"], set(facts["steps"])) == (6, steps)
+    both = cli("latency", *words, "--index", "bm25", "retrieve.rerank=9", "latency.recipe=paper", home=home).stdout
+    assert json.loads(both)["facts"]["queries"] == 20
 
 
 def test_analyze_engines(cli: Cli, home: Path) -> None:
@@ -217,6 +253,10 @@ def test_analyze_engines(cli: Cli, home: Path) -> None:
     folder = Path(json.loads(done.stdout)["folder"])
     with (folder / "grid.csv").open() as file:
         rows = list(csv.DictReader(file))
+    words_first = [row for row in rows if "BM25" in row["engine"]]
+    assert len(words_first) == 6  # MaxSim over two depths, and two fusions under either scoring
+    assert all(float(row["queries/s"]) > 0 for row in words_first)
+    rows = [row for row in rows if row not in words_first]
     assert [(row["engine"], row["scoring"]) for row in rows[:-1]] == [
         ("oracle", "ColBERT"), ("oracle", "XTR"), ("exact", "ColBERT"), ("exact", "XTR"), ("plaid", "ColBERT"),
         ("warp", "XTR"), ("warp/library", "XTR"),

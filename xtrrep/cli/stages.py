@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from xtrrep.pipeline import Plan
 
 
-def plans_of(overrides: Sequence[str], until: str) -> list[Plan]:
+def plans_of(overrides: Sequence[str], until: str, *, typed: bool = False) -> list[Plan]:
+    """The plan up to a stage, with all that answers a typed query where that is what it is for."""
     from xtrrep import config, pipeline
+    from xtrrep.pipeline.query import searched
 
-    return [pipeline.plan(config.compose(overrides), until)]
+    cfg = config.compose(overrides)
+    return [pipeline.plan(cfg, until, *(searched(cfg) if typed else ()))]
 
 
 def set_threads_of(plans: Sequence[Plan]) -> None:
@@ -364,7 +367,7 @@ def search(
     words = merge(overrides, index=index, data=data, config=config, scale=scale)
     if top is not None or not any(word.startswith("retrieve.top_k=") for word in words):
         words.append(f"retrieve.top_k={top or 5}")
-    plans = plans_of(words, "index")
+    plans = plans_of(words, "index", typed=True)
     if dry_run:
         print_plan(plans, json)
         return

@@ -133,6 +133,8 @@ def check_meaning(cfg: Config) -> None:
             f"analyze.nprobes={cfg.analyze.nprobes} must name at least one nprobe above 0",
             hint="'analyze.nprobes=[1,8,32]'",
         )
+    if not 0 < cfg.analyze.minutes < math.inf:
+        raise UsageError(f"analyze.minutes={cfg.analyze.minutes} must be positive", hint="analyze.minutes=30")
     if cfg.analyze.resamples < 100:
         raise UsageError(f"analyze.resamples={cfg.analyze.resamples} is too few for an interval", hint="at least 100")
     k_trains(cfg.train)

@@ -91,6 +91,11 @@ class Scoring(Enum):
     run = "run"  # the scores of retrieve.from_run, as they are
 
 
+class Fuse(Enum):
+    rank = "rank"  # the sum of 1 / (60 + rank) of both rankings
+    score = "score"  # the sum of both rankings' scores, each from 0 to 1 over its own documents
+
+
 class Missing(Enum):
     drop = "drop"  # a slot the engine could not fill is no hit
     zero = "zero"  # the study's code: score 0, credited to the first document
@@ -248,6 +253,7 @@ class Retrieve:
     imputation: str = "min"  # stands in for a token that was not retrieved: min, zero, mean, percentile, power_law
     top_k: int = 100  # [documents] kept of a query
     rerank: int | None = None  # [documents] so many of the best ranked once more, by exact MaxSim
+    fuse: Fuse | None = None  # how BM25's ranking is made one with the model's; null: it is not asked
     from_run: str | None = None  # a TREC run file in place of an index: its documents, re-ranked by MaxSim
 
 
@@ -281,6 +287,8 @@ class Analyze:
     k_primes: list[int] = field(default_factory=list)  # [tokens] the values of k' to compare
     nprobes: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])  # [clusters] for `analyze.name=candidates`
     engines: list[str] = field(default_factory=list)  # choices of index=, for `analyze.name=engines`
+    sweep: list[str] = field(default_factory=list)  # choices of index= for `analyze pareto`; none: all installed
+    minutes: float = 30.0  # [minutes] after which `analyze pareto` begins no further point
     measure: str = "nDCG@10"  # a name of ir-measures
     resamples: int = 10000  # [samples] of a bootstrap interval
     bm25: bool = True  # add a row for BM25

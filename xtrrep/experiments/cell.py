@@ -12,11 +12,12 @@ from dataclasses import dataclass, fields, replace
 from xtrrep import config as configs
 from xtrrep import pipeline
 from xtrrep.config import Config
-from xtrrep.console import UsageError
+from xtrrep.console import DataError, UsageError
 from xtrrep.retrieval.engines import TextEngine, engines
 
 Overrides = dict[str, str]  # dotted key (or group) -> value as typed
 
+AFTER_WORDS = ("retrieve.rerank", "retrieve.fuse")  # what a model does with a ranking by words
 SEED_KEYS = ("train.seed", "model.seed", "distill.seed")
 
 
@@ -70,8 +71,8 @@ def compose_cell(name: str, overrides: Mapping[str, str], until: Sequence[str] =
     """Compose a cell from overrides that several rows share.
 
     An `index.` parameter is left out where another engine has it and the chosen one does not, and `retrieve.` settings
-    are left out for an engine that searches words: a table's own overrides are written for its other rows. Raises
-    UsageError and DataError as `config.compose`.
+    but AFTER_WORDS are left out for an engine that searches words: a table's own overrides are written for its other
+    rows. Raises UsageError and DataError as `config.compose`.
     """
     kept = dict(overrides)
     choice = kept.get("index")
@@ -81,8 +82,14 @@ def compose_cell(name: str, overrides: Mapping[str, str], until: Sequence[str] =
         known = set().union(*(_parameters(entry.value) for entry in engines.entries().values()))
         kept = {key: value for key, value in kept.items() if key in own or key not in known}
         if issubclass(engine, TextEngine):
-            kept = {key: value for key, value in kept.items() if not key.startswith("retrieve.")}
+            kept = {k: v for k, v in kept.items() if not k.startswith("retrieve.") or k in AFTER_WORDS}
     return Cell(name, configs.compose(as_texts(kept)), tuple(until))
+
+
+def searches_words(overrides: Mapping[str, str]) -> bool:
+    """Whether overrides choose an engine that ranks documents by their words."""
+    entry = engines.entries().get(overrides.get("index", "").partition("/")[0])
+    return entry is not None and issubclass(entry.value, TextEngine)
 
 
 def _parameters(params: type) -> set[str]:
@@ -114,3 +121,14 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UsageError(f"--seeds {text} names a seed twice, or one below 0", hint="for example --seeds 42,43,44")
     return seeds
+
+
+def at_hand(data: str) -> bool:
+    """Whether a collection can be read here without a network: embedded, a local folder, or an archive that is here."""
+    from xtrrep.data import irds, resolve
+
+    try:
+        cfg = resolve(configs.compose([f"data={data}"]).data)
+        return cfg.loader != "ir_datasets" or irds.is_present(cfg)
+    except DataError:
+        return False

@@ -11,7 +11,16 @@ from xtrrep import pipeline
 from xtrrep.config import Config
 from xtrrep.console import DataError, UsageError, XtrrepError, progress
 from xtrrep.experiments.analysis import AnalysisPlan, plan_analysis
-from xtrrep.experiments.cell import SEED_KEYS, Cell, Overrides, as_texts, check_seeds, compose_cell
+from xtrrep.experiments.cell import (
+    AFTER_WORDS,
+    SEED_KEYS,
+    Cell,
+    Overrides,
+    as_texts,
+    check_seeds,
+    compose_cell,
+    searches_words,
+)
 from xtrrep.experiments.comparison import Comparison
 from xtrrep.experiments.definition import Column, Experiment, Row
 from xtrrep.experiments.numbers import stage_of
@@ -36,6 +45,7 @@ class Plans:
     analyses: dict[AnalysisKey, AnalysisPlan] = field(default_factory=dict)
     missing: dict[CellKey, str] = field(default_factory=dict)
     blocked: dict[str, str] = field(default_factory=dict)  # comparisons (or "" for readings) that cannot run
+    left_out: list[str] = field(default_factory=list)  # rows that there was no time for
 
     def all(self) -> list[pipeline.Plan]:
         """Every plan, those of the analyses' cells included."""
@@ -134,7 +144,10 @@ def cell_overrides(experiment: Experiment, row: Row, column: Column | None, over
             extra.pop(key, None)
     placed = {} if column is None or column.data is None else {"data": column.data}
     own = {**(row.overrides or {}), **placed, **({} if column is None else column.overrides)}
-    return {**experiment.overrides, **own, "scale": experiment.scale, **extra}
+    shared = experiment.overrides
+    if searches_words(own):  # a row of plain BM25 stays one
+        shared, extra = ({k: v for k, v in part.items() if k not in AFTER_WORDS} for part in (shared, extra))
+    return {**shared, **own, "scale": experiment.scale, **extra}
 
 
 def cell_of(experiment: Experiment, row: Row, column: Column, overrides: Overrides) -> Cell:

@@ -12,6 +12,7 @@ what each stage needs and leaves, the modules beside it what each is and does.
     documents    token embeddings of the documents
     queries      token embeddings of the judged queries
     index        an engine's files over the documents
+    words        BM25's files, where its ranking is made one with an engine's
     retrieve     ranked documents a query: a TREC run file
     evaluate     measures, per query first
     latency      how long a query takes, in a process of its own

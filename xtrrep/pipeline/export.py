@@ -203,6 +203,7 @@ def measured(model: str) -> Iterator[dict[str, Any]]:
         run, index, documents = chain[1:]
         if (
             run["config"].get("rerank")
+            or run["config"].get("fuse")
             or run["config"]["imputation"] not in ("min", "none")
             or documents["config"].get("pool_factor")
         ):

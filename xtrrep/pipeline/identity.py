@@ -15,7 +15,7 @@ from xtrrep.data import resolve, sources
 from xtrrep.model import hub, weights
 from xtrrep.model.encoder import device_of
 from xtrrep.model.precision import Work, resolve_precision
-from xtrrep.retrieval.engines import AnyEngine, DocumentEngine, Place, TextEngine, TokenEngine, engine_of
+from xtrrep.retrieval.engines import AnyEngine, DocumentEngine, Place, TextEngine, TokenEngine, VectorEngine, engine_of
 from xtrrep.retrieval.retrieve import Setting
 
 
@@ -40,7 +40,9 @@ def answerer(cfg: Config) -> AnyEngine | GivenRun:
 def needs_model(cfg: Config) -> bool:
     """Whether texts are encoded at all."""
     answer = answerer(cfg)
-    return answer.rerank if isinstance(answer, GivenRun) else not isinstance(answer, TextEngine)
+    if isinstance(answer, TextEngine):
+        return cfg.retrieve.rerank is not None
+    return answer.rerank if isinstance(answer, GivenRun) else True
 
 
 def engine_label(cfg: Config) -> str:
@@ -115,7 +117,7 @@ def setting_of(cfg: Config) -> Setting:
     drop_self = cfg.data.drop_self and not kept[cfg.protocol.self_match]
     _check_fit(cfg, answer)
     if not isinstance(answer, TokenEngine):
-        return Setting(answer.scoring, None, "none", asked.top_k, drop_self, False, asked.rerank)
+        return Setting(answer.scoring, None, "none", asked.top_k, drop_self, False, asked.rerank, fuse_of(cfg))
     scoring = cfg.retrieve.scoring.value
     if cfg.retrieve.scoring is Scoring.model:
         scoring = "xtr" if cfg.train.scorer is Scorer.xtr else "colbert"
@@ -128,7 +130,18 @@ def setting_of(cfg: Config) -> Setting:
         drop_self=drop_self,
         zero_missing=cfg.protocol.missing_slots is Missing.zero,
         rerank=asked.rerank,
+        fuse=fuse_of(cfg),
     )
+
+
+def fuse_of(cfg: Config) -> str | None:
+    """How a ranking by words is made one with the answer's; None where none is asked for."""
+    return None if cfg.retrieve.fuse is None else cfg.retrieve.fuse.value
+
+
+def words_config(cfg: Config) -> Config:
+    """The config of the words beside a model's ranking: BM25 as `index=bm25` says it."""
+    return replace(cfg, index=configs.choice_values("index", "bm25"))
 
 
 def _check_fit(cfg: Config, answer: AnyEngine | GivenRun) -> None:
@@ -137,6 +150,11 @@ def _check_fit(cfg: Config, answer: AnyEngine | GivenRun) -> None:
     if asked.scoring is Scoring.run and not isinstance(answer, GivenRun):
         raise UsageError(
             "retrieve.scoring=run keeps the scores of a run file, and none is named", hint="retrieve.from_run=FILE"
+        )
+    if asked.fuse is not None and not (isinstance(answer, VectorEngine) or asked.rerank is not None):
+        raise UsageError(
+            f"retrieve.fuse={asked.fuse.value} joins BM25's ranking with a model's, and {engine_label(cfg)} has none",
+            hint="--index exact, or --index bm25 with retrieve.rerank=100",
         )
     if isinstance(answer, TokenEngine):
         if asked.rerank is not None and asked.scoring is Scoring.colbert:
@@ -164,8 +182,8 @@ def _check_fit(cfg: Config, answer: AnyEngine | GivenRun) -> None:
         )
     if asked.rerank is not None and not needs_model(cfg):
         raise UsageError(
-            f"retrieve.rerank needs a model's vectors, and {name} has none",
-            hint="retrieve.from_run=FILE re-ranks a run",
+            "retrieve.rerank ranks by MaxSim, and retrieve.scoring=run keeps the scores of a run",
+            hint="leave retrieve.scoring out",
         )
     if isinstance(answer, TextEngine) and asked.scoring is not Scoring.model:
         raise UsageError(

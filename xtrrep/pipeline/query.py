@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -21,11 +21,12 @@ from xtrrep.pipeline.identity import (
     precision_of,
     setting_of,
 )
-from xtrrep.pipeline.stages.searching import open_index, open_text_index
+from xtrrep.pipeline.stages.searching import open_index, open_text_index, retrieve_needs, words_beside
 from xtrrep.pipeline.stages.vectors import encoder_of
 from xtrrep.retrieval.engines import TextEngine, TokenEngine
 from xtrrep.retrieval.imputation import imputations
-from xtrrep.retrieval.retrieve import rank_query, retrieve_text
+from xtrrep.retrieval.retrieve import rank_query
+from xtrrep.retrieval.words import Words, check_order, fused, rank_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,6 +43,11 @@ def check_query(query: str) -> None:
         query.encode()
     except UnicodeEncodeError:
         raise UsageError(f"the query {query!r} holds bytes that are no text", hint="type it as UTF-8") from None
+
+
+def searched(cfg: Config) -> list[str]:
+    """The stages beside `index` that a typed query is answered from."""
+    return [name for name in retrieve_needs(cfg) if name in ("documents", "words")]
 
 
 def _check_searchable(cfg: Config) -> None:
@@ -79,16 +85,23 @@ def search(p: Plan, folders: Folders, query: str) -> list[tuple[str, float, str]
     _check_searchable(cfg)
     collection = open_collection(cfg.data, folders["data"])
     setting = replace(setting_of(cfg), drop_self=False)
-    if isinstance(answerer(cfg), TextEngine):
-        ids = [name for name, _ in collection.documents()]
-        searcher = open_text_index(cfg, specs, folders)
-        ranking = retrieve_text(searcher, ids, {"typed": query}, setting.top_k, drop_self=False).run["typed"]
-    else:
+    ids = [name for name, _ in collection.documents()]
+    documents, vectors = None, None
+    if needs_model(cfg):
         from xtrrep.store.encode import Store
 
         documents = Store.open(folders["documents"], specs["documents"].fingerprint)
         vectors, _ = encode_typed(cfg, encoder_of(cfg, folders), query)
-        ranking = rank_query(open_index(cfg, specs, folders), documents, vectors, setting)
+    if isinstance(answerer(cfg), TextEngine):
+        if documents is not None:
+            check_order(ids, documents)
+        ranking = rank_words(Words(open_text_index(cfg, specs, folders), ids), query, setting, documents, vectors)
+    else:
+        ranking = rank_query(
+            open_index(cfg, specs, folders), cast("Store", documents), cast("NDArray[np.float32]", vectors), setting
+        )
+    if setting.fuse is not None:
+        ranking = fused(ranking, Words(words_beside(cfg, specs, folders), ids).rank(query, setting.top_k), setting)
     wanted = {name for name, _ in ranking}
     texts = {name: text for name, text in collection.documents() if name in wanted}
     return [(name, score, texts[name]) for name, score in ranking]

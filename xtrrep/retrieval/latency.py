@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,15 @@ from xtrrep.console import DataError, XtrrepError
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 PERCENTILES = (50, 90, 99)
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
-BATCH = 16  # queries a token search under recipe="paper"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a measuring process needs to know: folders and fingerprints, the engine with its parameters, the setting."""
+    """What a measuring process needs to know: folders and fingerprints, the engine with its parameters, the setting.
+
+    texts: the queries by id, where words are searched: by the engine, or beside it with an index of their own, `words`.
+    collection: its documents, for an engine that needs no vectors. A folder that takes no part is "".
+    """
 
     documents: str
     documents_fingerprint: str
@@ -50,6 +53,11 @@ class Job:
     repeats: int
     max_queries: int
     recipe: str
+    texts: Mapping[str, str] = field(default_factory=dict)
+    collection: int = 0
+    words: str = ""
+    words_fingerprint: str = ""
+    words_engine: Mapping[str, Any] = field(default_factory=dict)
 
 
 def processor() -> str:
@@ -110,26 +118,21 @@ def _work(job: Job) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from xtrrep.retrieval.engines import Place, split_params
-    from xtrrep.retrieval.engines.files import open_index
-    from xtrrep.retrieval.retrieve import Setting, rank_query
-    from xtrrep.store.encode import Store
+    from xtrrep.retrieval.answer import opened
 
     torch.set_num_threads(job.threads)
-    documents = Store.open(Path(job.documents), job.documents_fingerprint)
-    queries = Store.open(Path(job.queries), job.queries_fingerprint)
-    setting = Setting(**job.setting)
     start = time.perf_counter()
-    place = Place(job.device, job.threads)
-    searcher = open_index(Path(job.index), documents, job.engine, place, job.index_fingerprint)
+    answer = opened(job)
     loaded = time.perf_counter() - start
-    search = getattr(searcher, "settings", split_params(job.engine)[1])
-    count = min(len(queries), job.max_queries)
-    vectors = [queries.vectors(i).astype(np.float32) for i in range(count)]
+    search, ids = answer.search, list(answer.ids)
     if job.recipe == "paper":
-        return _report(job, queries.ids, loaded, search, paper=_paper(searcher, documents, queries, setting))
-    for query in vectors[: job.warmup]:
-        rank_query(searcher, documents, query, setting)
+        start = time.perf_counter()
+        answer.all()
+        return _report(job, ids, loaded, search, paper=time.perf_counter() - start)
+    count = min(len(ids), job.max_queries)
+    vectors = [answer.vectors(i) for i in range(count)]
+    for i, query in enumerate(vectors[: job.warmup]):
+        answer.one(i, query)
     walls, cpus = np.empty((job.repeats, count)), np.empty((job.repeats, count))
     steps: list[list[dict[str, float]]] = []
     first: list[list[tuple[str, float]]] = []
@@ -138,14 +141,14 @@ def _work(job: Job) -> dict[str, Any]:
         for i, query in enumerate(vectors):
             parts = _Steps()
             wall, cpu = time.perf_counter(), time.process_time()
-            ranking = rank_query(searcher, documents, query, setting, parts)
+            ranking = answer.one(i, query, parts)
             walls[repeat, i], cpus[repeat, i] = time.perf_counter() - wall, time.process_time() - cpu
             steps[-1].append(parts.seconds)
             if not repeat:
                 first.append(ranking)
             elif ranking != first[i]:
                 raise DataError(
-                    f"query {queries.ids[i]!r} gets another ranking the second time, so its time cannot be compared",
+                    f"query {ids[i]!r} gets another ranking the second time, so its time cannot be compared",
                     hint="latency.threads=1; if that does not help, another index",
                 )
     names = list(dict.fromkeys(name for row in steps for parts in row for name in parts))
@@ -153,19 +156,7 @@ def _work(job: Job) -> dict[str, Any]:
         name: np.median([[parts.get(name, 0.0) for parts in row] for row in steps], axis=0).tolist() for name in names
     }
     per_query = {"wall": np.median(walls, axis=0).tolist(), "cpu": np.median(cpus, axis=0).tolist()}
-    return _report(job, queries.ids[:count], loaded, search, steps=parts_of, **per_query)
-
-
-def _paper(searcher: Any, documents: Any, queries: Any, setting: Any) -> float:
-    """Wall seconds of one call over all queries; within it a token engine gets BATCH at a time, for memory's sake."""
-    from xtrrep.retrieval.retrieve import retrieve, retrieve_documents
-
-    start = time.perf_counter()
-    if setting.k_prime is None:
-        retrieve_documents(searcher, documents, queries, setting, len(queries))
-    else:
-        retrieve(searcher, documents, queries, [setting], BATCH)
-    return time.perf_counter() - start
+    return _report(job, ids[:count], loaded, search, steps=parts_of, **per_query)
 
 
 def _peak_mb() -> float:

@@ -30,6 +30,7 @@ class Setting:
     drop_self: bool = False  # drop the document whose id is the query's
     zero_missing: bool = False  # the study's code: an empty slot is a hit of score 0 on the first document
     rerank: int | None = None  # so many of the best are scored once more, by exact MaxSim
+    fuse: str | None = None  # words.fused: how a ranking by words is made one with it
 
     @property
     def depth(self) -> int:

@@ -25,7 +25,6 @@ from xtrrep.retrieval.engines import (
     ExhaustiveSearcher,
     Hits,
     Maxima,
-    TextSearcher,
     TokenSearcher,
     exact_device,
 )
@@ -117,7 +116,7 @@ def retrieve(
                 for setting, outcome in outcomes.items():
                     ranking, outcome.counts[name] = rank(found.evidence(i, setting), setting, partial(found.maxsim, i))
                     outcome.slots += len(tokens[i]) * (setting.k_prime or 0)
-                    outcome.run[name] = _finish(ranking, documents, tokens[i], own.get(name), setting)
+                    outcome.run[name] = finish(ranking, documents, tokens[i], own.get(name), setting)
             documents.release()
             bar.update(len(tokens))
     return outcomes
@@ -142,7 +141,7 @@ def rank_query(
         with step("score"):
             ranking, _ = rank(found.evidence(0, setting), setting, partial(found.maxsim, 0))
     with step("score" if setting.rerank is None else "re-rank"):
-        return _finish(ranking, documents, vectors, None, setting)
+        return finish(ranking, documents, vectors, None, setting)
 
 
 def _outcome(documents: Store) -> Outcome:
@@ -331,7 +330,7 @@ def _nothing() -> Ranking:
     return np.empty(0, np.int64), np.empty(0, np.float32)
 
 
-def _finish(
+def finish(
     ranking: Ranking, documents: Store, tokens: NDArray[np.float32], own: int | None, setting: Setting
 ) -> list[tuple[str, float]]:
     """Without the query's own document where it may not count, re-ranked where that is asked, named, without ties."""
@@ -364,7 +363,7 @@ def retrieve_documents(
             for number, vectors, ranking in zip(numbers, tokens, rankings, strict=True):
                 name = queries.ids[number]
                 outcome.counts[name] = Counts(len(ranking[0]))
-                outcome.run[name] = _finish(ranking, documents, vectors, own.get(name), setting)
+                outcome.run[name] = finish(ranking, documents, vectors, own.get(name), setting)
             documents.release()
             bar.update(len(tokens))
     return outcome
@@ -403,7 +402,7 @@ def retrieve_run(run: Run, documents: Store, queries: Store, setting: Setting, w
             tokens = queries.vectors(number).astype(np.float32)
             whole = replace(setting, rerank=(setting.rerank or len(found)) if len(tokens) else None)
             outcome.counts[name] = Counts(len(found), len(found))
-            outcome.run[name] = _finish((found, scores), documents, tokens, None, whole)
+            outcome.run[name] = finish((found, scores), documents, tokens, None, whole)
             documents.release()
             bar.update(1)
     return outcome
@@ -424,20 +423,4 @@ def keep_run(run: Run, queries: Mapping[str, str], setting: Setting) -> Outcome:
         scores = separate(np.array([score for _, score in ranking], np.float32))
         outcome.run[name] = [(document, float(s)) for (document, _), s in zip(ranking, scores, strict=True)]
         outcome.counts[name] = Counts(len(ranking))
-    return outcome
-
-
-def retrieve_text(
-    searcher: TextSearcher, ids: Sequence[str], queries: Mapping[str, str], top_k: int, *, drop_self: bool
-) -> Outcome:
-    """Rank documents with a text engine. `ids` are the collection's document ids in order."""
-    outcome = Outcome(documents=len(ids))
-    numbers, scores = searcher.search(list(queries.values()), top_k + drop_self)
-    for name, row, row_scores in zip(queries, numbers, scores, strict=True):
-        keep = ~np.isnan(row_scores)
-        found = [ids[n] for n in row[keep]]
-        best = separate(row_scores[keep])
-        pairs = [(d, float(s)) for d, s in zip(found, best, strict=True) if not (drop_self and d == name)]
-        outcome.run[name] = pairs[:top_k]
-        outcome.counts[name] = Counts(int(keep.sum()))
     return outcome

@@ -25,8 +25,10 @@ from xtrrep.pipeline.identity import (
     place_of,
     setting_of,
     slug,
+    words_config,
 )
 from xtrrep.report.table import Table
+from xtrrep.retrieval import words
 from xtrrep.retrieval.engines import (
     DocumentEngine,
     TextEngine,
@@ -40,12 +42,13 @@ from xtrrep.retrieval.imputation import imputations
 from xtrrep.retrieval.retrieve import (
     Counts,
     Outcome,
+    Setting,
     keep_run,
     retrieve,
     retrieve_documents,
     retrieve_run,
-    retrieve_text,
 )
+from xtrrep.retrieval.words import Words
 
 
 def index_spec(cfg: Config, specs: Specs) -> Spec:
@@ -72,6 +75,14 @@ def index_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[st
     return files.build_index(Store.open(folders["documents"], specs["documents"].fingerprint), cfg.index, out, place)
 
 
+def words_spec(cfg: Config, specs: Specs) -> Spec:
+    return index_spec(words_config(cfg), specs)
+
+
+def words_run(cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
+    return index_run(words_config(cfg), specs, folders, out)
+
+
 def _from_run(cfg: Config) -> Path:
     path = Path(str(cfg.retrieve.from_run)).expanduser()
     if not path.is_file():
@@ -85,6 +96,8 @@ def retrieve_spec(cfg: Config, specs: Specs) -> Spec:
         imputations.get(setting.imputation)  # refuses an unknown one before anything runs
     content = {} if needs_model(cfg) else {k: content_of(cfg.data)[k] for k in ("queries", "qrels")}
     config: dict[str, Any] = dict(vars(setting))
+    if setting.fuse is None:
+        del config["fuse"]  # it came after the first runs
     if isinstance(answer, GivenRun):
         path = _from_run(cfg)
         content["from_run"] = hash_outside(path, configs.artifacts_root())
@@ -95,37 +108,60 @@ def retrieve_spec(cfg: Config, specs: Specs) -> Spec:
     if isinstance(answer, TokenEngine) and not answer.prefix:
         config["search"]["searched_to"] = setting.k_prime  # its k' best are not the first k' of a deeper search
     upstream = {"index": specs["index"].fingerprint}
-    if isinstance(answer, TextEngine):
+    if setting.fuse is not None:
+        upstream["words"] = specs["words"].fingerprint
+    if isinstance(answer, TextEngine) and not needs_model(cfg):
         return Spec("retrieve", specs["index"].label, 2, config, upstream, content)
     upstream["queries"] = specs["queries"].fingerprint
+    if isinstance(answer, TextEngine):
+        label = f"{cfg.index['engine']}-{setting.rerank}--{specs['documents'].label}"
+        return Spec("retrieve", label, 2, config, upstream | {"documents": specs["documents"].fingerprint})
     told = f"--{setting.scoring}-{setting.k_prime}" if isinstance(answer, TokenEngine) else ""
     return Spec("retrieve", specs["index"].label + told, 2, config, upstream)
 
 
 def retrieve_needs(cfg: Config) -> list[str]:
-    stores = ["documents", "queries"] if needs_model(cfg) else ["data"]
-    return stores if cfg.retrieve.from_run is not None else ["index", *stores]
+    stores = ["documents", "queries"] if needs_model(cfg) else []
+    texts = not stores or isinstance(answerer(cfg), TextEngine) or cfg.retrieve.fuse is not None
+    words = ["words"] if cfg.retrieve.fuse is not None else []
+    return [*(["index"] if cfg.retrieve.from_run is None else []), *words, *stores, *(["data"] if texts else [])]
 
 
 def retrieve_many(cfgs: Sequence[Config], specs: Specs, folders: Folders) -> list[Outcome]:
     """Runs for several configs that share index, queries and search parameters, from one token search."""
+    cfg, settings = cfgs[0], [setting_of(c) for c in cfgs]
+    outcomes = _rankings(cfg, settings, specs, folders)
+    if cfg.retrieve.fuse is None:
+        return outcomes
+    collection = open_collection(cfg.data, folders["data"])
+    other = Words(words_beside(cfg, specs, folders), [name for name, _ in collection.documents()])
+    return [
+        words.fuse(outcome, other, collection.queries, setting)
+        for outcome, setting in zip(outcomes, settings, strict=True)
+    ]
+
+
+def _rankings(cfg: Config, settings: Sequence[Setting], specs: Specs, folders: Folders) -> list[Outcome]:
+    """What the engine, or the run in its place, answers under each setting."""
     from xtrrep.store.encode import Store
 
-    cfg = cfgs[0]
-    answer, settings = answerer(cfg), [setting_of(c) for c in cfgs]
-    if isinstance(answer, TextEngine):
-        collection = open_collection(cfg.data, folders["data"])
-        searcher = open_text_index(cfg, specs, folders)
-        ids = [name for name, _ in collection.documents()]
-        return [retrieve_text(searcher, ids, collection.queries, s.top_k, drop_self=s.drop_self) for s in settings]
+    answer = answerer(cfg)
     if isinstance(answer, GivenRun) and not answer.rerank:
         run = run_file.read(_from_run(cfg))
         collection = open_collection(cfg.data, folders["data"])
         _check_judged(run, collection.queries, _from_run(cfg))
         return [keep_run(run, collection.queries, setting) for setting in settings]
+    if isinstance(answer, TextEngine):
+        collection = open_collection(cfg.data, folders["data"])
+        asked, ids = collection.queries, [name for name, _ in collection.documents()]
+        searcher = open_text_index(cfg, specs, folders)
+        if not needs_model(cfg):
+            return [words.retrieve_text(searcher, ids, asked, s.top_k, drop_self=s.drop_self) for s in settings]
     documents = Store.open(folders["documents"], specs["documents"].fingerprint)
     queries = Store.open(folders["queries"], specs["queries"].fingerprint)
     batch = cfg.machine.query_batch
+    if isinstance(answer, TextEngine):
+        return [words.retrieve_reranked(Words(searcher, ids), asked, documents, queries, s) for s in settings]
     if isinstance(answer, GivenRun):
         run, path = run_file.read(_from_run(cfg)), _from_run(cfg)
         _check_judged(run, queries.ids, path)
@@ -152,6 +188,12 @@ def open_text_index(cfg: Config, specs: Specs, folders: Folders) -> TextSearcher
         raise TypeError(f"{cfg.index['engine']} is no text engine")
     artifacts.check(folders["index"], specs["index"].fingerprint)
     return engine.load(folders["index"], place_of(cfg))
+
+
+def words_beside(cfg: Config, specs: Specs, folders: Folders) -> TextSearcher:
+    """The searcher of the words that a model's ranking is made one with."""
+    own = {**specs, "index": specs["words"]}, {**folders, "index": folders["words"]}
+    return open_text_index(words_config(cfg), *own)
 
 
 def open_index(cfg: Config, specs: Specs, folders: Folders) -> Any:

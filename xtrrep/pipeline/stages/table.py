@@ -12,8 +12,16 @@ from xtrrep.artifacts import Folders, Spec, Specs
 from xtrrep.config import Config, Data
 from xtrrep.pipeline.identity import model_needs, training_collection
 from xtrrep.pipeline.stages.collection import data_run, data_spec
-from xtrrep.pipeline.stages.measuring import evaluate_run, evaluate_spec, latency_run, latency_spec
-from xtrrep.pipeline.stages.searching import index_run, index_spec, retrieve_needs, retrieve_run_stage, retrieve_spec
+from xtrrep.pipeline.stages.measuring import evaluate_run, evaluate_spec, latency_needs, latency_run, latency_spec
+from xtrrep.pipeline.stages.searching import (
+    index_run,
+    index_spec,
+    retrieve_needs,
+    retrieve_run_stage,
+    retrieve_spec,
+    words_run,
+    words_spec,
+)
 from xtrrep.pipeline.stages.training import (
     distill_run,
     distill_spec,
@@ -160,6 +168,14 @@ STAGES: tuple[Stage, ...] = (
         store_bytes=8,  # a build holds it in float32 and what it makes of it
     ),
     Stage(
+        "words",
+        "BM25's files, beside an engine's",
+        lambda cfg: ["data"],
+        configs.artifacts_root,
+        words_spec,
+        words_run,
+    ),
+    Stage(
         "retrieve",
         "run.trec, candidates.csv",
         retrieve_needs,
@@ -184,7 +200,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "latency",
         "latency.json, latency.csv",
-        lambda cfg: ["index", "documents", "queries"],
+        latency_needs,
         configs.results_root,
         latency_spec,
         latency_run,

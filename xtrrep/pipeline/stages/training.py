@@ -283,7 +283,7 @@ def _evaluator(cfg: Config, folders: Folders) -> Callable[[MultiVectorEncoder], 
     collection = open_collection(cfg.data, folders["eval_data"])
     documents = artifacts.read_manifest(folders["eval_data"])["facts"]["documents"]
     scoring = Scoring.model if cfg.retrieve.scoring is Scoring.run else cfg.retrieve.scoring
-    asked = replace(cfg.retrieve, from_run=None, rerank=None, scoring=scoring)
+    asked = replace(cfg.retrieve, from_run=None, rerank=None, fuse=None, scoring=scoring)
     cfg = replace(cfg, index={"engine": "exact"}, retrieve=asked)  # whatever engine the run itself ends with
     setting, batch_tokens = setting_of(cfg), cfg.machine.encode_tokens
     encode_cfg = replace(cfg.encode, precision=precision_to_run(cfg, cfg.encode.precision))

@@ -115,6 +115,9 @@ class Engine:
     """Values of the parameters, for an engine without `configs/index/NAME.yaml`."""
     tiny: ClassVar[Mapping[str, Mapping[str, Any]]] = {"": {}}
     """Changes to the parameters by which the tests run the engine on forty documents; one a way to write its files."""
+    sweep: ClassVar[Mapping[str, Sequence[int]]] = {}
+    """What trades quality for time: values, ascending, of a parameter that only a search reads, or of a key of the
+    configuration such as `retrieve.rerank`. `analyze pareto` varies one at a time, the first most finely."""
     uses_gpu: ClassVar[bool] = False
     resumes: ClassVar[bool] = False
     """Whether an interrupted build goes on where it stopped, and does not begin again."""
@@ -149,6 +152,7 @@ class VectorEngine(Engine, ABC):
 class TokenEngine(VectorEngine):
     """Answers a query token with its best document tokens. XTR or ColBERT scoring follows, as the model wants it."""
 
+    sweep: ClassVar = {"retrieve.k_prime": (20, 100, 1000, 4000, 20000, 40000)}
     exhaustive: ClassVar[bool] = False
     """Whether it compares every token: nothing is built, since the store is the index."""
 
@@ -164,12 +168,16 @@ class TokenEngine(VectorEngine):
 class DocumentEngine(VectorEngine):
     """Scores and ranks documents itself."""
 
+    sweep: ClassVar = {"retrieve.rerank": (10, 30, 100, 300, 1000)}
+
     @abstractmethod
     def load(self, folder: Path, store: Store, place: Place) -> DocumentSearcher: ...
 
 
 class TextEngine(Engine, ABC):
     """Ranks documents by their words, without a model."""
+
+    sweep: ClassVar = {"retrieve.rerank": (10, 30, 100, 300, 1000)}
 
     @abstractmethod
     def build(self, texts: Sequence[str], out: Path, place: Place) -> dict[str, Any]:
@@ -207,6 +215,11 @@ def _check_engine(name: str, engine: Any) -> None:
         for key in keys:
             if key not in params:
                 raise UsageError(f"{place} of engine {name!r} names {key!r}", hint=suggest(key, params))
+    for key, values in engine.sweep.items():
+        if "." not in key and key not in engine.at_search:
+            raise UsageError(f"sweep of engine {name!r} names {key!r}", hint=suggest(key, engine.at_search))
+        if list(values) != sorted(set(values)):
+            raise UsageError(f"sweep of engine {name!r}: the values of {key!r} do not ascend", hint=str(sorted(values)))
     if engine.defaults or name not in options("index"):
         add_option("index", name, {"engine": name, **engine.defaults})
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +112,11 @@ class Plaid(kmeans.IvfEngine):
     scoring = "colbert"
     at_search = frozenset({"nprobe", "n_full_scores"})
     speed_only = frozenset({"chunk", "gpu_memory"})
+    sweep: ClassVar = {
+        "nprobe": (1, 2, 4, 8, 16, 32),
+        "n_full_scores": (128, 512, 2048, 8192),
+        "retrieve.rerank": (10, 100, 1000),
+    }
     bytes_a_vector = 14  # measured on NFCorpus, 45.7 in all at 2 bits (results/recorded/engines/nfcorpus.md)
 
     nprobe: int  # [clusters] probed for each query token

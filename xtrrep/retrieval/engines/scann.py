@@ -88,6 +88,11 @@ class Scann(TokenEngine):
     third of the time. Of the search alone: `num_leaves_to_search`."""
 
     at_search = frozenset({"num_leaves_to_search"})
+    sweep: ClassVar = {
+        "num_leaves_to_search": (5, 20, 50, 100, 200, 500),
+        "retrieve.k_prime": (100, 1000, 4000, 20000, 40000),
+        "retrieve.rerank": (10, 100, 1000),
+    }
     tiny: ClassVar = {
         "": {"num_leaves": 20, "num_leaves_to_search": 10},
         "bf16": {"num_leaves": 20, "num_leaves_to_search": 10, "score": "bf16"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,7 @@ class Voyager(TokenEngine):
 
     at_search = frozenset({"ef"})
     optional = True
+    sweep: ClassVar = {"ef": (50, 200, 1000, 4000, 20000), "retrieve.k_prime": (20, 100, 1000, 4000)}
 
     m: int  # [links] of each token
     ef_construction: int  # [tokens] that a search keeps while the graph is built

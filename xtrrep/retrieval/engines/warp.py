@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,13 @@ class Warp(kmeans.IvfEngine):
     at_search = frozenset({*TUNED, "tuned_top_k", "tuned_tokens"})
     speed_only = frozenset({"memory"})
     threads_keep_scores = False
+    sweep: ClassVar = {
+        "nprobe": (1, 4, 8, 16, 32, 64, 128),
+        "t_prime": (1000, 10000, 100000),
+        "bound": (32, 64, 128, 256),
+        "max_candidates": (128, 512, 2048, 8192),
+        "retrieve.rerank": (10, 100, 1000),
+    }
     bytes_a_vector = 51  # measured on NFCorpus, 82.7 in all at 2 bits (results/recorded/engines/nfcorpus.md)
 
     nprobe: int | None  # [clusters] searched for each query token
