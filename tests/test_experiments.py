@@ -249,7 +249,7 @@ FAULTS: dict[tuple[str, str, str], tuple[int, str]] = {
     (TABLE, "0.5", ".inf"): (2, "tolerance: Input should be a finite number"),
     (TABLE, "{a: 1}", "{a: 2 %}"): (6, "rows.0.paper.a: Input should be a valid number"),
     (TABLE, "baseline:", "baselin:"): (7, "rows.1.baselin: unknown key 'baselin'. did you mean baseline?"),
-    (TABLE, "means:", "figure: pie\nmeans:"): (8, "figure: Input should be 'k_prime_sweep', 'speed_and_quality' or"),
+    (TABLE, "means:", "figure: pie\nmeans:"): (8, "figure: Input should be 'k_prime_sweep', 'speed_and_quality',"),
     (TABLE, "means:", "here: {rows: []}\nmeans:"): (8, "here.rows: unknown key 'rows'. one of: columns, overrides"),
     (READINGS, "where: {model: colbert}", "where: {}"): (5, "readings.0.where: Dictionary should have at least 1"),
     (READINGS, "where: {model: colbert}, ", ""): (5, "readings.0.where: 'where' is missing"),

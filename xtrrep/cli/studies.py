@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from xtrrep.cli.options import (
     Accept,
+    ConfigName,
     DataId,
     DryRun,
     Index,
@@ -207,6 +209,56 @@ def _analyze(name: str, how: _How) -> None:
         print((folder / "table.txt").read_text(encoding="utf-8"))
         _print_files(folder)
     say(f"{len(ran)} stages run, {len(steps) - len(ran)} reused")
+
+
+@app.command()
+def recommend(
+    wishes: Annotated[
+        list[str] | None,
+        typer.Argument(help="bounds, such as 'overlap@10>=0.95' 'p95<=20ms' 'memory<=2GB', and KEY=VALUE"),
+    ] = None,
+    config: ConfigName = None,
+    data: DataId = None,
+    scale: Scale = None,
+    jobs: Jobs = None,
+    json: Json = False,
+) -> None:
+    """Find the engine and settings that meet a wish, chosen on one half of the queries and reported on the other.
+
+    Runs what `analyze pareto` runs, for one model. Exit 0 where the wish is met on the other half, else 1.
+
+    Example: xtrrep recommend 'overlap@10>=0.9' 'p95<=50ms' data=beir/nfcorpus/test
+    """
+    from xtrrep import config as configs
+    from xtrrep.api import set_threads
+    from xtrrep.experiments.execute import Where
+    from xtrrep.experiments.recommend import advise
+
+    bounds = [text for text in wishes or [] if "<=" in text or ">=" in text]
+    rest = [text for text in wishes or [] if text not in bounds]
+    how = _how(merge(rest, data=data, config=config, scale=scale), None, (jobs, None, None), False, False, json)
+    chosen = how.overrides.pop("config", configs.compose().config)
+    set_threads(configs.compose(rest).machine.threads)
+    advice, _ = advise(bounds, chosen, how.scale, how.overrides, Where(jobs))
+    kept = [f"{key}={value}" for key, value in how.overrides.items() if not key.startswith("analyze.")]
+    if json:
+        print_json(
+            {
+                "setting": advice.chosen.row.name,
+                "overrides": advice.chosen.words,
+                "meets": advice.met,
+                "held_out": advice.held,
+                "sure": advice.sure,
+                "wishes": [dict(zip(advice.table.columns, row, strict=True)) for row in advice.table.rows],
+            }
+        )
+    else:
+        print(advice.table.terminal(), end="\n\n")
+        print(advice.others.terminal(), end="\n\n")
+        print("xtrrep eval", shlex.join([f"scale={how.scale}", *kept, *advice.chosen.words]))
+        if advice.met and not advice.sure:
+            say("note: it is met by little: other queries may miss it")
+    raise typer.Exit(OK if advice.met and advice.held else DIFFER)
 
 
 @app.command()

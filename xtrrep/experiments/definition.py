@@ -10,8 +10,8 @@ from pathlib import Path
 from xtrrep import config as configs
 from xtrrep.config import Config, flat
 from xtrrep.console import DataError, UsageError, XtrrepError, say, suggest
-from xtrrep.experiments.axes import EACH, Place, crossed, measures_of, moved
-from xtrrep.experiments.cell import Overrides, as_texts, parse_overrides
+from xtrrep.experiments.axes import EACH, SWEEP, Place, crossed, measures_of, moved, round_of
+from xtrrep.experiments.cell import Overrides, as_texts, at_hand, parse_overrides
 from xtrrep.experiments.comparison import EXPLORATORY, Best, Comparison, Gate, with_identical
 from xtrrep.experiments.numbers import BY_UNIT, is_measure
 from xtrrep.experiments.reading import filled, read_file
@@ -65,7 +65,7 @@ class Baseline:
 class Row:
     """One line of an experiment: what chooses its model and engine (None: only quoted), and the paper's values.
 
-    place: its choice on each axis; empty for a row of its own.
+    place: its choice on each axis; empty for a row of its own. round: later ones are run while there is time.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Row:
     paper: Mapping[str, float] = field(default_factory=dict)
     baselines: tuple[Baseline, ...] = ()
     place: Place = field(default_factory=dict)
+    round: int = 0
 
     def holds(self, column: Column) -> bool:
         """Whether the row has a value in a column. A row beside the axes has measures alone."""
@@ -309,6 +310,7 @@ def _crossed_rows(file: File, config: Callable[[], Config]) -> list[Row]:
     def at(place: Place, to: Mapping[str, str]) -> str:
         return ", ".join(moved(place, to, places).values())
 
+    swept = [axis for axis, choices in file.axes.items() if SWEEP in choices.get(EACH, ())]
     rows = []
     for key, (place, overrides) in cells.items():
         tested = [Baseline(file.baseline)] if file.baseline is not None else []
@@ -318,7 +320,8 @@ def _crossed_rows(file: File, config: Callable[[], Config]) -> list[Row]:
         known = [
             b for b in tested if {b.row, *(b.since or ())} <= cells.keys() and key not in (b.row, *(b.since or ()))
         ]
-        rows.append(Row(key, overrides, baselines=tuple(known), place=place))
+        later = max((round_of(overrides, place[axis]) for axis in swept), default=0)
+        rows.append(Row(key, overrides, baselines=tuple(known), place=place, round=later))
     return rows
 
 
@@ -352,17 +355,6 @@ def narrowed(experiment: Experiment, columns: Sequence[Column]) -> Experiment:
 
 
 # --- part of it -------------------------------------------------------------------------------------------------------
-
-
-def at_hand(data: str) -> bool:
-    """Whether a collection can be read here without a network: embedded, a local folder, or an archive that is here."""
-    from xtrrep.data import irds, resolve
-
-    try:
-        cfg = resolve(configs.compose([f"data={data}"]).data)
-        return cfg.loader != "ir_datasets" or irds.is_present(cfg)
-    except DataError:
-        return False
 
 
 def select(experiment: Experiment, only: Sequence[str] = ()) -> Experiment:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from xtrrep.experiments import tables
+from xtrrep.experiments import pareto, tables
 from xtrrep.experiments.axes import K_PRIME, is_depth
 from xtrrep.experiments.result import Result, ShownColumn
 from xtrrep.experiments.tables import listed
@@ -27,6 +27,8 @@ def draw(result: Result, out: Path) -> None:
         draw_own_speed(result, out)
     elif result.figure == "speed_and_quality":
         draw_speed(result, out)
+    elif result.figure == "pareto":
+        pareto.draw(result, _title(result, None), _stem(result, result.columns[0], out))
     elif result.figure == "bars":
         draw_bars(result, out)
 

@@ -10,13 +10,17 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xtrrep import artifacts
 from xtrrep.console import DataError, suggest
 from xtrrep.measure import run_file
+from xtrrep.measure.evaluate import read_by_query
 from xtrrep.measure.run_file import Run
 from xtrrep.pipeline.stages.table import BY_NAME
+
+if TYPE_CHECKING:
+    import pandas
 
 QPS = "qps"
 BY_UNIT = {
@@ -41,8 +45,18 @@ def _size(folder: Path, below: str = "") -> int:
     return sum(entry["bytes"] for name, entry in files.items() if name.startswith(below))
 
 
-def _bytes_per_token(folders: Folders) -> float:
+def _times(folders: Folders, kind: str) -> pandas.Series[float]:
+    """Seconds by query, of the clock or of the processor. Raises DataError where all were timed in one call."""
+    frame = read_by_query(folders["latency"] / "latency.csv")
+    if kind not in frame:
+        raise DataError(f"{folders['latency']} has no time for each query", hint="latency.recipe=single")
+    return frame[kind].astype(float)
+
+
+def _bytes_per_token(folders: Folders) -> float | None:
     """Of the engine's files; the exact engine has none, and searches the vectors."""
+    if "documents" not in folders:
+        return None  # words alone
     held = folders["index"] if artifacts.read_manifest(folders["index"])["files"] else folders["documents"]
     return (_size(held) - _size(held, "tokens/")) / int(_facts(folders["documents"])["tokens"])
 
@@ -58,7 +72,9 @@ def _milliseconds(fact: str) -> Callable[[Folders], float | None]:
 NUMBERS = {
     QPS: Number("latency", lambda folders: float(_facts(folders["latency"])["qps"])),
     "p50_ms": Number("latency", _milliseconds("p50")),
+    "p95_ms": Number("latency", lambda folders: 1000 * float(_times(folders, "wall").quantile(0.95))),
     "p99_ms": Number("latency", _milliseconds("p99")),
+    "cpu_ms": Number("latency", lambda folders: 1000 * float(_times(folders, "cpu").mean())),
     "store_bytes": Number("documents", lambda folders: _size(folders["documents"], "vectors/")),
     "index_bytes": Number("index", lambda folders: _size(folders["index"]) or None),
     "bytes_per_token": Number("index", _bytes_per_token),
@@ -117,13 +133,19 @@ def overlap_depth(name: str) -> int:
     return int(found[1]) if found else 0
 
 
-def overlap(found: Run, truth: Run, depth: int) -> float:
-    """Mean share of the first `depth` documents of `truth` that stand among the first `depth` of `found`."""
-    shares = []
+def overlaps(found: Run, truth: Run, depth: int) -> dict[str, float]:
+    """By query, the share of the first `depth` documents of `truth` that stand among the first `depth` of `found`."""
+    shares = {}
     for query, ranking in truth.items():
         wanted = {document for document, _ in ranking[:depth]}
         if wanted:
-            shares.append(len(wanted & {document for document, _ in found.get(query, [])[:depth]}) / len(wanted))
+            shares[query] = len(wanted & {document for document, _ in found.get(query, [])[:depth]}) / len(wanted)
+    return shares
+
+
+def overlap(found: Run, truth: Run, depth: int) -> float:
+    """The mean of `overlaps`."""
+    shares = overlaps(found, truth, depth).values()
     return sum(shares) / len(shares) if shares else 0.0
 
 

@@ -39,6 +39,7 @@ from xtrrep.experiments.planning import (
     reads_of,
 )
 from xtrrep.experiments.result import Key, PerUnit, Result, ShownColumn, Value
+from xtrrep.experiments.rounds import in_rounds
 from xtrrep.experiments.timings import SECONDS, Times, TimingKey
 from xtrrep.pipeline.notes import notes_of
 
@@ -62,7 +63,7 @@ def run(experiment: Experiment, overrides: Overrides, *, where: Where = HERE) ->
         shown,
         values=tuple(read),
         per_unit=per_unit,
-        notes=(*_counted(experiment, plans, made), *_notes(experiment, read, overrides)),
+        notes=(*_counted(experiment, plans, made), *_left_out(plans), *_notes(experiment, read, overrides)),
         quality=_quality(experiment, overrides),
         provenance=results.provenance(values.seconds_of(plans.all())),
         effects=tuple(effects(experiment, plans, Finished(made, times, folders), shown.resamples)),
@@ -134,7 +135,12 @@ def _resamples(overrides: Overrides) -> int:
 
 
 def _run_cells(experiment: Experiment, plans: Plans, where: Where) -> tuple[dict[CellKey, Mapping[str, Path]], Times]:
-    """Make what cells and timings lack, together, so that times come last and in random order."""
+    """Make what cells and timings lack, together, so that times come last and in random order; in rounds where an axis
+    sweeps settings, whose times are those of their cells."""
+    if any(row.round for row in experiment.rows):
+        swept = in_rounds(experiment, plans, where)
+        plans.missing |= swept.failures
+        return swept.folders, Times({}, len(experiment.seeds) or 1)
     every: dict[CellKey | TimingKey, pipeline.Plan] = dict(plans.cells.items())
     every |= plans.timings.items()
     outcome = run_plans(every, where)
@@ -292,6 +298,12 @@ def _counted(experiment: Experiment, plans: Plans, made: Mapping[CellKey, Mappin
         for text in texts
     ]
     return list(dict.fromkeys(counted))
+
+
+def _left_out(plans: Plans) -> list[str]:
+    if not plans.left_out:
+        return []
+    return [f"No time within analyze.minutes for {len(plans.left_out)} settings: {'; '.join(plans.left_out)}."]
 
 
 def _notes(experiment: Experiment, read: Sequence[Value], overrides: Overrides) -> list[str]:

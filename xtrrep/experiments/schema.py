@@ -11,8 +11,10 @@ The cells, in one of these forms (each cell is a row's settings on a column's co
                   configuration without which there is no such row.
     axes          NAME: {choice: overrides}. Every choice of one axis is crossed with every choice of the others, and
                   each combination is a row; one that its engine cannot score is left out. The choice `each` stands for
-                  all of `models`, `k_primes` or `engines` (of `analyze.`), or `imputations`. Beside `axes`, `rows` are
-                  single rows, such as BM25, and each row may be tested against others:
+                  all of `models`, `k_primes` or `engines` (of `analyze.`), `imputations`, `installed` engines, or of
+                  `sweep`: the settings that the engine of the axes before names itself, which are run in rounds, coarse
+                  to fine, until `analyze.minutes` are over. Beside `axes`, `rows` are single rows, such as BM25, and
+                  each row may be tested against others:
     baseline        the name of one row, for all others
     baselines       a list of {at: {axis: choice}, since: {axis: choice}}: the row that differs only in these choices;
                     with `since`, what changed since the rows at those other choices. `smallest` and `largest` are the
@@ -60,7 +62,7 @@ What differs by scale:
     numbers       SCALE: values for {name} in the overrides of `cells` and of comparisons
     here, lab     {columns, overrides}: what stands in for the study's at every scale but `paper`, and what `lab` adds
 
-    figure        k_prime_sweep, speed_and_quality or bars
+    figure        k_prime_sweep, speed_and_quality, pareto (an overlap and a measure against p50_ms) or bars
     quality       for speed_and_quality: the experiment whose measures are drawn against the speeds, where they are not
                   in columns of its own
     notes         lines under the table
@@ -83,7 +85,7 @@ from xtrrep.experiments.cell import parse_overrides
 from xtrrep.experiments.numbers import BY_UNIT, NUMBERS, QPS, is_number, overlap_depth
 from xtrrep.measure.evaluate import parse as parse_measures
 
-FIGURES = ("k_prime_sweep", "speed_and_quality", "bars")
+FIGURES = ("k_prime_sweep", "speed_and_quality", "pareto", "bars")
 
 
 def _refused(check: Callable[[list[str]], object], text: str) -> str:
@@ -262,6 +264,6 @@ class File(Part):
     gates: tuple[GatePart, ...] = ()
     here: StandIn = StandIn()
     lab: StandIn = StandIn()
-    figure: Literal["k_prime_sweep", "speed_and_quality", "bars"] | None = None
+    figure: Literal["k_prime_sweep", "speed_and_quality", "pareto", "bars"] | None = None
     quality: str | None = None
     notes: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from xtrrep.experiments import pareto
 from xtrrep.experiments.comparison import MATERIAL, SAME_PROCESSES
 from xtrrep.experiments.result import DIFFERS, NO_DIFFERENCE, NOT_RUN, UNTRAINED, Effect, Result
 from xtrrep.report.table import Table
@@ -18,6 +19,8 @@ QPS = "qps"
 def tables(result: Result) -> dict[str, Table]:
     """The tables of a result by file name, the one to read first in front."""
     shown: dict[str, Table] = {}
+    if result.figure == "pareto":
+        shown["pareto"] = pareto.table(result)
     if result.columns:
         shown["grid"] = grid(result)
     if result.kind == "claims":

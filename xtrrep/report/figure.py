@@ -30,13 +30,15 @@ NAMES = 0.34  # share of the width of `speed_and_quality` that names on the left
 Lines = Mapping[str, Sequence[tuple[float, float]]]
 
 
-def _new(width: float, height: float, panels: int) -> tuple[Figure, list[Axes]]:
+def new_figure(width: float, height: float, panels: int, *, stacked: bool = False) -> tuple[Figure, list[Axes]]:
+    """An empty figure and its panels, beside each other or below each other."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as MatplotlibFigure
 
     figure = MatplotlibFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels, squeeze=False)[0]
+    grid = figure.subplots(panels if stacked else 1, 1 if stacked else panels, squeeze=False, sharex=stacked)
+    axes = grid.ravel()
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", linewidth=0.4, alpha=0.5)
@@ -47,7 +49,8 @@ def _write_bytes(path: Path, data: bytes) -> None:
     write_atomic(path, lambda file: file.write(data))
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as PNG, SVG and PDF. Returns the files."""
     import matplotlib
 
     paths = []
@@ -75,7 +78,7 @@ def k_prime_sweep(
     `levels` holds, per measure, horizontal reference lines such as BM25; `bands`, shaped as `panels`, half the height
     of a shade around the points of a line. Returns the files written.
     """
-    figure, axes = _new(5.8 * len(panels), 4.6, len(panels))
+    figure, axes = new_figure(5.8 * len(panels), 4.6, len(panels))
     for axis, (measure, lines) in zip(axes, panels.items(), strict=True):
         models = list(dict.fromkeys(name.partition(" as ")[0] for name in lines))
         number = {name: models.index(name.partition(" as ")[0]) for name in lines}
@@ -109,7 +112,7 @@ def k_prime_sweep(
         for name, points in lines.items():
             _margin_label(axis, name, points[-1], heights[name], colours[name])
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    return _save(figure, stem)
+    return save_figure(figure, stem)
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ def speed_and_quality(
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
     height = max(4.6, 1 + 0.17 * len(points))  # inches; a label of 8 points needs 0.16
-    figure, (axis,) = _new(9.0, height, 1)
+    figure, (axis,) = new_figure(9.0, height, 1)
     engines, stages, colours = (
         list(dict.fromkeys(keys))
         for keys in ([p.engine for p in points], [p.stage for p in points], [p.model or p.engine for p in points])
@@ -181,7 +184,7 @@ def speed_and_quality(
     axis.set_xlabel("queries a second")
     axis.set_ylabel(measure)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    return _save(figure, stem)
+    return save_figure(figure, stem)
 
 
 def score_density(panels: Mapping[str, Lines], title: str, stem: Path) -> list[Path]:
@@ -189,7 +192,7 @@ def score_density(panels: Mapping[str, Lines], title: str, stem: Path) -> list[P
 
     All panels have the same axes. Returns the files written.
     """
-    figure, axes = _new(5.2 * len(panels) + 1, 4.2, len(panels))
+    figure, axes = new_figure(5.2 * len(panels) + 1, 4.2, len(panels))
     points = [point for lines in panels.values() for curve in lines.values() for point in curve]
     xs, ys = zip(*points, strict=True)
     for axis, (engine, lines) in zip(axes, panels.items(), strict=True):
@@ -199,7 +202,7 @@ def score_density(panels: Mapping[str, Lines], title: str, stem: Path) -> list[P
         axis.set_title(f"density, {engine} search", loc="left", fontsize=10)
         _labelled(axis, lines, {name: max(curve, key=lambda point: point[1]) for name, curve in lines.items()})
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    return _save(figure, stem)
+    return save_figure(figure, stem)
 
 
 def token_rates(panels: Mapping[str, Lines], title: str, stem: Path) -> list[Path]:
@@ -207,7 +210,7 @@ def token_rates(panels: Mapping[str, Lines], title: str, stem: Path) -> list[Pat
 
     Returns the files written.
     """
-    figure, axes = _new(5.2 * len(panels) + 1, 4.2, len(panels))
+    figure, axes = new_figure(5.2 * len(panels) + 1, 4.2, len(panels))
     for axis, (rate, lines) in zip(axes, panels.items(), strict=True):
         axis.set_xlim(0, max(line[-1][0] for line in lines.values()))
         axis.set_ylim(0, 1.05 * max(y for line in lines.values() for _, y in line) or 1)
@@ -215,7 +218,7 @@ def token_rates(panels: Mapping[str, Lines], title: str, stem: Path) -> list[Pat
         axis.set_title(f"{rate} rate", loc="left", fontsize=10)
         _labelled(axis, lines, {name: line[-1] for name, line in lines.items()})
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    return _save(figure, stem)
+    return save_figure(figure, stem)
 
 
 def candidate_shares(lines: Lines, title: str, stem: Path) -> list[Path]:
@@ -223,7 +226,7 @@ def candidate_shares(lines: Lines, title: str, stem: Path) -> list[Path]:
 
     Returns the files written.
     """
-    figure, (axis,) = _new(6.4, 4.2, 1)
+    figure, (axis,) = new_figure(6.4, 4.2, 1)
     axis.set_xscale("log", base=2)
     axis.set_ylim(0, 1.05 * max(y for line in lines.values() for _, y in line))
     ticks = sorted({x for line in lines.values() for x, _ in line})
@@ -232,7 +235,7 @@ def candidate_shares(lines: Lines, title: str, stem: Path) -> list[Path]:
     axis.set_ylabel("candidates, share of the corpus")
     _labelled(axis, lines, {name: line[-1] for name, line in lines.items()})
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    return _save(figure, stem)
+    return save_figure(figure, stem)
 
 
 def bars(
@@ -243,7 +246,7 @@ def bars(
     Returns the files written.
     """
     width = max(3.6, *(0.9 * len(values) for values in panels.values()))
-    figure, axes = _new(width * len(panels) + 0.8, 4.0, len(panels))
+    figure, axes = new_figure(width * len(panels) + 0.8, 4.0, len(panels))
     top = max(value for values in panels.values() for value in values.values())
     for axis, (model, values) in zip(axes, panels.items(), strict=True):
         drawn = axis.bar(list(values), list(values.values()), color=COLOURS[: len(values)], width=0.7)
@@ -254,7 +257,7 @@ def bars(
         axis.tick_params(axis="x", labelsize=8)
         axis.set_title(model, loc="left", fontsize=10)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    return _save(figure, stem)
+    return save_figure(figure, stem)
 
 
 def _apart(wanted: Mapping[str, float], limits: tuple[float, float], share: float = 0.055) -> dict[str, float]:
@@ -322,7 +325,7 @@ def loss_curve(
     """
     import numpy as np
 
-    figure, (axis,) = _new(6, 3.6, 1)
+    figure, (axis,) = new_figure(6, 3.6, 1)
     axis.plot(steps, losses, color=COLOURS[0], linewidth=0.6, alpha=0.45)
     window = max(1, len(losses) // 20)
     losses = list(losses) or [float("nan")]  # a run that diverged at its first step
@@ -336,7 +339,7 @@ def loss_curve(
     axis.set_xlabel("step")
     axis.set_ylabel("loss")
     axis.set_title(title, loc="left", fontsize=10)
-    return _save(figure, stem)
+    return save_figure(figure, stem)
 
 
 def anisotropy_and_speed(
@@ -349,7 +352,7 @@ def anisotropy_and_speed(
     """
     from matplotlib.ticker import LogFormatter
 
-    figure, axes = _new(5.2 * len(panels), 4.4, len(panels))
+    figure, axes = new_figure(5.2 * len(panels), 4.4, len(panels))
     for axis, (name, engines) in zip(axes, panels.items(), strict=True):
         for i, (engine, points) in enumerate(engines.items()):
             xs, ys = zip(*points.values(), strict=True)
@@ -384,14 +387,14 @@ def anisotropy_and_speed(
             )
     axes[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    return _save(figure, stem)
+    return save_figure(figure, stem)
 
 
 def scale_curves(panels: Mapping[str, Lines], levels: Mapping[str, float], stem: Path) -> list[Path]:
     """What each stage takes against the size of the collection, both axes logarithmic: a panel a quantity, a line a
     stage of one colour and marker in all of them. `levels` holds a bound to draw, by quantity. Returns the files.
     """
-    figure, axes = _new(4.6 * len(panels), 4.6, len(panels))
+    figure, axes = new_figure(4.6 * len(panels), 4.6, len(panels))
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     for axis, (quantity, lines) in zip(axes, panels.items(), strict=True):
         for name, points in lines.items():
@@ -408,4 +411,4 @@ def scale_curves(panels: Mapping[str, Lines], levels: Mapping[str, float], stem:
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     axes[-1].legend(handles.values(), handles.keys(), fontsize=8, frameon=False, loc="center left",
                     bbox_to_anchor=(1.01, 0.5))  # fmt: skip
-    return _save(figure, stem)
+    return save_figure(figure, stem)
