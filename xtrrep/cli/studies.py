@@ -236,7 +236,7 @@ def recommend(
 
     bounds = [text for text in wishes or [] if "<=" in text or ">=" in text]
     rest = [text for text in wishes or [] if text not in bounds]
-    how = _how(merge(rest, data=data, config=config, scale=scale), None, (jobs, None, None), False, False, json)
+    how = _how(merge(rest, data=data, config=config, scale=scale), None, (jobs, None, None), False, False, json, False)
     chosen = how.overrides.pop("config", configs.compose().config)
     set_threads(configs.compose(rest).machine.threads)
     advice, _ = advise(bounds, chosen, how.scale, how.overrides, Where(jobs))

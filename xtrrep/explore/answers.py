@@ -23,7 +23,8 @@ from xtrrep.pipeline.stages.vectors import encoder_of
 from xtrrep.retrieval import explain as explaining
 from xtrrep.retrieval.explain import WORD, Explanation
 from xtrrep.retrieval.rank import rank
-from xtrrep.retrieval.retrieve import HitSearch, MaximaSearch, Setting, host_search, rank_query, retrieve_text
+from xtrrep.retrieval.retrieve import HitSearch, MaximaSearch, Setting, host_search, rank_query
+from xtrrep.retrieval.words import retrieve_text
 from xtrrep.store.encode import Store
 
 if TYPE_CHECKING:
