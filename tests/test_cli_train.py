@@ -74,6 +74,25 @@ def test_evaluation_during_training(cli: Cli, tmp_path: Path) -> None:
         assert (folder / "model" / name).read_bytes() == (plain / "model" / name).read_bytes()
 
 
+def test_a_kept_step_is_evaluated_and_exported(cli: Cli, home: Path, tmp_path: Path) -> None:
+    words = (*TINY, "config=colbert", "train.keep=[0,1]")
+    found = [json.loads(cli("eval", *words, f"model.step={step}", "--json", home=home).stdout) for step in (0, 1, 2)]
+    assert len({result["folder"] for result in found}) == 3
+    assert "model.step=0 is not kept" in cli("eval", *TINY, "config=colbert", "model.step=0", code=2).stderr
+    started = cli("eval", *TINY, "config=colbert", "model.source=untrained", "--json", home=home)
+    assert found[0]["measures"] == json.loads(started.stdout)["measures"]
+    cli("export", str(tmp_path / "first"), *words, "model.step=1", home=home)
+    card = (tmp_path / "first" / "README.md").read_text()
+    assert "I/colbert step 1" in card
+    for step, result in enumerate(found):
+        assert (f"| nDCG@10 | {result['measures']['nDCG@10']:.4f} |" in card) == (
+            result["measures"]["nDCG@10"] == found[1]["measures"]["nDCG@10"]
+        ), step
+    (train,) = {path.parent for path in home.glob("train/*/manifest.json") if (path.parent / "kept").exists()}
+    kept = train / "kept" / "1" / "model.safetensors"
+    assert (tmp_path / "first" / "model.safetensors").read_bytes() == kept.read_bytes()
+
+
 def test_killed_twice_ends_in_the_same_weights_and_temperature(cli: Cli, collections: Path, tmp_path: Path) -> None:
     """SIGKILL in contrastive training and in distillation; the same command, three times."""
     words = [*KD, "config=xtr_k64", "train.steps=6", "train.checkpoint_every=1", "train.precision=fp32",

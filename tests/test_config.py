@@ -145,6 +145,11 @@ def test_a_distilled_models_name_can_be_typed() -> None:
         (["config=xtr_multi"], UsageError, "setup (I)", "setup=II"),
         (["config=nothing_kd"], UsageError, "nothing_kd", "xtr"),
         (["train.eval_every=5"], UsageError, "eval_data", "pydoc/test"),
+        (["train.keep=[60,200]"], UsageError, "outside the training, which has 120", "train.keep=[60]"),
+        (["train.keep=[0]", "model.step=60"], UsageError, "model.step=60 is not kept", "train.keep=[0,60]"),
+        (["model.step=500"], UsageError, "train.steps=120", "model.step=null"),
+        (["model.step=0", "model.source=untrained"], UsageError, "a step of a training", "model.step=null"),
+        (["setup=II", "stage=kd", "model.step=30"], UsageError, "distill.keep=[]", "distill.keep=[30]"),
         (["distill.n_ways=1"], UsageError, "n_ways", None),
         (["train.temperature=-1"], UsageError, "train.temperature", None),
         (["distill.temperature_lr=0"], UsageError, "distill.temperature_lr", None),
@@ -216,6 +221,10 @@ def fingerprints(*words: str) -> dict[str, str]:
         ("machine.query_batch=8", None),
         ("machine.encode_tokens=512", None),
         ("train.checkpoint_every=7", None),
+        ("train.keep=[]", None),
+        ("train.keep=[120]", None),  # the last one is there anyway
+        ("train.keep=[60,0]", "train"),
+        ("model.step=120", None),
         ("train.learning_rate=1e-4", "train"),
         ("train.seed=7", "triples"),
         ("config=xtr_k64", "train"),
@@ -250,6 +259,16 @@ def test_identity_changes_from_the_stage_that_reads_the_value(word: str, first_c
         return
     assert changed[0] == first_changed
     assert "evaluate" in changed
+
+
+def test_a_kept_step_is_a_model_of_its_own() -> None:
+    """One training, other encodings; the last step is the same however it is asked for."""
+    last = fingerprints("train.keep=[0,60]")
+    assert fingerprints("train.keep=[0,60,120,60]", "model.step=120") == last
+    found = [last, *(fingerprints("train.keep=[0,60]", f"model.step={step}") for step in (0, 60))]
+    assert len({prints["train"] for prints in found}) == 1
+    for stage in ("documents", "queries", "index", "retrieve", "evaluate"):
+        assert len({prints[stage] for prints in found}) == 3
 
 
 def test_the_temperatures_rate_is_part_of_a_model_that_learns_it() -> None:

@@ -35,7 +35,7 @@ from xtrrep.config import (
 )
 from xtrrep.console import DataError, UsageError
 from xtrrep.model import encoder, weights
-from xtrrep.train import checkpoint, trainer
+from xtrrep.train import checkpoint, kept, trainer
 from xtrrep.train.log import LEFT_OUT, Diverged, Log, read_log
 from xtrrep.train.losses import contrastive, distill
 from xtrrep.train.stream import Stream
@@ -514,6 +514,43 @@ def test_evaluation_leaves_the_training_as_it_was(triples: Dataset, tmp_path: Pa
     assert [(row["step"], "eval" in row) for row in rows] == [
         (1, False), (2, False), (2, True), (3, False), (4, False), (4, True), (5, False), (6, False), (6, True)
     ]  # fmt: skip
+
+
+def test_kept_models_are_those_of_their_steps_and_leave_the_training_as_it_was(
+    triples: Dataset, tmp_path: Path
+) -> None:
+    """Killed before there is a checkpoint and between two kept steps, the same models are there."""
+    seen = [encoder.build(TINY, "cpu").state_dict()]
+
+    def look(model: MultiVectorEncoder) -> dict[str, float]:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"nDCG@10": 0.5}
+
+    cfg = replace(LEARNED, checkpoint_every=4)
+    run(tmp_path / "without", triples, replace(cfg, eval_every=1, eval_data="x"), evaluate=look)
+    cfg = replace(cfg, keep=[5, 0, 3, 6])
+    run(tmp_path / "with", triples, cfg)
+    for call in (4, 5):  # in step 4, with step 3 kept and no checkpoint; then in step 5, with checkpoint 4
+        with pytest.raises(Killed):
+            run(tmp_path / "broken", triples, cfg, change=at_call(call, die))
+    (tmp_path / "broken" / "kept" / "5").mkdir()  # of a step after the checkpoint: what lies there is not trusted
+    run(tmp_path / "broken", triples, cfg)
+    for out in (tmp_path / "with", tmp_path / "broken"):
+        assert_same_result(tmp_path / "without", out)
+        assert sorted(path.name for path in (out / "kept").iterdir()) == ["0", "3", "5"]
+        for step in (0, 3, 5):
+            folder = kept.folder_of(out, step)
+            found = MultiVectorEncoder(str(folder), device="cpu").state_dict()
+            assert all(torch.equal(value, seen[step][name]) for name, value in found.items())
+            assert (folder / "xtrrep_temperature.json").exists()
+    names = [{path.relative_to(out / "kept") for path in (out / "kept").rglob("*")} for out in (
+        tmp_path / "with", tmp_path / "broken")]  # fmt: skip
+    assert names[0] == names[1]
+    for name in names[0]:
+        one, other = (tmp_path / run / "kept" / name for run in ("with", "broken"))
+        assert one.is_dir() or one.read_bytes() == other.read_bytes()
+    with pytest.raises(DataError, match="keep"):
+        run(tmp_path / "with", triples, replace(cfg, keep=[0, 2]))
 
 
 def test_a_saved_model_needs_nothing_of_ours(triples: Dataset, tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ def cases(backbone: Path) -> list[Case]:
     from conftest import tiny_engines
 
     model = (f"model.backbone={backbone}", "model.dim=16", "model.n_doc=40", "model.n_query=16")
-    training = ("train.data=beir/mini/train", "train.steps=6", "train.checkpoint_every=2", "train.batch_size=4",
+    training = ("train.data=beir/mini/train", "train.steps=6", "train.checkpoint_every=2", "train.keep=[0,3]",
+                "train.batch_size=4",
                 "train.n_doc=32", "train.precision=fp32", "machine.tensorboard=false")  # fmt: skip
     words = ("data=beir/mini/test", *model, "model.source=untrained", "encode.shard_documents=10")
     distilling = ("setup=II", "stage=kd", "config=xtr_k64", "train.k_train=64", "distill.data=beir/mini/train",

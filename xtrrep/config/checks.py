@@ -14,7 +14,17 @@ from omegaconf.errors import OmegaConfBaseException
 from xtrrep.config import places
 from xtrrep.config.choices import engines_with
 from xtrrep.config.overrides import is_text, split_override
-from xtrrep.config.schema import SHOW, Config, ContrastiveLoss, Source, TrainStage, flat, is_raw, k_trains
+from xtrrep.config.schema import (
+    SHOW,
+    Config,
+    ContrastiveLoss,
+    Source,
+    TrainStage,
+    flat,
+    is_raw,
+    k_trains,
+    kept_steps,
+)
 from xtrrep.console import UsageError, suggest
 
 
@@ -62,6 +72,12 @@ def _check_loop(cfg: Config, name: str) -> None:
             raise UsageError(
                 f"{name}.{key} must be positive, got {getattr(loop, key)}", hint=f"{name}.{key}=1, or more"
             )
+    if any(not 0 <= step <= loop.steps for step in loop.keep):
+        there = [step for step in loop.keep if 0 <= step <= loop.steps]
+        raise UsageError(
+            f"{name}.keep={loop.keep} names a step outside the training, which has {loop.steps}",
+            hint=f"{name}.keep={str(there).replace(' ', '')}",
+        )
     if loop.eval_every is not None and loop.eval_every <= 0:
         raise UsageError(
             f"{name}.eval_every must be positive, got {loop.eval_every}",
@@ -81,10 +97,31 @@ def _check_loop(cfg: Config, name: str) -> None:
             raise UsageError(f"{name}.{key}={number} is out of range", hint=range_)
 
 
+def _check_step(cfg: Config) -> None:
+    """The step whose model is asked for is one that the training keeps."""
+    step, name = cfg.model.step, "distill" if cfg.stage is TrainStage.kd else "train"
+    loop = cfg.distill if cfg.stage is TrainStage.kd else cfg.train
+    if step is None:
+        return
+    if cfg.model.source is not Source.trained:
+        raise UsageError(
+            f"model.step={step} is a step of a training, and model.source={cfg.model.source.value} has none",
+            hint="model.source=trained, or model.step=null",
+        )
+    if step not in (*kept_steps(loop), loop.steps):
+        wanted = sorted({*loop.keep, step}) if 0 <= step <= loop.steps else loop.keep
+        kept = f"{name}.keep={str(wanted).replace(' ', '')}"
+        raise UsageError(
+            f"model.step={step} is not kept: {name}.keep={loop.keep}, {name}.steps={loop.steps}",
+            hint=f"{kept} keeps it, in a training of its own" if step in wanted else "model.step=null is the last step",
+        )
+
+
 def check_meaning(cfg: Config) -> None:
     """What the types alone cannot say."""
     _check_loop(cfg, "train")
     _check_loop(cfg, "distill")
+    _check_step(cfg)
     positive = {
         "train.mini_batch": cfg.train.mini_batch,
         "train.max_triples": cfg.train.max_triples,

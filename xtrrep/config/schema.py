@@ -115,6 +115,9 @@ class Model:
     backbone: str = REQUIRED  # a hub id or folder of a transformer, which training starts from
     revision: str | None = None  # of the backbone or checkpoint on the hub: a commit or tag; null: the newest
     checkpoint: str | None = None  # with source=checkpoint: a hub id or folder
+    step: int | None = (
+        None  # [steps] with source=trained: a step of train.keep (with stage=kd: distill.keep); null: last
+    )
     vectors: str | None = None  # with source=vectors: a folder of documents/ and queries/ (xtrrep/store/imported.py)
     normalize: bool = False  # imported vectors to unit length
     layers: int | None = None  # [layers] keep only the first; null: all
@@ -153,6 +156,7 @@ class Loop:
     released: Released = field(default_factory=Released)  # what `protocol=released` sets these two to
     seed: int = 42  # of order, dropout and everything random
     checkpoint_every: int = 1000  # [steps] between checkpoints
+    keep: list[int] = field(default_factory=list)  # [steps] after which the model is kept beside the last, 0 the start
     eval_every: int | None = None  # [steps] between evaluations; null: none
     eval_data: str | None = None  # a small collection to evaluate on during training, searched exactly
     max_bad_rows: int = 1000  # [rows] of the hub, skipped and counted; one more ends the training
@@ -364,6 +368,11 @@ def k_trains(train: Train) -> tuple[int, ...]:
             f"train.k_train={train.k_train} names one k twice", hint=f"train.k_train={list(dict.fromkeys(values))}"
         )
     return tuple(values)
+
+
+def kept_steps(loop: Loop) -> tuple[int, ...]:
+    """The steps before the last that a training keeps the model of, ascending."""
+    return tuple(sorted(set(loop.keep) - {loop.steps}))
 
 
 def sparse_as(train: Train) -> str:

@@ -24,8 +24,9 @@ from xtrrep.console import DataError, UsageError, machine_error, request_reason
 from xtrrep.measure.evaluate import canonical
 from xtrrep.measure.significance import interval
 from xtrrep.pipeline import Plan, ir_metadata
-from xtrrep.pipeline.identity import engine_label, model_label
+from xtrrep.pipeline.identity import engine_label, model_label, step_of
 from xtrrep.pipeline.stages.training import card_facts
+from xtrrep.pipeline.stages.vectors import model_folder
 from xtrrep.retrieval.engines import TokenEngine, choice_of, engine_of
 
 UNTIL = {"model": "train", "index": "index", "run": "evaluate"}  # what can be exported, and the stage it ends with
@@ -60,9 +61,11 @@ def export(
 
     check(plan.cfg, folder)
     manifest = artifacts.check(trained, plan.steps[-1].spec.fingerprint)
-    scores = sorted(measured(manifest["fingerprint"]), key=lambda row: [str(row[key]) for key in sorted(row)])
+    scores = sorted(
+        measured(manifest["fingerprint"], step_of(plan.cfg)), key=lambda row: [str(row[key]) for key in sorted(row)]
+    )
     with _whole(folder) as partial:
-        shutil.copytree(trained / "model", partial, dirs_exist_ok=True)
+        shutil.copytree(model_folder(plan.cfg, trained), partial, dirs_exist_ok=True)
         if pylate:
             rewrite(partial)
         write_card(partial, card_facts(plan.cfg, plan.specs, manifest["facts"], scores) | {"command": command})
@@ -183,8 +186,9 @@ def check_repository(name: str) -> None:
         raise UsageError(f"--push {name} names no organisation or user", hint=f"--push YOU/{name}")
 
 
-def measured(model: str) -> Iterator[dict[str, Any]]:
-    """Every measure of every evaluated run whose documents the model with this fingerprint encoded."""
+def measured(model: str, step: int | None = None) -> Iterator[dict[str, Any]]:
+    """Every measure of every evaluated run whose documents were encoded by the training with this fingerprint, in its
+    last step or a kept one."""
     made = artifacts.complete(configs.artifacts_root()) + artifacts.complete(configs.results_root())
     by_print = {manifest["fingerprint"]: (folder, manifest) for folder, manifest in made}
     # By corpus and judgements: two splits of a collection share the corpus.
@@ -198,7 +202,7 @@ def measured(model: str) -> Iterator[dict[str, Any]]:
             if found is None:
                 break  # a text engine has no documents, and what was deleted cannot be told apart
             chain.append(found[1])
-        if len(chain) < 4 or chain[3]["upstream"].get("model") != model:
+        if len(chain) < 4 or chain[3]["upstream"].get("model") != model or chain[3]["config"].get("step") != step:
             continue
         run, index, documents = chain[1:]
         if (

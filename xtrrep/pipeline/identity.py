@@ -9,7 +9,20 @@ from functools import cache
 from pathlib import Path
 
 from xtrrep import config as configs
-from xtrrep.config import Config, Data, Loop, Missing, Precision, Scorer, Scoring, SelfMatch, Source, TrainStage, plain
+from xtrrep.config import (
+    Config,
+    Data,
+    Loop,
+    Missing,
+    Precision,
+    Scorer,
+    Scoring,
+    SelfMatch,
+    Source,
+    TrainStage,
+    kept_steps,
+    plain,
+)
 from xtrrep.console import UsageError
 from xtrrep.data import resolve, sources
 from xtrrep.model import hub, weights
@@ -89,7 +102,9 @@ def precision_to_run(cfg: Config, precision: Precision) -> Precision:
 def model_label(cfg: Config) -> str:
     """How tables and folders call the model: `I/xtr_k128`, `II/xtr_k256_kd`, `untrained`, or a checkpoint's name."""
     if cfg.model.source is Source.trained:
-        return f"{cfg.setup}/{cfg.config}" + ("_kd" if is_distilled(cfg) else "")
+        step = step_of(cfg)
+        own = "" if step is None else f" step {step}"
+        return f"{cfg.setup}/{cfg.config}" + ("_kd" if is_distilled(cfg) else "") + own
     if cfg.model.source is Source.untrained:
         return "untrained"
     if cfg.model.source is Source.vectors:
@@ -105,6 +120,11 @@ def is_distilled(cfg: Config) -> bool:
 def loop_of(cfg: Config) -> Loop:
     """The training that gives the model its last weights."""
     return cfg.distill if is_distilled(cfg) else cfg.train
+
+
+def step_of(cfg: Config) -> int | None:
+    """The kept step whose model a config asks for; None is the last one."""
+    return cfg.model.step if cfg.model.step in kept_steps(loop_of(cfg)) else None
 
 
 def setting_of(cfg: Config) -> Setting:

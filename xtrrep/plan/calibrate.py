@@ -118,7 +118,7 @@ def _train(cfg: Config, model: MultiVectorEncoder, size: Size, out: Path, device
     batch = size.batch or cfg.train.batch_size
     length = min(int(figures()["text"]["padded_in_training"]), cfg.train.n_doc)
     train = replace(
-        cfg.train, batch_size=batch, steps=size.steps, checkpoint_every=10**9, eval_every=None, eval_data=None
+        cfg.train, batch_size=batch, steps=size.steps, keep=[], checkpoint_every=10**9, eval_every=None, eval_data=None
     )
     rows = batch * size.steps
     columns = {"query": texts_of(model, [cfg.model.n_query] * rows)}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xtrrep import config as configs
-from xtrrep.config import Config, Recipe, Source
+from xtrrep.config import Config, Recipe, Source, kept_steps
 from xtrrep.config.yaml_file import check_keys, need_list, need_mapping, need_number, read_yaml
 from xtrrep.data import resolve
 from xtrrep.pipeline import Step
@@ -122,8 +122,10 @@ def _count_training(cfg: Config, step: Step) -> Counted:
     disk, held = (
         (None, 0.0) if model is None else (each["kept"] * model["parameters"], each["held"] * model["parameters"])
     )
-    steps = (cfg.distill if distil else cfg.train).steps
-    return (None if one is None else one * steps), "operations", "train", disk, held
+    loop = cfg.distill if distil else cfg.train
+    if disk is not None:
+        disk *= 1 + len(kept_steps(loop))
+    return (None if one is None else one * loop.steps), "operations", "train", disk, held
 
 
 def _count_documents(cfg: Config, step: Step) -> Counted:

@@ -30,6 +30,8 @@ def identity_of(
     """What a checkpoint was made with, in JSON's types."""
     settings = {key: value for key, value in plain(loop).items() if key not in NOT_SEMANTIC}
     settings["precision"] = precision.value
+    if not settings["keep"]:
+        del settings["keep"]
     if not loop.learn_temperature:
         settings["temperature_lr"] = None
     describe = getattr(loss, "get_config_dict", dict)

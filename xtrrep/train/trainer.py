@@ -4,6 +4,7 @@ Runs inside a stage's partial folder. The same command finds `checkpoints/` agai
 weights of an unbroken run; they are deleted at the end. What stays:
 
     model/            the encoder; loads with plain sentence-transformers
+    kept/STEP/        the same as it was at a step of `keep` before the last
     log.jsonl         a line a step, and one an evaluation
     loss.csv          step, loss, learning_rate, grad_norm, temperature
     eval.csv          step and every measure, where there was an evaluation
@@ -25,12 +26,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtrrep.artifacts import write_json
-from xtrrep.config import Distill, Loop, Machine, Precision
+from xtrrep.config import Distill, Loop, Machine, Precision, kept_steps
 from xtrrep.console import DataError, UsageError, machine_error, progress, say
 from xtrrep.data.streamed import Streamed
 from xtrrep.model.encoder import check_length
 from xtrrep.model.precision import describe, resolve_precision, timing_facts
-from xtrrep.train import distributed, memory, temperature
+from xtrrep.train import distributed, kept, memory, temperature
 from xtrrep.train.checkpoint import STATE, identity_of, load_last_good, read_state, resume_from, same_config, weights_of
 from xtrrep.train.log import COLUMNS, Diverged, Log, read_log, recorders, write_csv
 from xtrrep.train.stream import Stream
@@ -114,18 +115,17 @@ def fit(
         return {}
     if diverged:
         model_step = load_last_good(model, loss, out / "checkpoints", start, first_temperature)
-        kept = f"the weights of step {model_step}" if model_step else "the initial weights: there was no checkpoint yet"
-        say(f"  diverged: {diverged}; the model keeps {kept}")
+        weights = (
+            f"the weights of step {model_step}" if model_step else "the initial weights: there was no checkpoint yet"
+        )
+        say(f"  diverged: {diverged}; the model keeps {weights}")
     rows = read_log(out / "log.jsonl", "loss")
     write_csv(out / "loss.csv", COLUMNS, rows)
     evaluations = read_log(out / "log.jsonl", "eval")
     if evaluations:
         names = sorted({name for row in evaluations for name in row["eval"]})
         write_csv(out / "eval.csv", ["step", *names], [row["eval"] | {"step": row["step"]} for row in evaluations])
-    shutil.rmtree(out / "model", ignore_errors=True)
-    _settle(model)
-    model.save_pretrained(str(out / "model"))
-    temperature.save(loss, out / "model")
+    kept.save(model, loss, kept.folder_of(out, None), card=True)
     losses = [row["loss"] for row in rows if row["loss"] is not None]
     window = max(1, len(losses) // 10)
     facts = {
@@ -160,16 +160,6 @@ def _finished(out: Path, identity: dict[str, dict[str, Any]]) -> dict[str, Any] 
     say("  already trained")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)  # killed while they were being deleted
     return facts
-
-
-def _settle(model: MultiVectorEncoder) -> None:
-    """The same files from a process that trained and from one that found all steps done: the tokenizer keeps padding
-    and truncation of its last call, and the similarity is filled in when first asked for."""
-    backend = getattr(model.tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        backend.no_truncation()
-        backend.no_padding()
-    model.similarity_fn_name = model.similarity_fn_name
 
 
 def _check_dataset(dataset: Dataset | IterableDataset | Streamed, loop: Loop, name: str) -> tuple[int | None, int]:
@@ -229,15 +219,20 @@ def _train(
     # An example of ours in the card keeps the library from picking some, with a bar of its own across ours.
     model.model_card_data.widget = [{"text": "shortest path between two nodes of a graph"}]
     with ExitStack() as stack:
+        first = distributed.rank() == 0
+        if first:
+            kept.forget_after(out, start["step"] if resume else None)
+        if first and not resume and 0 in kept_steps(loop):
+            with _undisturbed(model):
+                kept.save(model, loss, kept.folder_of(out, 0))
         _prepare(model, machine, stack)
         if getattr(loss, "settings", {}).get("vectors") == "raw":
             stack.enter_context(_raw_vectors(model))
-        first = distributed.rank() == 0
         records = recorders(machine, out, loop, start["step"], stack) if first else []
         bar = stack.enter_context(progress(loop.steps, "train", "step"))
         trainer, stream = _trainer(model, dataset, loop, out, device, loss, precision, start["stream"])
         log = Log(out / "log.jsonl" if first else None, loss, precision, start["step"], loop.steps, records)
-        trainer.add_callback(_callback(bar, log, loop, stream, evaluate))
+        trainer.add_callback(_callback(bar, log, loop, out, stream, evaluate))
         trainer.remove_callback(PrinterCallback)  # prints every log line to stdout, which is for data
         bar.update(start["step"])
         if stream:
@@ -345,12 +340,14 @@ def _trainer(
     return trainer, stream
 
 
-def _callback(bar: Any, log: Log, loop: Loop, stream: Stream | None, evaluate: Evaluate | None) -> Any:
-    """The trainer's callback: bar, log, evaluation, and the last file of each checkpoint.
+def _callback(bar: Any, log: Log, loop: Loop, out: Path, stream: Stream | None, evaluate: Evaluate | None) -> Any:
+    """The trainer's callback: bar, log, kept models, evaluation, and the last file of each checkpoint.
 
     The trainer calls on_step_end, on_log and on_save in this order: what `log` refuses is never saved.
     """
     from transformers import TrainerCallback
+
+    steps = kept_steps(loop) if distributed.rank() == 0 else ()
 
     class Follow(TrainerCallback):  # type: ignore[misc]  # the library is not followed, so its base is Any
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -367,9 +364,12 @@ def _callback(bar: Any, log: Log, loop: Loop, stream: Stream | None, evaluate: E
             kwargs["model"].model_card_data.training_logs.clear()
             log.step(state.global_step, logs)
             bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
+            waiting = stream.lock if stream else nullcontext()  # each of the next two uses the tokenizer
+            if state.global_step in steps:
+                with waiting, _undisturbed(kwargs["model"]):
+                    kept.save(kwargs["model"], log.loss, kept.folder_of(out, state.global_step))
             if evaluate and loop.eval_every and distributed.rank() == 0 and state.global_step % loop.eval_every == 0:
                 name = "distill" if isinstance(loop, Distill) else "train"
-                waiting = stream.lock if stream else nullcontext()  # both use the tokenizer
                 with waiting, _undisturbed(kwargs["model"]), memory.explained_evaluation(state.global_step, name):
                     measures = evaluate(kwargs["model"])
                 log.evaluation(state.global_step, measures)

@@ -22,6 +22,7 @@ from xtrrep.config import (
     TrainStage,
     is_raw,
     k_trains,
+    kept_steps,
     min_max_of,
     objective_of,
     plain,
@@ -42,6 +43,7 @@ from xtrrep.pipeline.identity import (
     precision_to_run,
     setting_of,
     slug,
+    step_of,
     training_collection,
     weights_identity,
 )
@@ -79,11 +81,13 @@ def model_config(cfg: Config) -> dict[str, Any]:
 def loop_config(cfg: Config, loop: Loop) -> dict[str, Any]:
     """What of a training decides its weights: no paths, nothing that only looks, variants by what they resolve to."""
     dropped = {"data", "triples", "lists", "teacher", "teacher_revision", "revision"}
-    dropped |= {"max_triples", "max_queries", "per_query", "max_bad_rows", "sparse_as", "released"}
+    dropped |= {"max_triples", "max_queries", "per_query", "max_bad_rows", "sparse_as", "released", "keep"}
     dropped |= {"checkpoint_every", "eval_every", "eval_data", "objective", "temperature_colbert", "temperature_xtr"}
     config = {key: value for key, value in plain(loop).items() if key not in dropped}
     config["precision"] = precision_of(cfg, loop.precision, "train").value
     config["temperature_lr"] = (loop.temperature_lr or loop.learning_rate) if loop.learn_temperature else None
+    if kept_steps(loop):
+        config["keep"] = list(kept_steps(loop))
     config["scorer"] = cfg.train.scorer.value
     config["k_train"] = list(k_trains(cfg.train))
     config |= dict(zip(("z", "missing", "mask"), objective_of(cfg.train), strict=True))
@@ -256,6 +260,7 @@ def _fit(
     from xtrrep.train.log import read_log
     from xtrrep.train.trainer import fit
 
+    cfg = replace(cfg, model=replace(cfg.model, step=None))  # whichever step the run goes on with
     loop, device = loop_of(cfg), device_named(cfg.machine.device)
     loop = replace(loop, precision=precision_to_run(cfg, loop.precision))
     evaluate = _evaluator(cfg, folders) if loop.eval_data else None
@@ -339,7 +344,7 @@ def card_facts(
         "dim": cfg.model.dim,
         "n_query": cfg.model.n_query,
         "n_doc": cfg.model.n_doc,
-        "steps": facts["units"]["steps"],
+        "steps": facts["units"]["steps"] if step_of(cfg) is None else step_of(cfg),
         "settings": settings,
         "fingerprint": specs[stage].fingerprint,
         "temperature": {"first": facts["temperature_first"], "last": facts["temperature_last"]},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from xtrrep import artifacts
 from xtrrep.artifacts import Folders, Spec, Specs, digest
 from xtrrep.config import Config, Source
+from xtrrep.console import DataError
 from xtrrep.data import Collection, open_collection
 from xtrrep.pipeline.identity import (
     content_of,
@@ -19,6 +20,7 @@ from xtrrep.pipeline.identity import (
     precision_of,
     precision_to_run,
     slug,
+    step_of,
     weights_identity,
 )
 from xtrrep.pipeline.stages.training import model_config
@@ -50,7 +52,7 @@ def encode_spec(stage: str, cfg: Config, specs: Specs) -> Spec:
         imported = {"imported": True, "normalize": cfg.model.normalize}
         return Spec(stage, f"{slug(model_label(cfg))}--{specs['data'].label}", 2, imported, content=content)
     n_query, n_doc = lengths_of(cfg)
-    content = content_of(cfg.data)
+    content, step = content_of(cfg.data), step_of(cfg)
     precision = precision_of(cfg, cfg.encode.precision).value
     config: dict[str, Any] = {"precision": precision, "n_doc": n_doc}
     if cfg.encode.pool_factor > 1:
@@ -59,8 +61,24 @@ def encode_spec(stage: str, cfg: Config, specs: Specs) -> Spec:
     if stage == "queries":
         config = {"precision": precision, "n_query": n_query}
         kept = {"queries": content["queries"], "qrels": content["qrels"]}
+    if step is not None:
+        config["step"] = step
     label = f"{slug(model_label(cfg))}-{cfg.scale}--{specs['data'].label}"
     return Spec(stage, label, 2, config, {"model": model_identity(cfg, specs)}, kept)
+
+
+def model_folder(cfg: Config, trained: Path) -> Path:
+    """The model that a config asks for in the folder of its training. Raises DataError where it was not kept."""
+    from xtrrep.train.kept import folder_of
+
+    folder = folder_of(trained, step_of(cfg))
+    if not folder.exists():
+        facts = artifacts.read_manifest(trained)["facts"]
+        raise DataError(
+            f"there is no model of step {step_of(cfg)}: the training diverged at step {facts['diverged_at']}",
+            hint=f"model.step=null is the model of step {facts['model_step']}",
+        )
+    return folder
 
 
 def encoder_of(cfg: Config, folders: Folders) -> MultiVectorEncoder:
@@ -68,7 +86,7 @@ def encoder_of(cfg: Config, folders: Folders) -> MultiVectorEncoder:
 
     n_query, n_doc = lengths_of(cfg)
     made = folders.get("distill" if is_distilled(cfg) else "train")
-    trained = made / "model" if made else None
+    trained = model_folder(cfg, made) if made else None
     # The untrained head depends on the seed only; the lengths are the collection's.
     keys = ("data.n_query" if cfg.data.n_query else "model.n_query", "data.n_doc" if cfg.data.n_doc else "model.n_doc")
     return get(replace(cfg.model, n_query=n_query, n_doc=n_doc), trained, device_named(cfg.machine.device), keys)
