@@ -16,7 +16,7 @@ from scipy.stats import gaussian_kde
 
 from xtrrep import artifacts
 from xtrrep.artifacts import Spec
-from xtrrep.config import compose
+from xtrrep.config import Transform, compose
 from xtrrep.console import DataError, UsageError
 from xtrrep.experiments import planning, tables
 from xtrrep.experiments import run as running
@@ -33,6 +33,7 @@ from xtrrep.experiments.cell import parse_overrides
 from xtrrep.experiments.definition import load, load_analysis
 from xtrrep.experiments.record import save
 from xtrrep.experiments.result import Effect, Result
+from xtrrep.measure.geometry import directions, effective_dimension, effective_rank, mean_cosine, sampled
 from xtrrep.measure.significance import holm, paired
 from xtrrep.report.figure import (
     anisotropy_and_speed,
@@ -45,6 +46,8 @@ from xtrrep.retrieval import latency
 from xtrrep.retrieval.engines import Place
 from xtrrep.retrieval.engines.exact import Searcher
 from xtrrep.retrieval.engines.files import open_index
+from xtrrep.retrieval.token_hits import expansion_share
+from xtrrep.store.changed import expansion_tokens, fitted, saved, write
 from xtrrep.store.encode import Store
 
 CLS, SEP, MASK = 101, 102, 103
@@ -156,7 +159,7 @@ def query_store(folder: Path, ids: Sequence[Sequence[int]]) -> Store:
     ],
 )
 def test_expansion_is_told_by_the_stored_ids(tmp_path: Path, ids: list[list[int]], expected: list[str]) -> None:
-    found = tokens.expansion_tokens(query_store(tmp_path, ids))
+    found = expansion_tokens(query_store(tmp_path, ids))
     assert "".join(map(str, found.astype(int))) == "".join(expected)
 
 
@@ -213,10 +216,10 @@ def test_geometry_is_what_the_whole_matrix_says(tmp_path: Path) -> None:
     assert len(units) == store.tokens
     np.testing.assert_array_equal(np.bincount(owners), store.lengths)
     cosines = units @ units.T
-    assert geometry.mean_cosine(units) == pytest.approx(cosines[~np.eye(len(units), dtype=bool)].mean())
+    assert mean_cosine(units) == pytest.approx(cosines[~np.eye(len(units), dtype=bool)].mean())
     for centred, rows in ((False, units), (True, units - units.mean(axis=0))):
         s = np.linalg.svd(rows, compute_uv=False)
-        assert geometry.effective_dimension(units, centred=centred) == pytest.approx((s**2).sum() ** 2 / (s**4).sum())
+        assert effective_dimension(units, centred=centred) == pytest.approx((s**2).sum() ** 2 / (s**4).sum())
     owners, few = geometry.sampled(store, count=50)
     assert len(np.unique(few, axis=0)) == 50
     for one, two in zip((owners, few), geometry.sampled(store, count=50), strict=True):
@@ -227,6 +230,85 @@ def test_geometry_is_what_the_whole_matrix_says(tmp_path: Path) -> None:
         assert (own @ unit / np.linalg.norm(own, axis=1)).max() == pytest.approx(1)
 
 
+def test_ranks_are_what_numpy_says() -> None:
+    rng = np.random.default_rng(5)
+    rows = rng.normal(size=(300, 16)) * np.linspace(1, 4, 16) + 0.5
+    units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    found = directions(units)
+    assert found["mean_cosine"] == pytest.approx(mean_of_pairs(units))
+    for name, own in (("", units), ("_centred", units - units.mean(axis=0))):
+        eigen = np.linalg.eigvalsh(own.T @ own)
+        share = np.sqrt(eigen) / np.sqrt(eigen).sum()
+        assert found[f"effective_rank{name}"] == pytest.approx(np.exp(-(share * np.log(share)).sum()))
+        assert found[f"participation{name}"] == pytest.approx(eigen.sum() ** 2 / (16 * (eigen**2).sum()))
+        assert found[f"effective_dimension{name}"] == pytest.approx(16 * found[f"participation{name}"])
+    same = np.repeat(units[:1], 20, axis=0)
+    assert effective_rank(same, centred=False) == pytest.approx(1, abs=1e-4)
+    assert effective_rank(same, centred=True) == 0
+
+
+def mean_of_pairs(units: np.ndarray) -> float:
+    return float(np.mean([one @ other for i, one in enumerate(units) for j, other in enumerate(units) if i != j]))
+
+
+def test_the_share_of_expansion_is_what_a_loop_counts(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    documents = write_store(tmp_path, unit_vectors(rng, 40, 16))
+    ids = [[CLS, *rng.integers(5, 9, n), SEP, *[MASK] * (6 - n)] for n in (1, 2, 4)]
+    queries = query_store(tmp_path, ids)
+    part = whole = covariance = variance = 0.0
+    for query, words in enumerate(ids):
+        scores, own = [], []
+        for document in range(40):
+            best = (queries.vectors(query).astype(float) @ documents.vectors(document).astype(float).T).max(axis=1)
+            scores.append(best.sum())
+            own.append(best[np.array(words) == MASK].sum())
+        part, whole = part + sum(own), whole + sum(scores)
+        covariance, variance = covariance + np.cov(own, scores)[0, 1], variance + np.var(scores, ddof=1)
+    found = expansion_share(documents, queries)
+    assert (found.score, found.variance) == pytest.approx((part / whole, covariance / variance), rel=1e-4)
+    text = query_store(tmp_path, [[CLS, 7, SEP], [CLS, 8, 9, SEP]])
+    assert expansion_share(documents, text).score == 0
+
+
+@pytest.mark.parametrize("transform", [Transform.centre, Transform.no_top_direction, Transform.whiten])
+def test_a_store_moved_in_space(tmp_path: Path, transform: Transform) -> None:
+    rng = np.random.default_rng(2)
+    store = write_store(tmp_path, [v + np.float16(0.2) for v in unit_vectors(rng, 50, 16)], shard=20)
+    move = fitted(store, transform)
+    out = artifacts.make(Spec("documents", "moved", 1, {}), tmp_path, lambda out: write(out, store, move, None))
+    moved = Store.open(out)
+    rows = store.take(np.arange(store.tokens)).astype(float)
+    mean = rows.mean(axis=0)
+    if transform is Transform.centre:
+        wanted = rows - mean
+    elif transform is Transform.no_top_direction:
+        top = np.linalg.svd(rows, full_matrices=False)[2][0]
+        wanted = rows - np.outer(rows @ top, top)
+    else:
+        left, s, right = np.linalg.svd(rows - mean, full_matrices=False)
+        wanted = (left * np.sqrt(s)) @ right  # each direction's spread by its square root, up to one factor for all
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(moved.take(np.arange(moved.tokens)), wanted, atol=2e-3)
+    assert (moved.ids, moved.tokens) == (store.ids, store.tokens)
+    np.testing.assert_array_equal(moved.vocabulary_ids(np.arange(9)), store.vocabulary_ids(np.arange(9)))
+    again = saved(out)
+    np.testing.assert_array_equal(again(rows), move(rows))
+    np.testing.assert_allclose(again(mean[None] if transform is Transform.centre else rows[:1])[0] ** 2 @ np.ones(16),
+                               (mean @ mean) if transform is Transform.centre else 1, rtol=1e-3)  # fmt: skip
+
+
+def test_queries_without_their_expansion(tmp_path: Path) -> None:
+    ids = [[CLS, 7, SEP, MASK, MASK], [CLS, 7, 8, 9, SEP], [CLS, 8, 9, SEP, MASK]]
+    store = query_store(tmp_path, ids)
+    kept = ~expansion_tokens(store)
+    out = artifacts.make(Spec("queries", "short", 1, {}), tmp_path, lambda out: write(out, store, None, kept))
+    short = Store.open(out)
+    assert short.lengths.tolist() == [3, 5, 4]
+    assert short.vocabulary_ids(np.arange(short.tokens)).tolist() == [CLS, 7, SEP, CLS, 7, 8, 9, SEP, CLS, 8, 9, SEP]
+    np.testing.assert_array_equal(short.vectors(2), store.vectors(2)[:4])
+
+
 def test_what_documents_give_to_the_mean_cosine(tmp_path: Path) -> None:
     """Its mean is the mean cosine; its spread that of the mean cosine where documents are left out, each in turn."""
     rng = np.random.default_rng(8)
@@ -234,7 +316,7 @@ def test_what_documents_give_to_the_mean_cosine(tmp_path: Path) -> None:
     store = write_store(tmp_path, leaning, shard=100)
     owners, units = geometry.sampled(store, count=1200)
     documents, tokens, cosines, values = geometry.by_document(owners, units)
-    whole = geometry.mean_cosine(units)
+    whole = mean_cosine(units)
     assert np.average(cosines, weights=tokens) == pytest.approx(whole)
     assert values.mean() == pytest.approx(whole)
     pairs = units @ units.T
@@ -242,7 +324,7 @@ def test_what_documents_give_to_the_mean_cosine(tmp_path: Path) -> None:
         own = owners == document
         assert count == own.sum()
         assert cosine == pytest.approx((pairs[own].sum() - count) / (count * (len(units) - 1)))
-    without = np.array([geometry.mean_cosine(units[owners != document]) for document in documents])
+    without = np.array([mean_cosine(units[owners != document]) for document in documents])
     jackknife = np.sqrt((len(documents) - 1) * without.var())
     assert values.std(ddof=1) / np.sqrt(len(documents)) == pytest.approx(jackknife, rel=0.02)
 
@@ -251,21 +333,19 @@ def test_geometry_of_known_shapes() -> None:
     rng = np.random.default_rng(4)
     raw = rng.normal(size=(5000, 32))
     isotropic = raw / np.linalg.norm(raw, axis=1, keepdims=True)
-    assert abs(geometry.mean_cosine(isotropic)) < 0.001
+    assert abs(mean_cosine(isotropic)) < 0.001
     for centred in (False, True):
-        assert geometry.effective_dimension(isotropic, centred=centred) == pytest.approx(32, rel=0.02)
+        assert effective_dimension(isotropic, centred=centred) == pytest.approx(32, rel=0.02)
     same = np.repeat(isotropic[:1], 200, axis=0)
-    assert geometry.mean_cosine(same) == pytest.approx(1)
-    assert geometry.effective_dimension(same, centred=False) == pytest.approx(1)
-    assert geometry.effective_dimension(same, centred=True) == 0
+    assert mean_cosine(same) == pytest.approx(1)
+    assert effective_dimension(same, centred=False) == pytest.approx(1)
+    assert effective_dimension(same, centred=True) == 0
     cone = isotropic + 3 * same[0]  # one shared direction: uncentred nearly 1 / cosine^2, centred many directions
     cone /= np.linalg.norm(cone, axis=1, keepdims=True)
-    assert geometry.effective_dimension(cone, centred=False) == pytest.approx(
-        geometry.mean_cosine(cone) ** -2, rel=0.05
-    )
-    assert geometry.effective_dimension(cone, centred=True) > 20
+    assert effective_dimension(cone, centred=False) == pytest.approx(mean_cosine(cone) ** -2, rel=0.05)
+    assert effective_dimension(cone, centred=True) > 20
     with pytest.raises(ValueError, match="no pairs"):
-        geometry.mean_cosine(same[:1])
+        mean_cosine(same[:1])
 
 
 def test_the_figures_repeat_byte_for_byte(tmp_path: Path) -> None:
@@ -366,7 +446,7 @@ def test_analyze_tokens(cli: Cli, home: Path, collections: Path) -> None:
     words = queries.vocabulary_ids(np.arange(queries.tokens))
     text = words != added["[MASK]"]  # no query of this collection has one typed
     assert (queries.lengths == 16).all()
-    np.testing.assert_array_equal(~tokens.expansion_tokens(queries), text)
+    np.testing.assert_array_equal(~expansion_tokens(queries), text)
     lines = (collections / "mini" / "qrels" / "test.tsv").read_text().splitlines()[1:]
     relevant = {tuple(line.split()[:2]) for line in lines}
     order = np.argsort(-similarities(queries, documents)[text], axis=1, kind="stable")[:, :300]
@@ -611,9 +691,9 @@ def grid_here(home: Path, collections: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("XTRREP_HOME", str(home))
     monkeypatch.setenv("XTRREP_DATA", str(collections))
 
-    def make(name: str, *words: str) -> Grid:
+    def make(name: str, *words: str, only: Sequence[str] = ()) -> Grid:
         given = parse_overrides(["analyze.models=[xtr_k128]", "analyze.resamples=200", *TINY, *words])
-        experiment = load_analysis(name, "demo", given)
+        experiment = load_analysis(name, "demo", given, only)
         result, pictures = running.run(experiment, given)
         folder = save(result, pictures)
         cells = planning.plan(experiment, given).cells
@@ -701,6 +781,50 @@ def test_analyze_pooling(grid_here: Callable[..., Grid]) -> None:
             delta = 100 * (made.scores(name, "nDCG@10") - made.scores("xtr_k128, 1", "nDCG@10"))
             assert made.differences[name, "nDCG@10"].effect == pytest.approx(delta.mean())
     assert tables.status(made.result) == "ok"  # a number that a run does not have is no failure
+
+
+def test_analyze_dynamics(grid_here: Callable[..., Grid], home: Path) -> None:
+    only = ["XTR, small k'", "ColBERT", "mean cosine", "sd of scores", "lexical", "[MASK], variance"]
+    made = grid_here("dynamics", "analyze.steps=[1,0,30]", "analyze.k_primes=[50,20]", only=only)
+    assert [row["step"] for row in made.rows] == ["0", "1", "2"]  # what the training has of them, and its last
+    (trained,) = {folders["train"] for folders in made.folders.values()}
+    assert sorted(path.name for path in (trained / "kept").iterdir()) == ["0", "1"]
+    for row in made.rows:
+        queries, documents = made.stores(f"xtr_k128, {row['step']}")
+        assert float(row["mean cosine"]) == pytest.approx(mean_cosine(sampled(documents)[1]))
+        best = np.sort(similarities(queries, documents), axis=1)[:, -1000:]
+        assert float(row["sd of scores"]) == pytest.approx(best.std(), abs=1e-4)
+        assert float(row["[MASK], variance"]) == pytest.approx(expansion_share(documents, queries).variance)
+        small = 100 * ndcg(xtr_scores(queries, documents, 20, lambda best: best[-1]), queries, documents)
+        assert float(row["XTR, small k'"]) == pytest.approx(small.mean(), abs=0.5)
+    cosines = [row["mean cosine"] for row in made.rows]
+    assert cosines[0] != cosines[-1]
+    assert made.differences["xtr_k128, 1", "ColBERT"].baseline == "xtr_k128, 0"
+    assert list((home / "results" / "runs").glob("experiment/*/dynamics.svg"))
+
+
+def test_analyze_interventions_and_expansion(grid_here: Callable[..., Grid]) -> None:
+    made = grid_here("interventions", "analyze.k_primes=[50,20]", only=["ColBERT", "mean cosine", "candidates"])
+    cosines = {row["vectors"]: float(row["mean cosine"]) for row in made.rows}
+    assert list(cosines) == ["as they are", "centred", "no top direction", "whitened"]
+    assert abs(cosines["centred"]) < 0.05 < cosines["as they are"]
+    assert max(cosines["no top direction"], cosines["whitened"]) < cosines["as they are"]
+    queries, documents = made.stores("xtr_k128, centred")
+    plain = made.stores("xtr_k128, as they are")
+    for one, other in zip((queries, documents), plain, strict=True):
+        assert one.ids == other.ids
+        rows = other.take(np.arange(other.tokens)).astype(float) - plain[1].widened().mean(axis=0)
+        moved = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        np.testing.assert_allclose(one.take(np.arange(one.tokens)), moved, atol=2e-3)
+    made = grid_here("expansion", "analyze.k_primes=[50,20]", only=["ColBERT", "share"])
+    kept, dropped = made.rows
+    assert 0 < float(kept["share of score"]) < 1
+    assert float(dropped["share of score"]) == float(dropped["share of variance"]) == 0
+    queries, documents = made.stores("xtr_k128, dropped")
+    assert not (queries.vocabulary_ids(np.arange(queries.tokens)) == MASK).any()
+    assert documents.fingerprint == plain[1].fingerprint
+    best = 100 * ndcg(xtr_scores(queries, documents, documents.tokens, lambda best: 0.0), queries, documents)
+    assert float(dropped["ColBERT"]) == pytest.approx(best.mean(), abs=0.5)
 
 
 def test_analyze_determinism(grid_here: Callable[..., Grid]) -> None:

@@ -231,6 +231,11 @@ def fingerprints(*words: str) -> dict[str, str]:
         ("model.n_doc=100", None),  # pydoc/test has its own
         ("data.n_doc=100", "documents"),
         ("data.n_query=24", "queries"),
+        ("encode.transform=none", None),
+        ("encode.transform=centre", "documents"),
+        ("retrieve.expansion=true", None),
+        ("retrieve.expansion=false", "queries"),
+        ("analyze.steps=[7]", None),
         ("retrieve.k_prime=17", "retrieve"),
         ("protocol=released", "train"),  # its objective
         ("train.objective=stated", None),

@@ -44,7 +44,7 @@ def test_figures_are_repeatable(tmp_path: Path) -> None:
 
 def test_bands_and_bars_show_one_standard_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Any] = []
-    monkeypatch.setattr(figure, "_save", lambda drawn, stem: kept.append(drawn) or [])
+    monkeypatch.setattr(figure, "save_figure", lambda drawn, stem: kept.append(drawn) or [])
     lines = {"x as XTR": [(10.0, 0.3), (100.0, 0.4)], "y as XTR": [(10.0, 0.5), (100.0, 0.6)]}
     bands = {"nDCG@10": {"x as XTR": [(10.0, 0.01), (100.0, 0.02)]}}
     k_prime_sweep({"nDCG@10": lines}, {}, "title", tmp_path / "one", bands=bands)
@@ -63,7 +63,7 @@ def test_bands_and_bars_show_one_standard_deviation(tmp_path: Path, monkeypatch:
 
 def test_no_two_engines_of_the_comparison_share_a_marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Any] = []
-    monkeypatch.setattr(figure, "_save", lambda drawn, stem: kept.append(drawn) or [])
+    monkeypatch.setattr(figure, "save_figure", lambda drawn, stem: kept.append(drawn) or [])
     compared = list(
         dict.fromkeys(row.place.get("engine", row.name) for row in load_analysis("engines", "demo", {}).rows)
     )
@@ -88,7 +88,7 @@ def test_labels_of_speed_and_quality_stand_apart_and_lines_start_at_the_base(
     labels overlap, none leaves the picture, and each engine's and stage's ColBERT is joined with its three
     counterparts."""
     kept = []
-    monkeypatch.setattr(figure, "_save", lambda drawn, stem: kept.append(drawn) or [])
+    monkeypatch.setattr(figure, "save_figure", lambda drawn, stem: kept.append(drawn) or [])
     speed_and_quality(points(16), "nDCG@10", "title", tmp_path / "one", base="ColBERT")
     (axis,) = kept[0].axes
     kept[0].draw_without_rendering()

@@ -26,7 +26,15 @@ from xtrrep.artifacts.locks import IN_USE, alone, is_held
 from xtrrep.artifacts.verify import fingerprint_of, label_of, select
 from xtrrep.console import DataError, typed
 
-RESULTS = {"evaluate", "latency", "analyze", "experiment", "reproduce", "claims"}  # the last two: of earlier versions
+RESULTS = {
+    "evaluate",
+    "latency",
+    "tokens",
+    "analyze",
+    "experiment",
+    "reproduce",
+    "claims",
+}  # the last two: of earlier versions
 MODELS = {"train", "distill"}
 DAY = 86400.0  # seconds: an interrupted run younger than this may yet be continued
 GONE = ".gone-"  # a folder on its way out: it is renamed before its files go, so that none ever looks complete

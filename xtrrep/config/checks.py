@@ -172,6 +172,8 @@ def check_meaning(cfg: Config) -> None:
         )
     if not 0 < cfg.analyze.minutes < math.inf:
         raise UsageError(f"analyze.minutes={cfg.analyze.minutes} must be positive", hint="analyze.minutes=30")
+    if any(step < 0 for step in cfg.analyze.steps):
+        raise UsageError(f"analyze.steps={cfg.analyze.steps} names a step below 0", hint="analyze.steps=[0,30,60]")
     if cfg.analyze.resamples < 100:
         raise UsageError(f"analyze.resamples={cfg.analyze.resamples} is too few for an interval", hint="at least 100")
     k_trains(cfg.train)
@@ -208,6 +210,11 @@ def check_meaning(cfg: Config) -> None:
         raise UsageError("model.source=vectors and model.vectors=FOLDER go together", hint="give both, or neither")
     if cfg.model.source is Source.vectors and cfg.encode.pool_factor > 1:
         raise UsageError("imported vectors are not encoded, and so not pooled", hint="encode.pool_factor=1")
+    if cfg.model.source is Source.vectors and not cfg.retrieve.expansion:
+        raise UsageError(
+            "retrieve.expansion=false leaves out what the vocabulary ids say is [MASK], and imported vectors have none",
+            hint="retrieve.expansion=true, and queries without those vectors",
+        )
     if cfg.model.normalize and cfg.model.source is not Source.vectors:
         raise UsageError(
             "model.normalize=true is for imported vectors: a model's are of unit length already",

@@ -96,6 +96,13 @@ class Fuse(Enum):
     score = "score"  # the sum of both rankings' scores, each from 0 to 1 over its own documents
 
 
+class Transform(Enum):
+    none = "none"  # vectors as the model gives them
+    centre = "centre"  # without the mean of the document tokens
+    no_top_direction = "no_top_direction"  # without the direction that document tokens share most
+    whiten = "whiten"  # centred, and the spread along each direction replaced by its square root
+
+
 class Missing(Enum):
     drop = "drop"  # a slot the engine could not fill is no hit
     zero = "zero"  # the study's code: score 0, credited to the first document
@@ -245,6 +252,7 @@ class Data:
 class Encode:
     precision: Precision = Precision.fp16  # in which texts are encoded
     pool_factor: float = 1.0  # keep about 1 / pool_factor of a document's tokens, clustered (Clavié et al. 2024)
+    transform: Transform = Transform.none  # what is done to stored vectors, which are then brought to unit length
     shard_documents: int = 8192  # [documents] in one file of vectors
 
 
@@ -254,6 +262,7 @@ class Retrieve:
     k_prime: int | None = None  # [tokens] k', retrieved for each query token; null: the next two, by scoring
     k_prime_xtr: int = 40000  # [tokens] k' under XTR scoring, where k_prime is null
     k_prime_colbert: int = 4000  # [tokens] k' under ColBERT scoring, where k_prime is null
+    expansion: bool = True  # false: queries are searched without the vectors of their [MASK] expansion
     imputation: str = "min"  # stands in for a token that was not retrieved: min, zero, mean, percentile, power_law
     top_k: int = 100  # [documents] kept of a query
     rerank: int | None = None  # [documents] so many of the best ranked once more, by exact MaxSim
@@ -293,6 +302,8 @@ class Analyze:
     engines: list[str] = field(default_factory=list)  # choices of index=, for `analyze.name=engines`
     sweep: list[str] = field(default_factory=list)  # choices of index= for `analyze pareto`; none: all installed
     minutes: float = 30.0  # [minutes] after which `analyze pareto` begins no further point
+    steps: list[int] = field(default_factory=lambda: [0, 500, 2000, 10000])  # [steps] for `analyze.name=dynamics`
+    timed: bool = False  # measure latencies too, for `analyze.name=dynamics`
     measure: str = "nDCG@10"  # a name of ir-measures
     resamples: int = 10000  # [samples] of a bootstrap interval
     bm25: bool = True  # add a row for BM25

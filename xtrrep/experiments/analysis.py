@@ -55,7 +55,8 @@ def plan_analysis(overrides: Mapping[str, str], seed: int | None = None) -> Anal
         for stage in ("evaluate", *cell.also)
     }
     shown = [cfg.data.id, cfg.setup, cfg.scale, cfg.index["engine"], cfg.protocol.name, cfg.train.seed]
-    described = {"analyze": plain(cfg.analyze), "shown": shown}
+    asked = {key: value for key, value in plain(cfg.analyze).items() if key not in ("steps", "timed")}
+    described = {"analyze": asked, "shown": shown}
     label = f"{cfg.analyze.name}--{slug(cfg.data.id)}-{cfg.scale}-{cfg.index['engine']}"
     spec = Spec("analyze", label, analysis.schema, described, upstream)
     folder = artifacts.folder_of(spec, configs.results_root())

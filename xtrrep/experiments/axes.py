@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 
-from xtrrep.config import Config, choice_values, options
+from xtrrep.config import Config, choice_values, flat, options
 from xtrrep.console import UsageError, suggest
 from xtrrep.experiments.analyses import models_of
 from xtrrep.experiments.cell import Overrides, parse_overrides
@@ -14,6 +14,7 @@ from xtrrep.retrieval.engines import TextEngine, TokenEngine, engines
 from xtrrep.retrieval.imputation import imputations
 
 K_PRIME = "k'"  # the axis that a sweep is drawn over
+STEP = "step"  # the axis that the figure `steps` is drawn over
 EACH = "each"  # the choice of an axis that stands for all choices of a source
 MEASURES = ("analyze.measure", "data.measures")  # keys that a column may name in place of a measure
 SMALLEST, LARGEST = "smallest", "largest"  # in coordinates: the choice of an axis of numbers
@@ -95,14 +96,37 @@ def _halvings(count: int) -> list[int]:
     return depths
 
 
+def _steps(cfg: Config, chosen: Overrides) -> dict[str, Overrides]:
+    """Steps of contrastive training, and its last: one training keeps the models of all of them."""
+    steps = sorted({step for step in cfg.analyze.steps if step < cfg.train.steps} | {cfg.train.steps})
+    kept = {"train.keep": str(steps[:-1]).replace(" ", "")}
+    return {str(step): {**kept, "model.step": str(step)} for step in steps}
+
+
 SOURCES: dict[str, Callable[[Config, Overrides], dict[str, Overrides]]] = {
     "models": lambda cfg, _: {name: parse_overrides(texts) for name, texts in models_of(cfg).items()},
     "k_primes": lambda cfg, _: {str(k): {"retrieve.k_prime": str(k)} for k in cfg.analyze.k_primes},
     "engines": _engines,
     "installed": _installed,
+    "steps": _steps,
     "imputations": lambda cfg, _: {name: {"retrieve.imputation": name} for name in imputations.entries()},
     SWEEP: _settings,
 }
+
+
+def ends(cfg: Config) -> dict[str, str]:
+    """What `{smallest}` and `{largest}` stand for in a column's overrides."""
+    return {SMALLEST: str(min(cfg.analyze.k_primes)), LARGEST: str(max(cfg.analyze.k_primes))}
+
+
+def is_wanted(when: str | None, what: str, config: Callable[[], Config]) -> bool:
+    """Whether the key that `when` names holds something. Raises UsageError for a key that is not there."""
+    if when is None:
+        return True
+    known = flat(config())
+    if when not in known:
+        raise UsageError(f"{what}: no key {when!r}", hint=suggest(when, known))
+    return bool(known[when])
 
 
 def choices_of(axis: Mapping[str, Sequence[str]], cfg: Config | None, chosen: Overrides) -> dict[str, Overrides]:

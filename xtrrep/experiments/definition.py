@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 
 from xtrrep import config as configs
-from xtrrep.config import Config, flat
+from xtrrep.config import Config
 from xtrrep.console import DataError, UsageError, XtrrepError, say, suggest
-from xtrrep.experiments.axes import EACH, SWEEP, Place, crossed, measures_of, moved, round_of
+from xtrrep.experiments.axes import EACH, SWEEP, Place, crossed, ends, is_wanted, measures_of, moved, round_of
 from xtrrep.experiments.cell import Overrides, as_texts, at_hand, parse_overrides
 from xtrrep.experiments.comparison import EXPLORATORY, Best, Comparison, Gate, with_identical
 from xtrrep.experiments.numbers import BY_UNIT, is_measure
@@ -256,14 +256,15 @@ def _experiment(name: str, file: File, scale: str, given: Overrides) -> Experime
 
     columns: dict[str, Column] = {}
     for key, c in shown.items():
+        if not is_wanted(c.when, f"column {key!r}", config):
+            continue
+        overrides = filled(c.overrides, ends(config()) if any("{" in text for text in c.overrides) else {})
         for own, measure in measures_of(c.measure, key, config).items():
-            made = Column(own, c.data, measure, parse_overrides(c.overrides), c.tested, c.gain, c.against, c.without)
+            made = Column(own, c.data, measure, overrides, c.tested, c.gain, c.against, c.without)
             columns.setdefault(own, made)
     rows = _crossed_rows(file, config)
     for row in file.rows:
-        if row.when is not None and row.when not in flat(config()):
-            raise UsageError(f"row {row.name!r}: no key {row.when!r}", hint=suggest(row.when, flat(config())))
-        if (paper or not row.paper_only) and (row.when is None or flat(config())[row.when]):
+        if (paper or not row.paper_only) and is_wanted(row.when, f"row {row.name!r}", config):
             own_overrides = None if row.overrides is None else parse_overrides(row.overrides)
             against = (Baseline(row.baseline),) if row.baseline is not None else ()
             rows.append(Row(row.name, own_overrides, row.paper, against))

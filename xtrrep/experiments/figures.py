@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xtrrep.experiments import pareto, tables
-from xtrrep.experiments.axes import K_PRIME, is_depth
+from xtrrep.experiments.axes import K_PRIME, STEP, is_depth
 from xtrrep.experiments.result import Result, ShownColumn
 from xtrrep.experiments.tables import listed
 from xtrrep.report.figure import Timed, bars, k_prime_sweep, speed_and_quality
+from xtrrep.report.multiples import small_multiples
 from xtrrep.report.table import Table, write_text
 
 
@@ -29,6 +30,8 @@ def draw(result: Result, out: Path) -> None:
         draw_speed(result, out)
     elif result.figure == "pareto":
         pareto.draw(result, _title(result, None), _stem(result, result.columns[0], out))
+    elif result.figure == "steps":
+        draw_steps(result, out)
     elif result.figure == "bars":
         draw_bars(result, out)
 
@@ -96,6 +99,24 @@ def draw_own_speed(result: Result, out: Path) -> None:
     if points:
         stem = _stem(result, result.columns[0], out)
         speed_and_quality(points, measures[0].name, _title(result, None), stem, base="colbert")
+
+
+def draw_steps(result: Result, out: Path) -> None:
+    """Every column against the axis of steps, a panel each, a line a combination of the other axes."""
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    bands: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for column in result.columns:
+        for row in result.rows:
+            value, place = result.value(row, column.name), _at(result, row)
+            if value is None or value.mean is None or not is_depth(place.get(STEP, "")):
+                continue
+            name, step = ", ".join(choice for axis, choice in place.items() if axis != STEP), float(place[STEP])
+            panels.setdefault(column.name, {}).setdefault(name, []).append((step, value.mean))
+            if value.sd is not None:
+                bands.setdefault(column.name, {}).setdefault(name, []).append((step, value.sd))
+    if panels:
+        panels = {key: {name: sorted(line) for name, line in lines.items()} for key, lines in panels.items()}
+        small_multiples(panels, "step", _title(result, None), out / result.name, bands=bands)
 
 
 def draw_sweep(result: Result, out: Path) -> None:

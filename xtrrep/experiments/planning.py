@@ -29,6 +29,7 @@ from xtrrep.measure.evaluate import canonical
 from xtrrep.plan import cost, preflight
 from xtrrep.retrieval.engines import TextEngine, engine_of
 
+ENDS = ("latency", "tokens")  # stages that nothing stands on, beside `evaluate`
 SHOWN = 50  # cells from which on planning them is shown
 
 CellKey = tuple[str, str, int]  # row, column, number of the training seed
@@ -80,7 +81,7 @@ def _needed(experiment: Experiment, row: Row, column: Column) -> tuple[str, ...]
     """The stages that a cell must reach, by what is read of it; none where nothing is."""
     columns = _siblings(experiment, row, column)
     read = [c.measure for c in columns] if column.name else reads_of(experiment, row)
-    return tuple(sorted({"latency" if stage_of(value) == "latency" else "evaluate" for value in read}))
+    return tuple(sorted({stage if (stage := stage_of(value)) in ENDS else "evaluate" for value in read}))
 
 
 def reads_of(experiment: Experiment, row: Row) -> list[str]:

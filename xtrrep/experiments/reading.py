@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from xtrrep.console import UsageError, machine_error, suggest
 from xtrrep.experiments.analyses import analyses
-from xtrrep.experiments.axes import EACH, K_PRIME, LARGEST, SMALLEST, SOURCES, crossed
+from xtrrep.experiments.axes import EACH, K_PRIME, LARGEST, SMALLEST, SOURCES, STEP, crossed
 from xtrrep.experiments.cell import Overrides, parse_overrides
 from xtrrep.experiments.numbers import overlap_depth
 from xtrrep.experiments.schema import (
@@ -206,10 +206,15 @@ def _cross_check_axes(file: File) -> Iterable[tuple[tuple[str | int, ...], str]]
     for number, baseline in enumerate(file.baselines):
         named += [(("baselines", number), *pair) for pair in (*baseline.at.items(), *baseline.since.items())]
     for key, column in file.columns.items():
+        try:
+            filled(column.overrides, {SMALLEST: "", LARGEST: ""})
+        except (KeyError, IndexError, ValueError) as error:
+            yield ("columns", key), f"it uses {error}, and there are {{{SMALLEST}}} and {{{LARGEST}}}"
         named += [(("columns", key), *pair) for pair in (*column.against.items(), *column.without.items())]
         if overlap_depth(column.measure) and not column.against:
             yield ("columns", key), "an overlap is with another row: against: {axis: choice}"
     named += [(("spread",), file.spread, LARGEST)] if file.spread is not None else []
+    named += [(("figure",), STEP, LARGEST)] if file.figure == "steps" else []
     named += [(("figure",), K_PRIME, LARGEST)] if file.figure == "k_prime_sweep" and file.axes else []
     for place, axis, choice in named:
         known = [*file.axes.get(axis, ()), SMALLEST, LARGEST]

@@ -11,21 +11,22 @@ The cells, in one of these forms (each cell is a row's settings on a column's co
                   configuration without which there is no such row.
     axes          NAME: {choice: overrides}. Every choice of one axis is crossed with every choice of the others, and
                   each combination is a row; one that its engine cannot score is left out. The choice `each` stands for
-                  all of `models`, `k_primes` or `engines` (of `analyze.`), `imputations`, `installed` engines, or of
-                  `sweep`: the settings that the engine of the axes before names itself, which are run in rounds, coarse
-                  to fine, until `analyze.minutes` are over. Beside `axes`, `rows` are single rows, such as BM25, and
-                  each row may be tested against others:
+                  all of `models`, `k_primes`, `engines` or `steps` (of `analyze.`), `imputations`, `installed` engines,
+                  or of `sweep`: the settings that the engine of the axes before names itself, which are run in rounds,
+                  coarse to fine, until `analyze.minutes` are over. Beside `axes`, `rows` are single rows, such as BM25,
+                  and each row may be tested against others:
     baseline        the name of one row, for all others
     baselines       a list of {at: {axis: choice}, since: {axis: choice}}: the row that differs only in these choices;
                     with `since`, what changed since the rows at those other choices. `smallest` and `largest` are the
                     ends of an axis of numbers.
     cells         NAME: overrides. Rows without columns, on the collection that the command line names.
-    columns       NAME: {data, measure, overrides, tested, gain, against, without}. Without `data`, the collection that
-                  the command line names. `measure` is an ir-measures name; `analyze.measure` or `data.measures`, which
-                  name the column too; a number of the run (numbers.py: qps, index_bytes, documents.tokens, ...); or
-                  overlap@K with the row at `against` {axis: choice}. A number with `against` is divided by that
+    columns       NAME: {data, measure, overrides, tested, gain, against, without, when}. Without `data`, the collection
+                  that the command line names. `measure` is an ir-measures name; `analyze.measure` or `data.measures`,
+                  which name the column too; a number of the run (numbers.py: qps, index_bytes, documents.tokens, ...);
+                  or overlap@K with the row at `against` {axis: choice}. A number with `against` is divided by that
                   row's. `gain: true`: a measure's difference from that of the row's baseline. Rows at `without` have no
-                  value. `tested: false`: not tested against baselines.
+                  value. `tested: false`: not tested against baselines. `when`: as in rows. In overrides `{smallest}`
+                  and `{largest}` stand for the ends of analyze.k_primes.
     means         NAME: [columns], shown where every column has a value
     spread        an axis: a table of mean, standard deviation and range over its choices
 
@@ -62,7 +63,8 @@ What differs by scale:
     numbers       SCALE: values for {name} in the overrides of `cells` and of comparisons
     here, lab     {columns, overrides}: what stands in for the study's at every scale but `paper`, and what `lab` adds
 
-    figure        k_prime_sweep, speed_and_quality, pareto (an overlap and a measure against p50_ms) or bars
+    figure        k_prime_sweep, speed_and_quality, pareto (an overlap and a measure against p50_ms), bars, or steps:
+                  every column against the axis `step`
     quality       for speed_and_quality: the experiment whose measures are drawn against the speeds, where they are not
                   in columns of its own
     notes         lines under the table
@@ -85,7 +87,7 @@ from xtrrep.experiments.cell import parse_overrides
 from xtrrep.experiments.numbers import BY_UNIT, NUMBERS, QPS, is_number, overlap_depth
 from xtrrep.measure.evaluate import parse as parse_measures
 
-FIGURES = ("k_prime_sweep", "speed_and_quality", "pareto", "bars")
+FIGURES = ("k_prime_sweep", "speed_and_quality", "pareto", "bars", "steps")
 
 
 def _refused(check: Callable[[list[str]], object], text: str) -> str:
@@ -161,6 +163,7 @@ class ColumnPart(Part):
     gain: bool = False
     against: dict[str, str] = {}
     without: dict[str, str] = {}
+    when: str | None = None
 
 
 class BaselinePart(Part):
@@ -264,6 +267,6 @@ class File(Part):
     gates: tuple[GatePart, ...] = ()
     here: StandIn = StandIn()
     lab: StandIn = StandIn()
-    figure: Literal["k_prime_sweep", "speed_and_quality", "pareto", "bars"] | None = None
+    figure: Literal["k_prime_sweep", "speed_and_quality", "pareto", "bars", "steps"] | None = None
     quality: str | None = None
     notes: tuple[str, ...] = ()

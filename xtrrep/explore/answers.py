@@ -221,7 +221,7 @@ class Session:
     def _query(self, query: str, index: Indexed) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         key = ("query", index.model, query)
         if key not in self._searches:
-            self._searches[key] = encode_typed(index.cfg, self._encoder(index), query)
+            self._searches[key] = encode_typed(index.cfg, index.folders, self._encoder(index), query)
         return self._kept(key)  # type: ignore[no-any-return]
 
 

@@ -10,11 +10,13 @@ what each stage needs and leaves, the modules beside it what each is and does.
     train        the encoder, from the backbone, contrastive
     distill      then from a teacher's scores (stage=kd)
     documents    token embeddings of the documents
-    queries      token embeddings of the judged queries
+    queries      token embeddings of the judged queries; plain_documents and plain_queries, what these two are made from
+                 where encode.transform or retrieve.expansion changes the encoder's vectors
     index        an engine's files over the documents
     words        BM25's files, where its ranking is made one with an engine's
     retrieve     ranked documents a query: a TREC run file
     evaluate     measures, per query first
+    tokens       numbers of the vectors, and of what query tokens find by exact search
     latency      how long a query takes, in a process of its own
     analyze      tables and figures over many runs
 

@@ -267,6 +267,9 @@ def device_named(name: str) -> str:
 # --- the hub's commits --------------------------------------------------------------------------------------------
 
 
+ENCODED = {"documents", "queries", "plain_documents", "plain_queries"}  # stages that read the encoder
+
+
 @dataclass(frozen=True)
 class Revision:
     """One revision of a hub repository that a config reads: `section.key` of the config holds it."""
@@ -289,7 +292,7 @@ def hub_revisions(cfg: Config, stages: Collection[str]) -> Iterator[Revision]:
         cfg.model.checkpoint if cfg.model.source in (Source.checkpoint, Source.released) else cfg.model.backbone
     )
     encoding = cfg.model.source in (Source.checkpoint, Source.released, Source.untrained)
-    reads_model = "train" in stages or (encoding and {"documents", "queries"} & set(stages))
+    reads_model = "train" in stages or (encoding and ENCODED & set(stages))
     if reads_model and model not in weights.ARCHIVES and weights.locate(model) is None:
         yield Revision("model", model, "model", "revision")
     if "train" in stages and cfg.train.triples and not triples.local_files(cfg.train.triples):

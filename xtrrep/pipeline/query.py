@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from xtrrep.artifacts import Folders
-from xtrrep.config import Config, Source
+from xtrrep.config import Config, Source, Transform
 from xtrrep.console import DataError, UsageError, say
 from xtrrep.data import open_collection
 from xtrrep.pipeline import Plan
@@ -61,9 +61,13 @@ def _check_searchable(cfg: Config) -> None:
         )
 
 
-def encode_typed(cfg: Config, encoder: MultiVectorEncoder, query: str) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+def encode_typed(
+    cfg: Config, folders: Folders, encoder: MultiVectorEncoder, query: str
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """A typed query's (T, H) vectors and (T,) vocabulary ids, rounded as a store's are."""
     from xtrrep.model.forward import tokenise
+    from xtrrep.retrieval.explain import tokens_of
+    from xtrrep.store.changed import saved
     from xtrrep.store.encode import encode_batch
 
     device = device_named(cfg.machine.device)
@@ -76,7 +80,14 @@ def encode_typed(cfg: Config, encoder: MultiVectorEncoder, query: str) -> tuple[
             f"{cut.lost} of its {cut.tokens} tokens are not read"
         )
     ((vectors, ids),) = encode_batch(encoder, [("typed", query)], task="query", precision=precision, device=device)
-    return vectors.astype("float32"), ids
+    wide = vectors.astype("float32")
+    if cfg.encode.transform is not Transform.none:
+        wide = saved(folders["documents"])(vectors).astype("float16").astype("float32")
+    if not cfg.retrieve.expansion:
+        tokens = tokens_of(encoder.tokenizer, ids, encoder[0].query_expansion)
+        kept = np.array([token.kind != "expansion" for token in tokens])
+        wide, ids = wide[kept], ids[kept]
+    return wide, ids
 
 
 def search(p: Plan, folders: Folders, query: str) -> list[tuple[str, float, str]]:
@@ -91,7 +102,7 @@ def search(p: Plan, folders: Folders, query: str) -> list[tuple[str, float, str]
         from xtrrep.store.encode import Store
 
         documents = Store.open(folders["documents"], specs["documents"].fingerprint)
-        vectors, _ = encode_typed(cfg, encoder_of(cfg, folders), query)
+        vectors, _ = encode_typed(cfg, folders, encoder_of(cfg, folders), query)
     if isinstance(answerer(cfg), TextEngine):
         if documents is not None:
             check_order(ids, documents)
@@ -144,7 +155,7 @@ def explain(p: Plan, folders: Folders, query: str, document: str) -> Explanation
     documents = Store.open(folders["documents"], specs["documents"].fingerprint)
     number = documents.ids.index(document)
     encoder = encoder_of(cfg, folders)
-    vectors, ids = encode_typed(cfg, encoder, query)
+    vectors, ids = encode_typed(cfg, folders, encoder, query)
     # ColBERT imputes nothing: beside it stands what XTR would make of the same k' hits.
     setting = replace(setting_of(cfg), drop_self=False, imputation=cfg.retrieve.imputation)
     imputations.get(setting.imputation)

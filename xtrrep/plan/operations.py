@@ -197,6 +197,8 @@ COUNTS = {
     "distill": _count_training,
     "documents": _count_documents,
     "queries": _count_queries,
+    "plain_documents": _count_documents,
+    "plain_queries": _count_queries,
     "index": _count_index,
     "retrieve": _count_retrieve,
     "evaluate": _count_evaluate,

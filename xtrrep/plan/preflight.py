@@ -21,9 +21,10 @@ from xtrrep.model import weights
 from xtrrep.model.encoder import device_of
 from xtrrep.model.precision import describe, processor_name
 from xtrrep.pipeline import Plan, Step
-from xtrrep.pipeline.identity import needs_model, precision_of, runs_on_gpu, train_data_of
+from xtrrep.pipeline.identity import ENCODED, needs_model, precision_of, runs_on_gpu, train_data_of
 from xtrrep.pipeline.stages.searching import one_search
 from xtrrep.pipeline.stages.table import STAGES
+from xtrrep.pipeline.stages.vectors import is_changed
 from xtrrep.plan import environment
 from xtrrep.retrieval.engines import TokenEngine, engine_of, engines
 
@@ -59,8 +60,11 @@ def _planned_units(plan: Plan, step: Step) -> tuple[float | None, str]:
         judged, text = _counted(plan, "data", cfg.data, "queries")
         timed = None if judged is None else min(judged, cfg.latency.max_queries)
         return timed, text if timed is None else f"{timed:,} queries"
-    if name in ("documents", "queries", "retrieve", "evaluate"):
-        return _counted(plan, "data", cfg.data, "documents" if name == "documents" else "queries")
+    if name in ("documents", "queries") and is_changed(name, cfg):
+        return 0, f"made from the encoder's {name}"
+    kind = name.removeprefix("plain_")
+    if kind in ("documents", "queries", "retrieve", "evaluate", "tokens"):
+        return _counted(plan, "data", cfg.data, "documents" if kind == "documents" else "queries")
     return None, ""
 
 
@@ -152,9 +156,9 @@ def downloads(plans: Sequence[Plan]) -> dict[str, int | None]:
             if stage in todo and name and _is_fetched(data := train_data_of(name)):
                 found[name] = data.download_mb or irds.download_mb(data)
         models: list[tuple[str, str | None]] = []
-        if "train" in todo or (cfg.model.source is Source.untrained and todo & {"documents", "queries"}):
+        if "train" in todo or (cfg.model.source is Source.untrained and todo & ENCODED):
             models.append((cfg.model.backbone, cfg.model.revision))
-        if cfg.model.source in (Source.checkpoint, Source.released) and todo & {"documents", "queries"}:
+        if cfg.model.source in (Source.checkpoint, Source.released) and todo & ENCODED:
             models.append((str(cfg.model.checkpoint), cfg.model.revision))
         if "scored" in todo and cfg.distill.teacher not in weights.ARCHIVES:
             models.append((cfg.distill.teacher, cfg.distill.teacher_revision))

@@ -30,15 +30,20 @@ NAMES = 0.34  # share of the width of `speed_and_quality` that names on the left
 Lines = Mapping[str, Sequence[tuple[float, float]]]
 
 
-def new_figure(width: float, height: float, panels: int, *, stacked: bool = False) -> tuple[Figure, list[Axes]]:
-    """An empty figure and its panels, beside each other or below each other."""
+def new_figure(
+    width: float, height: float, panels: int, columns: int | None = None, *, sharex: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure and its panels, in so many columns (None: all beside each other)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as MatplotlibFigure
 
     figure = MatplotlibFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(panels if stacked else 1, 1 if stacked else panels, squeeze=False, sharex=stacked)
-    axes = grid.ravel()
+    across = columns or panels
+    axes = figure.subplots(-(-panels // across), across, squeeze=False, sharex=sharex).flatten()
+    for unused in axes[panels:]:
+        unused.remove()
+    axes = axes[:panels]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", linewidth=0.4, alpha=0.5)

@@ -40,7 +40,7 @@ def tradeoff(panels: Mapping[str, Sequence[Curve]], title: str, stem: Path) -> l
 
     names = list(dict.fromkeys(curve.name for curves in panels.values() for curve in curves))
     legend = 0.2 * (len(names) + 3) / 2 + 0.3
-    figure, axes = new_figure(WIDTH, HEIGHT * len(panels) + legend, len(panels), stacked=True)
+    figure, axes = new_figure(WIDTH, HEIGHT * len(panels) + legend, len(panels), columns=1, sharex=True)
     engines = list(dict.fromkeys(curve.engine for curves in panels.values() for curve in curves))
     handles: dict[str, Line2D] = {}
     for axis, (value, curves) in zip(axes, panels.items(), strict=True):

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from xtrrep.config import Config, Source
 from xtrrep.config.registry import Registry
 from xtrrep.console import UsageError
+from xtrrep.retrieval.token_hits import DEPTH
 
 if TYPE_CHECKING:
     import pandas
 
 
-VECTOR_K_PRIME = 1000  # docs/protocol.md 5: the depth of the study's Figures 3 and 4
+VECTOR_K_PRIME = DEPTH
 PLAID = "plaid"
 UNITS = "units.csv"
 NOTHING_AFTER = ("retrieve.rerank=null", "retrieve.from_run=null")  # a ranking as its engine or scoring left it

@@ -15,8 +15,8 @@ from xtrrep import artifacts
 from xtrrep.config import Config
 from xtrrep.console import DataError, UsageError
 from xtrrep.experiments.analyses import NOTHING_AFTER, PLAID, Analysis, Cell, analyses, last_note, models_of
-from xtrrep.experiments.analyses.geometry import DIRECTIONS, TOKENS, effective_dimension, mean_cosine, sampled
 from xtrrep.experiments.numbers import timing_note
+from xtrrep.measure.geometry import DIRECTIONS, TOKENS, effective_dimension, mean_cosine, sampled
 from xtrrep.report.figure import anisotropy_and_speed
 from xtrrep.report.table import Table
 from xtrrep.retrieval.engines import engines

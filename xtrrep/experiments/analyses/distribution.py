@@ -12,8 +12,7 @@ infinitesimal jackknife). Its mean over queries is the table's sd, so a claim on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xtrrep.config import Config
-from xtrrep.console import DataError, UsageError, progress
+from xtrrep.console import UsageError
 from xtrrep.experiments.analyses import (
     UNITS,
     VECTOR_K_PRIME,
@@ -35,37 +34,19 @@ from xtrrep.experiments.analyses import (
 from xtrrep.model.encoder import device_of
 from xtrrep.report.figure import score_density
 from xtrrep.report.table import Table
-from xtrrep.retrieval.engines import Place, TokenEngine, TokenSearcher, engine_of
+from xtrrep.retrieval.engines import Place, TokenEngine, engine_of
 from xtrrep.retrieval.engines.files import open_index
+from xtrrep.retrieval.token_hits import SAMPLE, SEED, Pool, pooled, searched
 from xtrrep.store.encode import Store
 
 if TYPE_CHECKING:
     import pandas
 
 EXACT = "exact"
-SAMPLE = 100_000  # scores behind percentiles and density, as in the study
-SEED = 0
 PERCENTILES = (5, 50, 95)
 GRID = 400  # points of a density
 # No kernel is narrower than one step of a half-precision number just below 1: vectors are stored no finer.
 LEAST_WIDTH = 2.0**-11
-
-# (T,) query numbers and (T, k') scores of T query tokens, NaN in empty slots
-Batch = tuple[NDArray[np.int32], NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Scores of many searches: how many, their mean and standard deviation, and at most SAMPLE of them, ascending.
-
-    by_query: (Q, 3) the same three of each query's own scores; the last two are NaN for a query without any.
-    """
-
-    count: int
-    mean: float
-    deviation: float
-    sample: NDArray[np.float32]
-    by_query: NDArray[np.float64]
 
 
 def cells(cfg: Config) -> list[Cell]:
@@ -79,47 +60,6 @@ def cells(cfg: Config) -> list[Cell]:
         if name != EXACT:
             found.append(vector_cell(model, name, words))
     return found
-
-
-def searched(searcher: TokenSearcher, queries: Store, k_prime: int, rows: int) -> Iterator[Batch]:
-    """Scores of every query token's `k_prime` best tokens with NaN in empty slots, `rows` tokens at a time."""
-    with progress(queries.tokens, "search", "token") as bar:
-        for start, vectors in queries.blocks(rows):
-            yield queries.document_of[start : start + len(vectors)], searcher.search(vectors, k_prime).scores
-            bar.update(len(vectors))
-
-
-def pooled(batches: Iterator[Batch], queries: int, size: int = SAMPLE, seed: int = SEED) -> Pool:
-    """Moments of all scores and of each of `queries` queries' own, and a uniform sample of `size` of them, NaN left
-    out; memory does not grow with the number of scores.
-
-    Every score draws a random key and those of the smallest keys are kept, so the sample does not depend on how the
-    scores were batched. Raises DataError where there is no score at all.
-    """
-    rng = np.random.default_rng(seed)
-    sums = np.zeros((3, queries))  # how many scores, their sum, the sum of their squares
-    keys, kept = np.empty(0), np.empty(0, np.float32)
-    for owners, batch in batches:
-        there = ~np.isnan(batch)
-        scores, wide = batch[there], np.where(there, batch, 0).astype(np.float64)
-        for sum_of, values in zip(sums, (there, wide, wide * wide), strict=True):
-            np.add.at(sum_of, owners, values.sum(axis=1))
-        keys, kept = np.concatenate([keys, rng.random(len(scores))]), np.concatenate([kept, scores])
-        if len(keys) > size:
-            smallest = np.argpartition(keys, size)[:size]
-            keys, kept = keys[smallest], kept[smallest]
-    if not sums[0].any():
-        raise DataError("the search found no token at all", hint="--index exact")
-    count, mean, deviation = _moments(sums.sum(axis=1, keepdims=True))[0]
-    return Pool(int(count), float(mean), float(deviation), np.sort(kept), _moments(sums))
-
-
-def _moments(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, 3) counts, means and standard deviations from (3, N) counts, sums and sums of squares."""
-    count, total, squares = sums
-    with np.errstate(invalid="ignore"):  # 0 / 0 where there is none
-        mean, square = total / count, squares / count
-    return np.stack([count, mean, np.sqrt(np.maximum(0, square - mean * mean))], axis=1)
 
 
 def parts(pool: Pool) -> NDArray[np.float64]:

@@ -10,17 +10,14 @@ table's value is the mean over tokens.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xtrrep.config import Config, Source
-from xtrrep.console import DataError, UsageError, progress
+from xtrrep.config import Config
 from xtrrep.data import open_collection
 from xtrrep.experiments.analyses import (
     UNITS,
@@ -32,132 +29,25 @@ from xtrrep.experiments.analyses import (
     models_of,
     vector_cell,
 )
+from xtrrep.pipeline.stages.tokens import check_words
 from xtrrep.report.figure import token_rates
 from xtrrep.report.table import Table
-from xtrrep.retrieval.engines import Place, TokenSearcher
+from xtrrep.retrieval.engines import Place
 from xtrrep.retrieval.engines.files import open_index
+from xtrrep.retrieval.token_hits import RANKS, rates
 from xtrrep.store.encode import Store
 
 if TYPE_CHECKING:
     import pandas
 
-RANKS = 300  # how deep the curves go
 SHOWN = (1, 10, 100, 300)
 PAST = 0.75  # weight of what came before in the moving average
 
 
-@dataclass(frozen=True)
-class Rates:
-    """Shares by rank, (R,) each, over so many query tokens, of which `removed` expansion tokens are none.
-
-    by_query: (Q, 2) gold and lexical share of each query's tokens over all ranks, NaN for a query without a token.
-    """
-
-    gold: NDArray[np.float64]
-    lexical: NDArray[np.float64]
-    tokens: int
-    removed: int
-    by_query: NDArray[np.float64]
-
-
 def cells(cfg: Config) -> list[Cell]:
     """Every model by exact search. Raises UsageError where documents have no vocabulary ids to compare."""
-    if cfg.model.source is Source.vectors:
-        raise UsageError(
-            "this analysis compares vocabulary ids, and imported vectors (model.source=vectors) have none",
-            hint="model.source=trained",
-        )
-    if cfg.encode.pool_factor > 1:
-        raise UsageError(
-            f"this analysis is of single tokens: with encode.pool_factor={cfg.encode.pool_factor} a vector is several",
-            hint="encode.pool_factor=1",
-        )
+    check_words(cfg)
     return [vector_cell(model, "exact", (*words, "index=exact")) for model, words in models_of(cfg).items()]
-
-
-def expansion_tokens(queries: Store) -> NDArray[np.bool_]:
-    """(tokens,) which vectors of a query store stand for expansion, not for text.
-
-    The stored ids alone say it, whatever model they came from. Expansion fills every query up to one length with one id
-    ([MASK], or what the model's settings name), so queries of the store's least length are filled ones wherever there
-    is expansion, and end in that id two or more times over. Text does not: it ends in [SEP] or </s>, once. In queries
-    of that length the unbroken run of that id at the end is expansion. So a query cut to its length keeps all its
-    tokens, and a [MASK] that somebody typed stands before [SEP] and is text. Two limits: where no query of a collection
-    has more than one place to fill, that place counts as text; and a tokenizer that ends texts in the very id that
-    fills them loses that one token.
-    """
-    expansion = np.zeros(queries.tokens, bool)
-    least = int(queries.lengths.min()) if len(queries) else 0
-    ids = queries.vocabulary_ids(np.arange(queries.tokens))
-    ends = queries.offsets[1:][queries.lengths == least]
-    runs = [_run_at_end(ids[end - least : end]) for end in ends]
-    repeated = Counter(int(ids[end - 1]) for end, run in zip(ends, runs, strict=True) if run > 1)
-    if repeated:
-        ((filler, _),) = repeated.most_common(1)
-        for end, run in zip(ends, runs, strict=True):
-            if ids[end - 1] == filler:
-                expansion[end - run : end] = True
-    return expansion
-
-
-def _run_at_end(ids: NDArray[np.int32]) -> int:
-    """How many ids at the end are one and the same."""
-    others = np.flatnonzero(ids != ids[-1:])
-    return len(ids) - (int(others[-1]) + 1 if len(others) else 0)
-
-
-def rates(
-    searcher: TokenSearcher,
-    documents: Store,
-    queries: Store,
-    qrels: Mapping[str, Mapping[str, int]],
-    *,
-    k_prime: int = VECTOR_K_PRIME,
-    ranks: int = RANKS,
-    rows: int = 512,
-) -> Rates:
-    """Gold and lexical rates of the first `ranks` of the `k_prime` best tokens, `rows` query tokens a search.
-
-    R is `ranks`, or what there is where that is less. Raises DataError where nothing but expansion
-    is left of the queries.
-    """
-    text = ~expansion_tokens(queries)
-    if not text.any():
-        raise DataError(
-            f"{queries.folder} holds expansion tokens alone: no query has a word",
-            hint="data=ID of a collection whose queries have words",
-        )
-    numbers = documents.numbers({name for grades in qrels.values() for name in grades})
-    relevant = [
-        [numbers[name] for name, grade in qrels.get(query, {}).items() if grade > 0 and name in numbers]
-        for query in queries.ids
-    ]
-    depth = min(ranks, k_prime, documents.tokens)
-    by_rank, by_query = np.zeros((2, depth), np.int64), np.zeros((2, len(queries)), np.int64)
-    with progress(int(text.sum()), "search", "token") as bar:
-        for start, vectors in queries.blocks(rows):
-            kept = np.flatnonzero(text[start : start + len(vectors)])
-            if not len(kept):
-                continue
-            hits = searcher.search(vectors[kept], k_prime).tokens[:, :depth]
-            own, words = _texts_of(queries, start + kept), queries.vocabulary_ids(start + kept)
-            pairs = zip(own, _texts_of(documents, hits), strict=True)
-            golden = np.stack([np.isin(found, relevant[query]) for query, found in pairs])
-            for kind, there in enumerate((golden, documents.vocabulary_ids(hits) == words[:, None])):
-                by_rank[kind] += there.sum(axis=0)
-                np.add.at(by_query[kind], own, there.sum(axis=1))
-            bar.update(len(kept))
-    count = int(text.sum())
-    tokens_of = np.bincount(_texts_of(queries, np.flatnonzero(text)), minlength=len(queries))
-    with np.errstate(invalid="ignore"):  # 0 / 0 where a query has no token of text
-        shares = by_query / (depth * tokens_of)
-    gold, lexical = by_rank / count
-    return Rates(gold, lexical, count, len(text) - count, shares.T)
-
-
-def _texts_of(store: Store, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The document (or query) number of each token, without the (tokens,) table that `document_of` would make."""
-    return np.searchsorted(store.offsets, tokens, side="right") - 1
 
 
 def smoothed(raw: NDArray[np.float64]) -> NDArray[np.float64]:

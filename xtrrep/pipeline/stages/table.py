@@ -10,7 +10,7 @@ from typing import Any
 from xtrrep import config as configs
 from xtrrep.artifacts import Folders, Spec, Specs
 from xtrrep.config import Config, Data
-from xtrrep.pipeline.identity import model_needs, training_collection
+from xtrrep.pipeline.identity import training_collection
 from xtrrep.pipeline.stages.collection import data_run, data_spec
 from xtrrep.pipeline.stages.measuring import evaluate_run, evaluate_spec, latency_needs, latency_run, latency_spec
 from xtrrep.pipeline.stages.searching import (
@@ -22,6 +22,7 @@ from xtrrep.pipeline.stages.searching import (
     words_run,
     words_spec,
 )
+from xtrrep.pipeline.stages.tokens import tokens_run, tokens_spec
 from xtrrep.pipeline.stages.training import (
     distill_run,
     distill_spec,
@@ -32,7 +33,15 @@ from xtrrep.pipeline.stages.training import (
     triples_run,
     triples_spec,
 )
-from xtrrep.pipeline.stages.vectors import encode_run, encode_share, encode_spec
+from xtrrep.pipeline.stages.vectors import (
+    encode_run,
+    encode_share,
+    encode_spec,
+    plain_needs,
+    store_needs,
+    store_run,
+    store_spec,
+)
 from xtrrep.retrieval.engines import TextEngine, engine_of
 
 
@@ -70,6 +79,21 @@ def _collection_stage(name: str, leaves: str, data: Callable[[Config], Data], se
         lambda cfg, specs: data_spec("data", data(cfg)),
         lambda cfg, specs, folders, out: data_run(data(cfg), out),
         seconds=seconds,
+    )
+
+
+def _encoding_stage(kind: str, seconds: float, memory_gb: float) -> Stage:
+    """The encoder's own vectors where a store is made from them: the same artifact as `kind` is elsewhere."""
+    return Stage(
+        f"plain_{kind}",
+        "vectors/, tokens/, ids.json",
+        plain_needs,
+        configs.artifacts_root,
+        lambda cfg, specs: encode_spec(kind, cfg, specs),
+        lambda cfg, specs, folders, out: encode_run(kind, cfg, folders, out),
+        gpu=True,
+        seconds=seconds,
+        memory_gb=memory_gb,
     )
 
 
@@ -133,13 +157,15 @@ STAGES: tuple[Stage, ...] = (
         seconds=1.4,
         memory_gb=3.5,
     ),
+    _encoding_stage("documents", seconds=0.02, memory_gb=2.0),
+    _encoding_stage("queries", seconds=0.006, memory_gb=1.5),
     Stage(
         "documents",
         "vectors/, tokens/, ids.json",
-        lambda cfg: ["data", *model_needs(cfg)],
+        lambda cfg: store_needs("documents", cfg),
         configs.artifacts_root,
-        lambda cfg, specs: encode_spec("documents", cfg, specs),
-        lambda cfg, specs, folders, out: encode_run("documents", cfg, folders, out),
+        lambda cfg, specs: store_spec("documents", cfg, specs),
+        lambda cfg, specs, folders, out: store_run("documents", cfg, specs, folders, out),
         encode_share,
         gpu=True,
         seconds=0.02,
@@ -148,10 +174,10 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "queries",
         "vectors/, tokens/, ids.json",
-        lambda cfg: ["data", *model_needs(cfg)],
+        lambda cfg: store_needs("queries", cfg),
         configs.artifacts_root,
-        lambda cfg, specs: encode_spec("queries", cfg, specs),
-        lambda cfg, specs, folders, out: encode_run("queries", cfg, folders, out),
+        lambda cfg, specs: store_spec("queries", cfg, specs),
+        lambda cfg, specs, folders, out: store_run("queries", cfg, specs, folders, out),
         gpu=True,
         seconds=0.006,
         memory_gb=1.5,
@@ -196,6 +222,18 @@ STAGES: tuple[Stage, ...] = (
         evaluate_run,
         seconds=0.0005,
         memory_gb=0.5,
+    ),
+    Stage(
+        "tokens",
+        "tokens.json",
+        lambda cfg: ["data", "documents", "queries"],
+        configs.results_root,
+        tokens_spec,
+        tokens_run,
+        gpu=True,
+        searches=True,
+        seconds=0.06,
+        store_bytes=4,
     ),
     Stage(
         "latency",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtrrep import artifacts
 from xtrrep.artifacts import Folders, Spec, Specs, digest
-from xtrrep.config import Config, Source
+from xtrrep.config import Config, Source, Transform
 from xtrrep.console import DataError
 from xtrrep.data import Collection, open_collection
 from xtrrep.pipeline.identity import (
@@ -17,6 +17,7 @@ from xtrrep.pipeline.identity import (
     is_distilled,
     lengths_of,
     model_label,
+    model_needs,
     precision_of,
     precision_to_run,
     slug,
@@ -67,6 +68,57 @@ def encode_spec(stage: str, cfg: Config, specs: Specs) -> Spec:
     return Spec(stage, label, 2, config, {"model": model_identity(cfg, specs)}, kept)
 
 
+def is_changed(stage: str, cfg: Config) -> bool:
+    """Whether a store is made from the encoder's: moved in space, or of queries without their expansion."""
+    dropped = stage == "queries" and not cfg.retrieve.expansion
+    return cfg.encode.transform is not Transform.none or dropped
+
+
+def store_needs(stage: str, cfg: Config) -> list[str]:
+    if not is_changed(stage, cfg):
+        return plain_needs(cfg)
+    moved = ["documents"] if stage == "queries" and cfg.encode.transform is not Transform.none else []
+    return ["data", f"plain_{stage}", *moved]
+
+
+def plain_needs(cfg: Config) -> list[str]:
+    return ["data", *model_needs(cfg)]
+
+
+def store_spec(stage: str, cfg: Config, specs: Specs) -> Spec:
+    """A store as it is searched: the encoder's own, or one that is made from that."""
+    if not is_changed(stage, cfg):
+        return encode_spec(stage, cfg, specs)
+    plain = specs[f"plain_{stage}"]
+    config: dict[str, Any] = {}
+    upstream = {"plain": plain.fingerprint}
+    if cfg.encode.transform is not Transform.none:
+        config["transform"] = cfg.encode.transform.name
+        if stage == "queries":
+            upstream["documents"] = specs["documents"].fingerprint
+    if stage == "queries" and not cfg.retrieve.expansion:
+        config["expansion"] = False
+    names = [config.get("transform", ""), "" if cfg.retrieve.expansion or stage == "documents" else "no-expansion"]
+    return Spec(stage, "-".join([plain.label, *filter(None, names)]), 1, config, upstream)
+
+
+def store_run(stage: str, cfg: Config, specs: Specs, folders: Folders, out: Path) -> dict[str, Any]:
+    from xtrrep.store import changed
+    from xtrrep.store.encode import Store
+
+    if not is_changed(stage, cfg):
+        return encode_run(stage, cfg, folders, out)
+    plain = Store.open(folders[f"plain_{stage}"], specs[f"plain_{stage}"].fingerprint)
+    move = None
+    if cfg.encode.transform is not Transform.none:
+        move = changed.saved(folders["documents"]) if stage == "queries" else None
+        move = move or changed.fitted(plain, cfg.encode.transform)
+    kept = None
+    if stage == "queries" and not cfg.retrieve.expansion:
+        kept = ~changed.expansion_tokens(plain)
+    return changed.write(out, plain, move, kept)
+
+
 def model_folder(cfg: Config, trained: Path) -> Path:
     """The model that a config asks for in the folder of its training. Raises DataError where it was not kept."""
     from xtrrep.train.kept import folder_of
@@ -94,7 +146,7 @@ def encoder_of(cfg: Config, folders: Folders) -> MultiVectorEncoder:
 
 def encode_share(cfg: Config, folders: Folders, out: Path) -> None:
     """A share of the documents' shards, beside other processes. Vectors from outside are copied by one."""
-    if cfg.model.source is not Source.vectors:
+    if not is_changed("documents", cfg) and cfg.model.source is not Source.vectors:
         encode_run("documents", cfg, folders, out, together=True)
 
 
