@@ -122,9 +122,7 @@ class Model:
     backbone: str = REQUIRED  # a hub id or folder of a transformer, which training starts from
     revision: str | None = None  # of the backbone or checkpoint on the hub: a commit or tag; null: the newest
     checkpoint: str | None = None  # with source=checkpoint: a hub id or folder
-    step: int | None = (
-        None  # [steps] with source=trained: a step of train.keep (with stage=kd: distill.keep); null: last
-    )
+    step: int | None = None  # [steps] of train.keep (with stage=kd: distill.keep) to use; null: the last
     vectors: str | None = None  # with source=vectors: a folder of documents/ and queries/ (xtrrep/store/imported.py)
     normalize: bool = False  # imported vectors to unit length
     layers: int | None = None  # [layers] keep only the first; null: all
