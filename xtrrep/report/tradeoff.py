@@ -68,7 +68,7 @@ def tradeoff(panels: Mapping[str, Sequence[Curve]], title: str, stem: Path) -> l
         axis.set_title(value, loc="left", fontsize=10)
     axes[-1].set_xlabel("milliseconds a query (median)")
     for name, edge, fill, size in (
-        ("large: as the study has it", "black", "#888888", 8.0),
+        ("large: the preset", "black", "#888888", 8.0),
         ("hollow: the library's own", "#888888", "white", 8.0),
         ("small: slower and no better", "#aaaaaa", "#aaaaaa", 2.5),
     ):
