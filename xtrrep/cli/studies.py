@@ -222,6 +222,8 @@ def recommend(
     scale: Scale = None,
     jobs: Jobs = None,
     json: Json = False,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
 ) -> None:
     """Find the engine and settings that meet a wish, chosen on one half of the queries and reported on the other.
 
@@ -231,16 +233,22 @@ def recommend(
     """
     from xtrrep import config as configs
     from xtrrep.api import set_threads
+    from xtrrep.experiments.definition import load_analysis
     from xtrrep.experiments.execute import Where
     from xtrrep.experiments.recommend import advise
 
     bounds = [text for text in wishes or [] if "<=" in text or ">=" in text]
     rest = [text for text in wishes or [] if text not in bounds]
-    how = _how(merge(rest, data=data, config=config, scale=scale), None, (jobs, None, None), False, False, json, False)
+    place = (jobs, None, None)
+    how = _how(merge(rest, data=data, config=config, scale=scale), None, place, dry_run, False, json, verbose)
     chosen = how.overrides.pop("config", configs.compose().config)
+    if dry_run:
+        given = {**how.overrides, "analyze.models": f"[{chosen}]"}
+        _carry_out([load_analysis("pareto", how.scale, given)], replace(how, overrides=given))
+        return
     set_threads(configs.compose(rest).machine.threads)
     advice, _ = advise(bounds, chosen, how.scale, how.overrides, Where(jobs))
-    kept = [f"{key}={value}" for key, value in how.overrides.items() if not key.startswith("analyze.")]
+    kept = [f"{key}={value}" for key, value in how.overrides.items() if not key.startswith(("analyze.", "latency."))]
     if json:
         print_json(
             {
