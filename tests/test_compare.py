@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ from xtrrep.experiments.definition import (
     load_analysis,
     narrowed,
 )
+from xtrrep.experiments.findings import findings
 from xtrrep.experiments.planning import Plans
 from xtrrep.experiments.result import CONTRADICTED, INCONCLUSIVE, NOT_RUN, SUPPORTED, Effect, Expected, Result, Value
 from xtrrep.experiments.timings import doubt_of_times
@@ -405,6 +407,12 @@ def test_the_k_prime_sweep_says_what_its_scores_say(bench: Bench) -> None:
     assert signs[since.replace("XTR", "ColBERT")] == "no clear difference"
     assert {effect.id: effect for effect in result.effects}[since].effect == pytest.approx(20, abs=1)
     assert len(signs) == 10 + 8 + 4  # colbert as ColBERT; untrained; the change since the largest k'
+    best, differences, changes = findings(result)
+    assert re.match(r"nDCG@10 is highest for colbert, \w+, \d+, at [\d.]+, and lowest for ", best)
+    assert differences.startswith("Of 18 differences tested, ")
+    assert changes.startswith("Of 4 changes tested, 2 are significant. The largest: nDCG@10 of ")
+    assert " against colbert, XTR, 10 since colbert, XTR, 1000, +" in changes
+    assert not findings(dataclasses.replace(result, effects=()))
     _, turned = verdicts("xtr_k128", "colbert")
     assert turned[f"{at} colbert, ColBERT, 1000"] == "above"
     assert turned[since] == "below"

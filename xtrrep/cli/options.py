@@ -31,7 +31,7 @@ ConfigName = Annotated[str | None, typer.Option("--config", help="colbert, xtr_k
 Scale = Annotated[str | None, typer.Option("--scale", help="demo or paper (same as scale=NAME)")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan: reuse, run, downloads, time; run nothing")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="with --dry-run: every step, with its folder")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="every step of a dry run, every difference of a result")]
 Only = Annotated[
     list[str] | None, typer.Option("--only", help="part of it: a collection, column, cell or claim; may be given again")
 ]

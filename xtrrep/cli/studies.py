@@ -79,6 +79,7 @@ def _how(
 
 def _carry_out(experiments: Sequence[Experiment], how: _How, *, several: bool = False) -> None:
     """Plan, run, show and record experiments. Ends with the exit code of the worst of them."""
+    from xtrrep.experiments.findings import findings
     from xtrrep.experiments.planning import plan
     from xtrrep.experiments.record import accept, check_acceptable, save
     from xtrrep.experiments.run import run
@@ -101,8 +102,12 @@ def _carry_out(experiments: Sequence[Experiment], how: _How, *, several: bool = 
         codes.append(EXIT[status(result)])
         described.append({"folder": str(folder), **result.as_json()})
         if not how.json:
-            for table in tables(result).values():
-                print(table.terminal(), end="\n\n")
+            said = findings(result)
+            for name, table in tables(result).items():
+                if how.verbose or not (said and name == "differences"):
+                    print(table.terminal(), end="\n\n")
+            if said:
+                print("\n".join([*said, "-v prints every difference."]), end="\n\n")
             _print_files(folder)
         if how.accept:
             try:
