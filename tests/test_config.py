@@ -252,7 +252,6 @@ def fingerprints(*words: str) -> dict[str, str]:
         ("train.eval_every=null", None),
         ("machine.gradient_checkpointing=true", None),
         ("distill.steps=9", None),  # not distilled
-        ("protocol=corrected", None),
         ("data.measures=[P@5]", "evaluate"),
     ],
 )
