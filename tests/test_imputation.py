@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from xtrrep.console import DataError
 from xtrrep.retrieval.engines.exact import Searcher
 from xtrrep.retrieval.imputation import imputations
-from xtrrep.retrieval.imputation.statistics import percentile
+from xtrrep.retrieval.imputation.mean_and_percentile import percentile
 from xtrrep.retrieval.rank import xtr_rank
 
 ALL = tuple(imputations.entries())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xtrrep.console import DataError
-from xtrrep.experiments.comparison import MATERIAL, Comparison
+from xtrrep.experiments.comparison import ALPHA, MATERIAL, Comparison
 from xtrrep.experiments.definition import Experiment
 from xtrrep.experiments.result import (
     AGREES,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     Grid = NDArray[np.float64]  # (S, U): one cell's value by training seed and unit
 
-ALPHA = 0.05
+
 CROSSED = "over queries and training seeds, both samples (docs/crossed_test.md)"
 SAME_WEIGHTS = 0.1  # of the tolerance: how close a value made again from the same weights comes
 RETRAINED = 4.0  # times the tolerance: how far weights trained anew by the same commands move it (docs/LOG.md)

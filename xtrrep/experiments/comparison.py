@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from xtrrep.experiments.cell import Overrides
 
+ALPHA = 0.05  # of every test, after correction
 MATERIAL = 1.05  # ratio of times below which two processes of one index may differ (docs/LOG.md)
 EXPLORATORY, SAME_PROCESSES = "exploratory", "same_processes"
 

@@ -1,25 +1,21 @@
-"""A result of an experiment as figures, and all of its files in a folder."""
+"""A result of an experiment as figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from xtrrep.experiments import pareto, tables
+from xtrrep.experiments import pareto
 from xtrrep.experiments.axes import K_PRIME, STEP, is_depth
 from xtrrep.experiments.result import Result, ShownColumn
 from xtrrep.experiments.tables import listed
 from xtrrep.report.figure import Timed, bars, k_prime_sweep, speed_and_quality
 from xtrrep.report.multiples import small_multiples
-from xtrrep.report.table import Table, write_text
+from xtrrep.report.table import Table
 
 
 def draw(result: Result, out: Path) -> None:
-    """Every table of the result as NAME.csv, .md, .txt, .tex and .html, and its figures."""
-    for name, table in tables.tables(result).items():
-        table.save(out / name, json=False)
-        write_text(out / f"{name}.tex", table.latex())
-        write_text(out / f"{name}.html", table.html())
+    """The figure that its definition names."""
     if result.figure == "k_prime_sweep" and result.axes:
         draw_own_sweep(result, out)
     elif result.figure == "k_prime_sweep":

@@ -21,7 +21,9 @@ from xtrrep.experiments.definition import Experiment, narrowed, parse
 from xtrrep.experiments.figures import draw
 from xtrrep.experiments.result import Result
 from xtrrep.experiments.run import describe
+from xtrrep.experiments.tables import tables
 from xtrrep.pipeline.identity import slug
+from xtrrep.report.table import write_text
 
 LONGEST_LABEL = 120  # a file system allows 255 characters, and the names of temporary files are longer
 SCHEMA = 1  # raised where the files beside result.json change
@@ -53,8 +55,12 @@ def save(made: Result, pictures: Mapping[str, Path]) -> Path:
 
 
 def write_files(made: Result, pictures: Mapping[str, Path], out: Path) -> None:
-    """result.json, units.csv, and what is drawn from them."""
+    """result.json, units.csv, every table as NAME.csv, .md, .txt, .tex and .html, and its figures."""
     made.write(out)
+    for name, table in tables(made).items():
+        table.save(out / name, json=False)
+        write_text(out / f"{name}.tex", table.latex())
+        write_text(out / f"{name}.html", table.html())
     for name, path in pictures.items():
         shutil.copyfile(path, out / name)
     draw(made, out)

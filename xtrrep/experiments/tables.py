@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from xtrrep.experiments import pareto
-from xtrrep.experiments.comparison import MATERIAL, SAME_PROCESSES
+from xtrrep.experiments.comparison import ALPHA, MATERIAL, SAME_PROCESSES
 from xtrrep.experiments.result import DIFFERS, NO_DIFFERENCE, NOT_RUN, UNTRAINED, Effect, Result
 from xtrrep.report.table import Table
 
-ALPHA = 0.05
 MARK = "†"
 QPS = "qps"
 
