@@ -886,7 +886,7 @@ def test_settings_of_a_row_win_over_those_of_the_command_line(collections: Path)
     experiment = load_analysis("engines", "demo", given)
     columns = experiment.columns
     cells = {row.name: planning.cell_of(experiment, row, columns[0], given).config for row in experiment.rows}
-    told = {name: cfg.retrieve.imputation for name, cfg in cells.items()}
+    told = {name: cfg.retrieve.imputation for name, cfg in cells.items() if " BM25" not in name}
     assert {name: told[name] for name in told if name.startswith("xtr_k128") or name == "BM25"} == {
         "xtr_k128, oracle, ColBERT": "min", "xtr_k128, oracle, XTR": "zero", "xtr_k128, exact, ColBERT": "min",
         "xtr_k128, exact, XTR": "zero", "xtr_k128, plaid, ColBERT": "min", "xtr_k128, warp, XTR": "min", "BM25": "min",

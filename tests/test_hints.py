@@ -18,7 +18,7 @@ VERBS = COMMAND.commands  # type: ignore[attr-defined]
 OPTIONS = {name for verb in VERBS.values() for item in verb.params for name in item.opts} | {"--help"}
 KEYS = {key for engine in config.options("index") for key in config.flat(config.compose([f"index={engine}"]))}
 KEYS |= {"data.parts", "index.engine"}
-OF_OTHER_PROGRAMS = {"--force-reinstall", "--no-deps", "--head"}  # of pip and ray
+OF_OTHER_PROGRAMS = {"--force-reinstall", "--no-deps", "--head", "--repo-type"}  # of pip, ray and hf
 # What stands in a key's place in an f-string, and what it stands for. A new one needs a line here.
 STANDS_FOR = {
     ("checks.py", "name"): ["train", "distill"],

@@ -52,8 +52,8 @@ def explore(
     if json:
         print_json([{"name": one.name, "folder": str(one.folders["index"])} for one in found.values()])
         return
-    for name in found if listing else ():
-        print(name)
-    if not listing:
+    if listing:
+        print("\n".join(found) or f"no index of {plans[0].cfg.data.id} yet; without --list one is built")
+    else:
         say(f"{len(found)} indexes of {plans[0].cfg.data.id}")
         server.serve(found, host, port)

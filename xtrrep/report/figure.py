@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 UNDATED = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX<>ph"
+MARKERS = "osD^vPX<>phH*8d"
 FILLS = ("full", "none", "left", "bottom")
 NAMES = 0.34  # share of the width of `speed_and_quality` that names on the left take
 
