@@ -194,8 +194,8 @@ def test_every_error_in_the_sources_says_what_where_and_what_to_do() -> None:
         put_in = sum(word.count("…") for word in words)
         assert put_in >= 2 or (len(words) >= 2 and said - {"…"}), f"{place}: {' '.join(words)!r} says too little"
         assert not words[-1].endswith((".", "!")), f"{place}: a message is no sentence with a full stop"
-    # What hashes.py found, Typer's, Hydra's and OmegaConf's messages, a definition's faults, why no setting ran, and what
-    # a run lacks.
+    # What hashes.py found, Typer's, Hydra's and OmegaConf's messages, a definition's faults, why no setting ran, and
+    # what a run lacks.
     places = ["artifacts/__init__.py", "cli/__init__.py", "config/checks.py", "experiments/reading.py"]
     assert sorted(made_elsewhere) == [*places, "experiments/recommend.py", "plan/preflight.py"]
 
