@@ -81,22 +81,39 @@ def _counted(plan: Plan, stage: str, data: Data, kind: str) -> tuple[float | Non
     return count, f"{count:,} {kind}"
 
 
-def _rate(step: Step, scale: str) -> tuple[float | None, str]:
+@dataclass(frozen=True)
+class _Made:
+    """What an artifact that is there took: how many units, and how many seconds."""
+
+    label: str
+    units: float
+    seconds: float
+
+
+def _made(step: Step) -> list[_Made]:
+    """The complete artifacts of a step's stage."""
+    found = []
+    for path in step.stage.root().glob(f"{step.spec.stage}/[!.]*/{artifacts.MANIFEST}"):
+        manifest = artifacts.read_manifest(path.parent)
+        facts = manifest["facts"]
+        seconds = manifest["seconds"] + facts.get("shared_search_seconds", 0.0)
+        found.append(_Made(manifest["label"], sum(facts.get("units", {}).values()), seconds))
+    return found
+
+
+def _rate(step: Step, scale: str, made: Sequence[_Made]) -> tuple[float | None, str]:
     """Seconds a unit in the largest artifact of this stage and scale, else the rough figure for scale=demo."""
     stage = step.spec.stage
     best = (0.0, 0.0)
-    for path in step.stage.root().glob(f"{stage}/[!.]*/{artifacts.MANIFEST}"):
-        manifest = artifacts.read_manifest(path.parent)
-        facts, label = manifest["facts"], manifest["label"]
+    for one in made:
         # A label begins with its engine and names the scale, where these matter.
-        if step.stage.searches and label.split("--")[0] != step.spec.label.split("--")[0]:
+        if step.stage.searches and one.label.split("--")[0] != step.spec.label.split("--")[0]:
             continue
         # So does a model's with its setup: at scale=paper another one is another backbone.
-        if stage in ("train", "distill", "documents") and label.split("-")[0] != step.spec.label.split("-")[0]:
+        if stage in ("train", "distill", "documents") and one.label.split("-")[0] != step.spec.label.split("-")[0]:
             continue
-        if scale in label or stage in ("data", "triples", "scored"):
-            seconds = manifest["seconds"] + facts.get("shared_search_seconds", 0.0)
-            best = max(best, (sum(facts.get("units", {}).values()), seconds))
+        if scale in one.label or stage in ("data", "triples", "scored"):
+            best = max(best, (one.units, one.seconds))
     if best[0]:
         return best[1] / best[0], "as measured here"
     return (step.stage.seconds, "rough") if scale == "demo" else (None, "")
@@ -106,12 +123,15 @@ def forecast(plans: Sequence[Plan]) -> list[Forecast]:
     """Every distinct step of the plans, in order."""
     lines: dict[str, Forecast] = {}
     searched: set[tuple[str, ...]] = set()
+    made: dict[str, list[_Made]] = {}
     for plan in plans:
         for step in plan.steps:
             if step.spec.fingerprint in lines:
                 continue
+            if step.spec.stage not in made:
+                made[step.spec.stage] = _made(step)
             units, text = _planned_units(plan, step)
-            rate, source = _rate(step, plan.cfg.scale)
+            rate, source = _rate(step, plan.cfg.scale, made[step.spec.stage])
             seconds = None if units is None or (units and rate is None) else units * (rate or 0.0)
             if step.stage.name == "retrieve" and not step.reuse:
                 shared = one_search(step.spec)
