@@ -410,7 +410,7 @@ def test_failure_8_a_text_that_is_empty_does_not_end_training(hub: Hub, xtrrep: 
     facts = json.loads(done.stdout)["facts"]
     assert facts["bad_rows"] == 3
     assert "'negative' is not a text with words: ' '; rows like it are skipped" in done.stderr
-    done = xtrrep(*words, "train.max_bad_rows=0", "train.seed=7", code=3)
+    done = xtrrep(*words, "train.max_bad_rows=0", "train.seed=8", code=3)  # under 7 they come last
     assert "hint: train.max_bad_rows=10" in done.stderr
 
 
