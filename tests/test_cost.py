@@ -154,7 +154,7 @@ def test_an_array_takes_its_longest_job_or_its_share() -> None:
 
 def test_what_this_machine_has_measured_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = pipeline.plan(paper("data=beir/nfcorpus/test"), "documents")
-    monkeypatch.setattr(preflight, "_rate", lambda step, scale: (0.5, "as measured here"))
+    monkeypatch.setattr(preflight, "_rate", lambda step, scale, made: (0.5, "as measured here"))
     step = by_stage([plan], RATES)["documents"]
     assert (step.seconds, step.source) == (0.5 * 3633, "as measured here")
 
