@@ -197,7 +197,7 @@ def _of_file(folder: Path, group: str, values: tuple[str, ...]) -> Any:
             section = OmegaConf.select(_set(cfg, values), key)
             return OmegaConf.to_container(section, structured_config_mode=SCMode.INSTANTIATE)
     except (OSError, YAMLError, HydraException, OmegaConfBaseException):
-        return None
+        return None  # the caller composes it whole, and that says what is wrong
     return None
 
 

@@ -90,7 +90,10 @@ class Session:
         with self._lock:
             index = self.found[column.index]
             if index.is_text_engine:
-                raise UsageError(f"{column.index} ranks words, and there are no vectors to compare", hint="exact")
+                raise UsageError(
+                    f"{column.index} ranks words, and there are no vectors to compare",
+                    hint="xtrrep explore --index exact",
+                )
             store, encoder = self._store(index), self._encoder(index)
             if column.doc not in store.ids:
                 raise DataError(f"no document {column.doc!r}", hint="open one of the list")

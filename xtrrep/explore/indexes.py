@@ -50,8 +50,8 @@ class Indexed:
 def indexed(overrides: Sequence[str]) -> dict[str, Indexed]:
     """Every complete index over the collection that the overrides name, by its name; that of the overrides is first.
 
-    Other models are looked for where the overrides leave `config` and `model.source` to their defaults. Raises as
-    `config.compose`, and UsageError for a run in place of an engine, and for imported vectors.
+    Every named model of both setups is looked for, unless the overrides name a model that is not trained here. Raises
+    as `config.compose`, and UsageError for a run in place of an engine, and for imported vectors.
     """
     base = configs.compose(overrides)
     if isinstance(answerer(base), GivenRun):
